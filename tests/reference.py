@@ -153,6 +153,25 @@ def _root(squares: Array, epsilon: float) -> Array:
     return np.asarray(rooted(squares), object)
 
 
+def _running(node: Node, x: Array) -> Array:
+    axis, reverse = node.attributes
+    moved = np.moveaxis(x, axis, 0)[:: -1 if reverse else 1]
+    out = np.empty(moved.shape, object)
+    for k, row in enumerate(moved):
+        out[k] = row if k == 0 else out[k - 1] + row
+    return np.moveaxis(out[:: -1 if reverse else 1], 0, axis)
+
+
+def _order(node: Node, x: Array) -> Array:
+    (descending,) = node.attributes
+    out = np.empty(x.shape, object)
+    for place in np.ndindex(*x.shape[:-1]):
+        row = x[place]
+        for k, j in enumerate(sorted(range(len(row)), key=lambda j: row[j].value * (-1 if descending else 1))):
+            out[(*place, k)] = constant(number(float(j)))
+    return out
+
+
 RULES: dict[str, Callable[..., Array]] = {
     "add": _elementwise(lambda a, b: a + b),
     "subtract": _elementwise(lambda a, b: a - b),
@@ -174,6 +193,10 @@ RULES: dict[str, Callable[..., Array]] = {
     "row_excess": lambda node, total, x: np.asarray(_sum(x, [x.ndim - 1]) - constant(ONE), object),
     "balanced": lambda node, x, shares: x,
     "gate": _elementwise(lambda mask, x: x if mask.value else constant(ZERO)),
+    "where": _elementwise(lambda condition, a, b: a if condition.value else b),
+    "cumulative_sum": _running,
+    "order": _order,
+    "floats": lambda node, indices: _lifted(indices.astype(float)),
     "row_maximum": lambda node, x: _largest(x, [x.ndim - 1]),
     "largest": lambda node, x: _largest(x, node.attributes[0]),
     "first_largest": _first_largest,

@@ -27,6 +27,7 @@ from service.engine.graph.operations import (
     with_slope,
 )
 from service.engine.graph.robust import root_mean_square
+from service.engine.graph.selecting import cumulative_sum, to_floats, where
 from service.engine.graph.windows import Sliding, overlap_add, windows
 from tests.engine.graph.examples import EXAMPLES, LEAVES, in_balance
 
@@ -110,6 +111,15 @@ def _apply(graph: Graph, pool: list[Node], name: str, draw: Callable[[Any], Any]
             return extreme(("maximum", "minimum")[number() % 2], [x, *(fits[number() % len(fits)] for _ in range(2))])
         case "root_mean_square":
             return root_mean_square(x, range(number() % rank, rank), 0.5 * (number() % 2)) if rank else None
+        case "where":
+            fits = [y for y in pool if y.shape in ((), x.shape)]
+            return where(graph.apply("greater", x, 0.0), x, fits[number() % len(fits)])
+        case "cumulative_sum":
+            return cumulative_sum(x, number() % rank, reverse=bool(number() % 2)) if rank else None
+        case "order":
+            return graph.apply("order", x, attributes=(bool(number() % 2),)) if rank else None
+        case "floats":
+            return to_floats(graph.input("indices", (4,), "int64"))
         case "one_hot":
             return one_hot(graph.input("indices", (4,), "int64"), 3)
         case "largest" | "first_largest":

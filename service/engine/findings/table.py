@@ -138,6 +138,19 @@ def normalize_weights(total: str, count: str, layer: str | None = None) -> Sente
 
 
 @findings.declare(
+    "folded_parameters",
+    en="The exporter of an ONNX file changed parameters: their names, and perhaps values, are not those of the model.",
+    zh="导出 ONNX 文件时参数被改动:名称乃至数值可能与原模型不同。",
+    latex=r"W' = \gamma \, W / \sqrt{v + \epsilon}",
+    severities=ALWAYS_NOTE,
+    sources=("https://docs.pytorch.org/docs/stable/onnx_export.html",),
+    advice=lambda: say("findings.folded_parameters.advice"),
+)
+def folded_parameters(names: str) -> Sentence:
+    return say("findings.folded_parameters.text", names=names)
+
+
+@findings.declare(
     "no_probabilities",
     en="Outputs are no probabilities, so a cross-entropy of them means nothing.",
     zh="输出不是概率,对它们取交叉熵没有意义。",

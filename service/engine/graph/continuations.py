@@ -221,6 +221,12 @@ def chosen(inputs: Inputs, _: Attributes) -> Any:
     return (inputs[0].real != 0.0).astype(float)
 
 
+def places_in_order(inputs: Inputs, attributes: Attributes) -> Any:
+    """The place of each element of a row that is put in order."""
+    (x,), (descending,) = inputs, attributes
+    return np.argsort(-x.real if descending else x.real, axis=-1, kind="stable").astype(float)
+
+
 def larger(inputs: Inputs, _: Attributes) -> Any:
     """Which of two is larger."""
     a, b = inputs

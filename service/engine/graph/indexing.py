@@ -23,7 +23,10 @@ SCATTERED = 2**17
 
 
 def gather_rows(table: Node, indices: Node, lead: int = 0) -> Node:
-    """Rows of a table: `(*b, rows, width)` and int64 `(*b, *s)` to `(*b, *s, width)`, with `lead` axes b."""
+    """Rows of a table: `(*b, rows, width)` and places `(*b, *s)` to `(*b, *s, width)`, with `lead` axes b.
+
+    Places are int64, or whole floats that were computed; what is no place gives any row.
+    """
     return table.graph.apply("gather_rows", table, indices, attributes=(lead,))
 
 
@@ -46,14 +49,8 @@ def _sorted(x: Node, axes: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(axis % len(x.shape) for axis in axes))
 
 
-def _check_indices(indices: Node) -> None:
-    if indices.dtype != "int64":
-        raise GraphTypeError(f"needs int64 indices, got {indices.dtype}")
-
-
 def _infer_gather(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape, str]:
     (table, indices), (lead,) = inputs, attributes
-    _check_indices(indices)
     if len(table.shape) != lead + 2 or table.shape[:lead] != indices.shape[:lead]:
         raise GraphTypeError(f"cannot look up {indices.shape} in {table.shape}")
     return (*indices.shape, table.shape[-1]), infer_same_dtype([table])
@@ -61,7 +58,6 @@ def _infer_gather(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape
 
 def _infer_scatter(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape, str]:
     (values, indices), (rows, lead) = inputs, attributes
-    _check_indices(indices)
     if values.shape[:-1] != indices.shape:
         raise GraphTypeError(f"cannot scatter {values.shape} to {indices.shape}")
     return (*indices.shape[:lead], rows, values.shape[-1]), infer_same_dtype([values])
@@ -82,10 +78,19 @@ def _infer_first_largest(inputs: Sequence[Node], attributes: Attributes) -> tupl
 def _bind_gather(out: Array, inputs: Sequence[Array], attributes: Attributes, *_: Any) -> Iterable[Call]:
     (table, indices), (lead,) = inputs, attributes
     # mode="clip" writes right into `out`; the indices have been checked where they came in.
+    take = np.take if indices.dtype.kind == "i" else _take_computed
     return [
-        partial(np.take, table[place], indices[place], 0, out[place], "clip")
-        for place in np.ndindex(*table.shape[:lead])
+        partial(take, table[place], indices[place], 0, out[place], "clip") for place in np.ndindex(*table.shape[:lead])
     ]
+
+
+def _take_computed(table: Array, places: Array, axis: int, out: Array, mode: Any) -> None:
+    np.take(table, _whole(places), axis, out, mode)
+
+
+def _whole(places: Array) -> Array:
+    """Places that were computed as integers; what is no number becomes the place 0."""
+    return places if places.dtype.kind == "i" else np.nan_to_num(places, posinf=0.0, neginf=0.0).astype(np.int64)
 
 
 def _bind_scatter(out: Array, inputs: Sequence[Array], attributes: Attributes, *_: Any) -> Iterable[Call]:
@@ -95,6 +100,8 @@ def _bind_scatter(out: Array, inputs: Sequence[Array], attributes: Attributes, *
 
     def scatter(target: Array, chosen: Array, rows: Array) -> None:
         # By single numbers: np.add.at is five times faster on one axis than on rows.
+        if chosen.dtype.kind != "i":
+            chosen = np.clip(_whole(chosen), 0, target.size // width - 1)
         places = chosen.reshape(-1, 1) * width + columns
         np.add.at(target, places.reshape(-1), rows.reshape(-1))
 

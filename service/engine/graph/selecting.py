@@ -1,5 +1,5 @@
 """Rows of the table that graphs of other formats need: a choice between two values, running sums, constant arrays,
-and the ways between numbers and indices."""
+integers as floats, and places in order."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from service.engine.graph import continuations
+from service.engine.graph import continuations, elementary, indexing, robust, windows
 from service.engine.graph.ir import Array, Attributes, Call, Graph, GraphTypeError, Node, Shape, Smoothness
 from service.engine.graph.operations import (
     broadcast,
@@ -19,6 +19,8 @@ from service.engine.graph.operations import (
     infer_same_dtype,
     zero,
 )
+
+assert elementary and indexing and robust and windows  # whose rows come before these in the table
 
 
 class Table:
@@ -69,13 +71,8 @@ def to_floats(indices: Node) -> Node:
     return indices.graph.apply("floats", indices)
 
 
-def to_indices(x: Node) -> Node:
-    """Whole numbers as int64. Other numbers give any index."""
-    return x.graph.apply("indices", x)
-
-
 def order(x: Node, *, descending: bool = False) -> Node:
-    """The places of the elements along the last axis in ascending order, as int64; of equals the first comes first."""
+    """The places of the elements along the last axis in ascending order; of equals the first comes first."""
     return x.graph.apply("order", x, attributes=(descending,))
 
 
@@ -135,11 +132,6 @@ def _infer_floats(inputs: Sequence[Node], _: Attributes) -> tuple[Shape, str]:
     return inputs[0].shape, ""
 
 
-def _infer_indices(inputs: Sequence[Node], _: Attributes) -> tuple[Shape, str]:
-    infer_same_dtype(inputs)
-    return inputs[0].shape, "int64"
-
-
 def _bind_convert(out: Array, inputs: Sequence[Array], *_: Any) -> Iterable[Call]:
     return (partial(np.copyto, out, inputs[0], "unsafe"),)
 
@@ -148,7 +140,7 @@ def _infer_order(inputs: Sequence[Node], _: Attributes) -> tuple[Shape, str]:
     infer_same_dtype(inputs)
     if not inputs[0].shape:
         raise GraphTypeError("needs at least one axis")
-    return inputs[0].shape, "int64"
+    return inputs[0].shape, infer_same_dtype(inputs)
 
 
 def _bind_order(out: Array, inputs: Sequence[Array], attributes: Attributes, _: Sequence[Array]) -> Iterable[Call]:
@@ -212,16 +204,6 @@ declare(
     numpy="np.array(a, float)",
 )
 declare(
-    "indices",
-    infer=_infer_indices,
-    bind=_bind_convert,
-    pullbacks=(zero,),
-    batch=_batch_alone,
-    latex="x",
-    smoothness=Smoothness.STEPPED,
-    numpy="np.array(a, np.int64)",
-)
-declare(
     "order",
     infer=_infer_order,
     bind=_bind_order,
@@ -230,6 +212,8 @@ declare(
     latex=r"\operatorname{argsort} x",
     smoothness=Smoothness.STEPPED,
     work=16,
+    branch=continuations.places_in_order,
+    continuation=continuations.places_in_order,
     numpy="np.argsort(-a if descending else a, axis=-1, kind='stable')",
     attribute_names=("descending",),
 )

@@ -123,12 +123,13 @@ MOVES: Mapping[str, Callable[[Node, int], Moved]] = {
     "mark": _same,
     "stop_gradient": _same,
     "with_slope": _same,
+    "floats": _same,
 }
 BY_INDICES = frozenset(("gather_rows", "scatter_rows"))
 """Operations whose numbers come from where integers among the inputs say."""
 _SPREADING = frozenset(("broadcast", "windows", "gather_rows"))
 """Moves that repeat numbers."""
-_MIXING = frozenset(("matmul", "softmax", "log_softmax", "first_largest"))
+_MIXING = frozenset(("matmul", "cumulative_sum", "order", "softmax", "log_softmax", "first_largest"))
 """Operations with several elements that depend on one."""
 _ADDING = frozenset(("add", "subtract", "negate"))
 _SECOND = frozenset(("softmax", "log_softmax", "logsumexp", "row_excess", "root_mean_square"))
@@ -297,6 +298,23 @@ def _overlapped(node: Node, place: int, term: Terms) -> Formula:
     return _all(found)
 
 
+def _cumulative_sum(node: Node, place: int, term: Terms) -> Formula:
+    (x,), (axis, reverse) = node.inputs, node.attributes
+    index = index_of(x.shape, place)
+    here = index[axis]
+    _check_length(x.shape[axis] - here if reverse else here + 1)
+    places = range(here, x.shape[axis]) if reverse else range(here + 1)
+    return _all([term(x, place_of(x.shape, [*index[:axis], k, *index[axis + 1 :]])) for k in places])
+
+
+def _order(node: Node, place: int, term: Terms) -> Formula:
+    (x,), (descending,) = node.inputs, node.attributes
+    row, position = divmod(place, x.shape[-1])
+    _check_length(x.shape[-1])
+    values = [term(x, row * x.shape[-1] + k) for k in range(x.shape[-1])]
+    return Call("order", [Number(float(position)), Number(float(descending)), *values])
+
+
 RULES: Mapping[str, Callable[[Node, int, Terms], Formula]] = {
     "sum": _sum,
     "matmul": _matmul,
@@ -304,6 +322,8 @@ RULES: Mapping[str, Callable[[Node, int, Terms], Formula]] = {
     "log_softmax": _log_softmax,
     "logsumexp": _logsumexp,
     "row_excess": _row_excess,
+    "cumulative_sum": _cumulative_sum,
+    "order": _order,
     "row_maximum": _row_maximum,
     "extreme": _extreme,
     "largest": _largest,
@@ -350,6 +370,8 @@ class Elements:
             return Number(float(node.attributes[0]))
         if name == "vector":
             return Number(float(node.attributes[0][place]))
+        if name == "table":
+            return Number(float(node.attributes[0].array.flat[place]))
         if name == "scatter_rows":
             return self._scattered(node, place)
         found = RULES.get(name, _elementwise)(node, place, self._addend if name in _ADDING else self.term)
@@ -451,7 +473,10 @@ class Elements:
         """The integers of a node, which only moves lie between it and an input."""
         if node.index in self.indices:
             return self.indices[node.index]
-        assert node.operation.view is not None, "integers come from inputs"
+        if node.operation.name == "table":
+            return np.asarray(node.attributes[0].array)
+        if node.operation.view is None:
+            raise OverflowError("places that are computed name everything")
         return node.operation.view(self._integers(node.inputs[0]), node.attributes, node.shape).reshape(node.shape)
 
 

@@ -221,11 +221,17 @@ def _first_largest(place: float, *values: float) -> float:
     return float(values.index(max(values)) == int(place))
 
 
+def _order(position: float, descending: float, *values: float) -> float:
+    places = sorted(range(len(values)), key=lambda place: values[place] * (-1.0 if descending else 1.0))
+    return float(places[int(position)])
+
+
 FUNCTIONS: Mapping[str, Callable[..., float]] = {
     "max": lambda *values: max(values),
     "min": lambda *values: min(values),
     "equal": lambda a, b: float(a == b),
     "first_largest": _first_largest,
+    "order": _order,
 }
 """Functions that are no operation of the graph as they stand here; the others are."""
 

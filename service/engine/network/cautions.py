@@ -25,11 +25,16 @@ from service.engine.watch import Watch
 
 # The search for the first non-finite value keeps every intermediate array: not for giants.
 EXPLAIN_BYTES = 256 * 2**20
+MOST_FOLDED = 3
+"""Names that a warning lists."""
 
 
 def doubtful(task: Task, model: Model) -> list[Caution]:
     """What can be computed, but is hardly meant."""
     cautions = []
+    folded = task.definition.folded
+    if folded:
+        cautions.append(caution("folded_parameters", names=", ".join(map(repr, folded[:MOST_FOLDED]))))
     for name, loss in zip(task.definition.output_names, task.losses or (), strict=False):
         if not loss.options.get("from_logits"):
             continue

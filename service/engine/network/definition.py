@@ -11,12 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
-
 from service.engine.declarations import Selection
 from service.engine.errors import Fault, Path
 from service.engine.graph.ir import Array, Graph, Shape
 from service.engine.network.layers import Layer
+from typing import Protocol, TYPE_CHECKING, runtime_checkable
 
 if TYPE_CHECKING:
     from service.engine.network.model import Model
@@ -76,6 +75,10 @@ class Definition(Protocol):
     @property
     def parameters(self) -> Mapping[str, Mapping[str, Array]] | None:
         """Values of the parameters that came with the definition, by layer and name; None where it has none."""
+
+    @property
+    def folded(self) -> tuple[str, ...]:
+        """Names of parameters that an exporter made up when it changed them."""
 
     def inputs_of(self, position: int) -> tuple[str, ...]:
         """Names of what the layer at a position takes."""
@@ -149,6 +152,10 @@ class NetworkDefinition:
     @property
     def parameters(self) -> None:
         return None
+
+    @property
+    def folded(self) -> tuple[str, ...]:
+        return ()
 
     def samples(self, inputs: InputShapes) -> int:
         return next((shape[0] for _, shape in inputs if shape), 0)

@@ -22,7 +22,7 @@ from service.engine.onnx.composing import shape_of_all
 from service.engine.onnx.file import PATH, Body, Step
 from service.engine.onnx.refusal import Refusal
 from service.engine.onnx.registry import SAME, Operator, operator_of
-from service.engine.onnx.values import Value
+from service.engine.onnx.values import Sequences, Value
 
 MOST_KNOWN = 2**22
 """Elements of an array that is computed before anything runs."""
@@ -54,7 +54,7 @@ class Assembly:
         linked: Linked,
         graph: Graph,
         parameter: Callable[[str, str, Array], Node] | None = None,
-        built: Callable[[Step, list[Value]], None] | None = None,
+        built: Callable[[Step, list[Value | None]], None] | None = None,
     ) -> None:
         """`parameter` makes the node of a parameter; `built` is told every top node with its results."""
         self.linked = linked
@@ -126,7 +126,7 @@ class Assembly:
             if name and value is not None:
                 scope.values[name] = value
         if top and self._built is not None:
-            self._built(step, [value for value in results if value is not None])
+            self._built(step, results)
 
     def _fault(self, step: Step, reason: str) -> InvalidRequest:
         name = self.linked.names.get(id(step)) or step.name
@@ -250,6 +250,8 @@ class Call:
                         f"is not computed for {value.dtype} here: integers that only become known when the graph runs "
                         "have no division, rounding and overflow of their own"
                     )
+        if not operator.sequences and any(isinstance(value, Sequences) for value in values):
+            raise Refusal("takes a sequence of tensors, which is not read here")
         if values and all(value is None or value.array is not None for value in values):
             folded = self._folded(operator, values)
             if folded is not None:
@@ -277,7 +279,15 @@ class Call:
 
     def _folded(self, operator: Operator, values: list[Value | None]) -> list[Value | None] | None:
         """The results of known inputs; None where they are left to the graph."""
-        arrays = [None if value is None else value.array for value in values]
+        # Floats are folded in double precision: the file's own would round what the graph then multiplies with.
+        arrays = [
+            None
+            if value is None or value.array is None
+            else value.array.astype(np.float64)
+            if value.array.dtype.kind == "f"
+            else value.array
+            for value in values
+        ]
         sizes = sum(array.size for array in arrays if array is not None)
         if operator.fold is not None:
             if isinstance(operator.fold, np.ufunc):
@@ -302,7 +312,8 @@ class Call:
                     found_values.append(value)
                 else:
                     with np.errstate(all="ignore"):
-                        found_values.append(Value(computed[value.node].astype(value.dtype)))
+                        dtype = "float64" if value.is_float else value.dtype
+                        found_values.append(Value(computed[value.node].astype(dtype)))
             return found_values
 
     def _values(self, made: Any, operator: Operator, values: Sequence[Value | None]) -> list[Value | None]:
@@ -327,13 +338,14 @@ def _rootless(scope: Scope) -> Scope:
 
 def unsupported(step: Step) -> str:
     """Why a node without an operator is not read."""
-    if step.domain not in ("", "ai.onnx.ml"):
+    if step.domain not in DOMAINS:
         return (
             f"the domain {step.domain[:60]!r} is not part of ONNX; only its operators and those of ai.onnx.ml are read"
         )
     return REASONS.get(step.operation, "this operator is not read")
 
 
+DOMAINS = ("", "ai.onnx.ml", "ai.onnx.preview")
 _QUANTISED = "quantised numbers have steps instead of slopes; export the model before it is quantised"
 _RANDOM = "random numbers would differ from run to run"
 _SEQUENCE = "sequences and optional values are not read"
@@ -349,8 +361,8 @@ REASONS: dict[str, str] = {
         ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"), _RANDOM
     ),
     **dict.fromkeys(
-        ("SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceLength",
-         "SequenceMap", "SplitToSequence", "ConcatFromSequence", "Optional", "OptionalGetElement",
+        (
+         "SequenceMap", "Optional", "OptionalGetElement",
          "OptionalHasElement", "ZipMap"),
         _SEQUENCE,
     ),

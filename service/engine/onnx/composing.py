@@ -21,7 +21,7 @@ from service.engine.graph.operations import (
     sum_over,
     transpose,
 )
-from service.engine.graph.selecting import table, to_indices, where
+from service.engine.graph.selecting import table, where
 from service.engine.graph.windows import Sliding, windows
 from service.engine.onnx.refusal import Refusal
 
@@ -143,7 +143,7 @@ def lookup(flat: Node, places: Node | Array) -> Node:
         if places.size and not (int(places.min()) >= 0 and int(places.max()) < count):
             raise Refusal(f"looks up places that {count} elements do not have")
         return reshape(gather_rows(column, table(flat.graph, places.astype(np.int64))), places.shape)
-    found = reshape(gather_rows(column, to_indices(places)), places.shape)
+    found = reshape(gather_rows(column, places), places.shape)
     inside = greater_equal(places, 0.0) * less(places, float(count))
     return where(inside, found, math.nan)
 
@@ -152,7 +152,7 @@ def spread(values: Node, places: Node | Array, count: int) -> Node:
     """A vector of `count` zeros with values added at known or computed places."""
     flat = values.shape
     if isinstance(places, Node):
-        indices = to_indices(places)
+        indices = places
     else:
         if places.size and not (int(places.min()) >= 0 and int(places.max()) < count):
             raise Refusal(f"writes to places that {count} elements do not have")

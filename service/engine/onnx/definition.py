@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from functools import lru_cache
-
 import numpy as np
-
+from collections.abc import Callable, Collection, Mapping
+from functools import cached_property, lru_cache
 from service.engine.declarations import Selection
-from service.engine.errors import Fault, InvalidRequest
+from service.engine.errors import EngineError, Fault, InvalidRequest
 from service.engine.graph.ir import Array, Graph, Node, Shape
 from service.engine.network.activations import Activation, activations
 from service.engine.network.definition import InputShapes, KnownValues, LayerDefinition
@@ -19,6 +17,7 @@ from service.engine.onnx.analysis import Found, Linked
 from service.engine.onnx.assembly import Assembly, Scope
 from service.engine.onnx.file import PATH, Step
 from service.engine.onnx.refusal import Refusal
+from service.engine.onnx.samples import are_apart
 from service.engine.onnx.tensors import is_float
 from service.engine.onnx.values import Value
 
@@ -43,10 +42,12 @@ class OnnxDefinition:
         described: Described,
         known: frozenset[str],
         found: Mapping[tuple[str, str], Found],
+        folded: tuple[str, ...] = (),
     ) -> None:
         self._linked = linked
         self._described = described
         self._found = found
+        self.folded = folded
         self.layers = layers
         self.output_names = outputs
         self.inputs = tuple(described)
@@ -138,8 +139,27 @@ class OnnxDefinition:
     ) -> Model:
         """Build the graph. What the file computes does not depend on `training`: it says itself what it does."""
         values: dict[str, Value] = {}
-        model = Model(graph, {})
-        model.couples_samples = True
+
+        def alone() -> bool:
+            """Whether a single sample gives rows of its own."""
+            if prefix or not all(node.shape[:1] == (samples,) for node in model.inputs.values()):
+                return False
+            shapes = {name: shape if name in given else (1, *shape[1:]) for name, shape in input_shapes.items()}
+            try:
+                single = self.assemble(Graph(graph.dtype, graph.most_nodes), shapes, known=known, prefix="one/")
+            except EngineError:
+                return False
+            return all(
+                single.layers[name].output.shape == (1, *model.layers[name].output.shape[1:])
+                for name in self.output_names
+            )
+
+        def couples() -> bool:
+            outputs = [model.layers[name].output for name in self.output_names]
+            return not (are_apart(model.inputs.values(), outputs, samples) and alone())
+
+        samples = self.samples(tuple(input_shapes.items()))
+        model = OnnxModel(graph, couples)
         given = {name: (shape, numbers) for name, shape, numbers in known}
         for name, shape in input_shapes.items():
             dtype = self._described[name][0]
@@ -172,10 +192,11 @@ class OnnxDefinition:
 
         results: dict[str, LayerOutput] = {}
 
-        def built(step: Step, outputs: list[Value]) -> None:
+        def built(step: Step, outputs: list[Value | None]) -> None:
             name = self._linked.names[id(step)]
-            if name in self._by_layer and outputs:
-                results[name] = self._output(step, scope, assembly, outputs[0])
+            named = [value for value, each in zip(outputs, step.outputs, strict=False) if each and value is not None]
+            if name in self._by_layer and named:
+                results[name] = self._output(step, scope, assembly, named[0])
 
         assembly = Assembly(self._linked, graph, parameter, built)
         scope = Scope(self._linked.file.graph)
@@ -208,6 +229,19 @@ class OnnxDefinition:
             if before.node is not None and before.is_float and _is_last(step, before):
                 return LayerOutput(node, before.node, activation)
         return LayerOutput(node, node)
+
+
+class OnnxModel(Model):
+    """A file in the graph. Whether it couples samples is found out where somebody asks."""
+
+    def __init__(self, graph: Graph, couples: Callable[[], bool]) -> None:
+        super().__init__(graph, {})
+        self.couples = couples
+        del self.__dict__["couples_samples"]
+
+    @cached_property
+    def couples_samples(self) -> bool:  # type: ignore[override]
+        return self.couples()
 
 
 def _is_last(step: Step, x: Value) -> bool:

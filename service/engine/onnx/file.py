@@ -25,7 +25,8 @@ MOST_NODES = 50_000
 MOST_TENSOR_BYTES = 2**31
 DEFAULT_DOMAINS = ("", "ai.onnx")
 ML_DOMAIN = "ai.onnx.ml"
-OLDEST, OLDEST_ML = 7, 1
+OLDEST = 6
+"""Earlier opsets keep in attributes what is an input since, and have other names."""
 NEWEST = 28
 PATH = ("network", "onnx")
 
@@ -117,12 +118,25 @@ def load(data: bytes) -> File:
         functions = {
             (_domain(each.domain), each.name): reader.function(each, opsets) for each in model.functions[:MOST_NODES]
         }
+        _check_calls(functions)
         body = reader.body(model.graph, opsets, 0)
     except Refusal as refusal:
         raise refused(refusal.reason) from None
     except RecursionError:
         raise refused(f"has subgraphs deeper than {MOST_DEPTH} levels") from None
     return File(model.producer_name[:100], opsets, body, functions)
+
+
+def _check_calls(functions: Mapping[tuple[str, str], Function]) -> None:
+    """Raise `Refusal` where functions call themselves, by way of others perhaps, or more than a few levels deep."""
+    calls = {key: {(step.domain, step.operation) for step in each.body.steps} for key, each in functions.items()}
+    for key in functions:
+        reached, depth = {key}, 0
+        while reached:
+            reached = {called for each in reached for called in calls[each] if called in functions}
+            depth += 1
+            if key in reached or depth > MOST_DEPTH:
+                raise Refusal(f"function {key[1][:60]!r} calls itself, or others too deeply")
 
 
 def refused(detail: str) -> InvalidRequest:
@@ -144,8 +158,8 @@ class _Reader:
         version = found.setdefault("", 1 if not imports else NEWEST)
         if version < OLDEST:
             raise Refusal(
-                f"uses opset {version} of ONNX; {OLDEST} is the oldest that is read, for earlier ones broadcast "
-                "differently; convert the file with onnx.version_converter on your own machine"
+                f"uses opset {version} of ONNX, which is older than {OLDEST} and not read; convert the file with "
+                "onnx.version_converter on your own machine"
             )
         return found
 

@@ -6,16 +6,16 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-
 from service.engine.cache import LeastRecentlyUsed
 from service.engine.errors import Fault, InvalidRequest
+from service.engine.findings import found
 from service.engine.graph.ir import Array
 from service.engine.network.definition import LayerDefinition
 from service.engine.onnx import operators
 from service.engine.onnx.analysis import (
-    MODEL,
     Found,
     Linked,
+    MODEL,
     directly_static,
     dtypes_of,
     flags_of,
@@ -27,16 +27,20 @@ from service.engine.onnx.analysis import (
     unbuildable,
 )
 from service.engine.onnx.definition import OUTPUT, OnnxDefinition, layer_type
-from service.engine.onnx.file import PATH, File, Step, load, refused
+from service.engine.onnx.file import File, PATH, Step, load, refused
 from service.engine.onnx.refusal import Refusal
 from service.engine.onnx.tensors import DTYPES, is_float
+from service.engine.texts import telling
 
 CACHE_BYTES = 256 * 2**20
 """Memory of the files that are remembered."""
 FILE_FACTOR = 6
 """What a file takes, as a multiple of its bytes: its arrays and the objects of its nodes."""
 MOST_TOLD = 20
-EXPORT = "dynamo=True, optimize=False, external_data=False"
+OF_SEQUENCES = frozenset(
+    ("SequenceConstruct", "SequenceEmpty", "SequenceInsert", "SequenceErase", "SplitToSequence", "Optional")
+)
+"""Operators that give no tensor."""
 
 assert operators
 
@@ -69,8 +73,8 @@ def read(data: bytes, outputs: Sequence[str] | None = None) -> Imported:
     """
     chosen = None if outputs is None else tuple(outputs)
     key = (hashlib.sha256(data).digest(), chosen)
-    found = _files.get(key, lambda: (_import(load(data), chosen), FILE_FACTOR * len(data) + 2**14))
-    return found[0]
+    known = _files.get(key, lambda: (_import(load(data), chosen), FILE_FACTOR * len(data) + 2**14))
+    return known[0]
 
 
 def _import(file: File, chosen: tuple[str, ...] | None) -> Imported:
@@ -89,7 +93,7 @@ def _link(file: File, chosen: tuple[str, ...] | None) -> Imported:
     wanted, refusals = _wanted(linked, everything, dtypes, chosen is not None)
     steps = ordered(graph, wanted)
     linked.names = _names(linked, steps, wanted)
-    found = parameters_of(linked, wanted)
+    parameters = parameters_of(linked, wanted)
     flags = flags_of(linked, steps)
     described = _inputs(linked, steps, wanted)
     static = static_names(graph, wanted, file.functions)
@@ -97,9 +101,10 @@ def _link(file: File, chosen: tuple[str, ...] | None) -> Imported:
     known = frozenset(
         name for name, (dtype, _) in described.items() if name in static and (not is_float(dtype) or name in direct)
     )
-    layers = _layers(linked, steps, wanted, dtypes, flags, found)
-    definition = OnnxDefinition(linked, wanted, layers, described, known, found)
-    return Imported(definition, definition.parameters, _count(file), refusals, _warnings(file, found))
+    layers = _layers(linked, steps, wanted, dtypes, flags)
+    folded = _folded(file, parameters)
+    definition = OnnxDefinition(linked, wanted, layers, described, known, parameters, folded)
+    return Imported(definition, definition.parameters, _count(file), refusals, _warnings(folded))
 
 
 def _check_outputs(linked: Linked, names: tuple[str, ...], chosen: tuple[str, ...] | None) -> None:
@@ -169,10 +174,9 @@ def _names(linked: Linked, steps: Sequence[Step], wanted: tuple[str, ...]) -> di
     taken = {*inputs, *wanted, *preferred.values(), "loss", MODEL}
     names: dict[int, str] = {}
     for position, step in enumerate(steps):
-        name = preferred.get(id(step))
-        if name is None:
-            first = next((each for each in step.outputs if each), "")
-            name = first if first in wanted else _free(step.name or f"{step.operation}_{position}", taken)
+        first = next((each for each in step.outputs if each), "")
+        usual = first if first in wanted else _free(step.name or f"{step.operation}_{position}", taken)
+        name = preferred.get(id(step), usual)
         taken.add(name)
         names[id(step)] = name
     return names
@@ -191,7 +195,6 @@ def _layers(
     wanted: tuple[str, ...],
     dtypes: Mapping[str, str],
     flags: Mapping[str, bool],
-    found: Mapping[tuple[str, str], Found],
 ) -> tuple[LayerDefinition, ...]:
     """The nodes that compute floats from the inputs, and one more for each output that none is named after."""
     graph = linked.file.graph
@@ -202,7 +205,9 @@ def _layers(
         name = linked.names[id(step)]
         outputs = [each for each in step.outputs if each]
         takes = tuple(dict.fromkeys(each for given in inputs_of(step) for each in sources.get(given, ())))
-        is_layer = bool(outputs and takes and flags.get(outputs[0]) and is_float(dtypes.get(outputs[0], "float32")))
+        is_layer = step.operation not in OF_SEQUENCES and bool(
+            outputs and takes and flags.get(outputs[0]) and is_float(dtypes.get(outputs[0], "float32"))
+        )
         if is_layer:
             layers.append(LayerDefinition(name, layer_type(step.operation), takes))
         for each in outputs:
@@ -243,12 +248,12 @@ def _count(file: File) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def _warnings(file: File, found: Mapping[tuple[str, str], Found]) -> list[str]:
-    names = [name for _, name in found]
-    folded = looks_folded(names)
-    if not folded or not file.producer.startswith("pytorch"):
+def _folded(file: File, found: Mapping[tuple[str, str], Found]) -> tuple[str, ...]:
+    """Names of parameters that PyTorch made up when it changed them."""
+    return tuple(looks_folded(name for _, name in found)) if file.producer.startswith("pytorch") else ()
+
+
+def _warnings(folded: tuple[str, ...]) -> list[str]:
+    if not folded:
         return []
-    return [
-        f"PyTorch changed parameters when it wrote this file: {', '.join(map(repr, folded[:3]))} and others are no names "
-        f"of the module's, and a name that stayed may hold another value; torch.onnx.export(…, {EXPORT}) keeps them"
-    ]
+    return [telling("en")(found("folded_parameters", names=", ".join(map(repr, folded[:3]))).text)]

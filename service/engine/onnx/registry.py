@@ -30,6 +30,8 @@ class Operator:
     """Only the shapes of its inputs count."""
     integers: bool = False
     """It is right for integers that are computed at run time too."""
+    sequences: bool = False
+    """It takes sequences of tensors."""
     fold: Callable[..., Any] | None = None
     """The NumPy function that computes it from known arrays."""
 

@@ -11,6 +11,8 @@ from service.engine.graph.ir import Array, Shape
 from service.engine.onnx.refusal import Refusal
 
 MOST_AXES = 32
+MOST_LENGTH = 2**31
+"""No axis is as long."""
 DTYPES = {
     1: "float32",
     2: "uint8",
@@ -76,7 +78,7 @@ def array_of(tensor: Any) -> Array:
         raise Refusal(f"tensor {name!r} is a segment of a larger one, which is not read")
     dtype = dtype_of(tensor.data_type)
     shape = tuple(tensor.dims)
-    if len(shape) > MOST_AXES or any(n < 0 for n in shape):
+    if len(shape) > MOST_AXES or any(not 0 <= n < MOST_LENGTH for n in shape):
         raise Refusal(f"tensor {name!r} has dimensions {list(shape)[:8]}, which no array has")
     count = math.prod(shape)
     item = np.dtype(dtype).newbyteorder("<")

@@ -39,3 +39,13 @@ class Value:
 def known(values: object, dtype: str = "int64") -> Value:
     """A value of numbers that are known."""
     return Value(np.array(values, dtype))
+
+
+class Sequences(Value):
+    """A sequence of tensors, each of which is a value."""
+
+    __slots__ = ("items",)
+
+    def __init__(self, items: list[Value]) -> None:
+        super().__init__(None, None, items[0].dtype if items else "float32")
+        self.items = items

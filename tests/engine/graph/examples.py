@@ -29,9 +29,10 @@ from service.engine.graph.operations import (
     with_slope,
 )
 from service.engine.graph.robust import root_mean_square
+from service.engine.graph.selecting import where
 from service.engine.graph.windows import Sliding
 
-LEAVES = frozenset({"input", "constant", "vector"})
+LEAVES = frozenset({"input", "constant", "vector", "table"})
 """Not computed from anything, so there is nothing to differentiate or batch."""
 
 
@@ -215,6 +216,13 @@ EXAMPLES = (
     Example(
         "overlap_add", ((2, 1, 2, 2, 2),), (Sliding(0, (1, 2), (2, 1), (2, 2), (1, 1), ((0, 0), (0, 0))), (2, 4, 3))
     ),
+    Example("where", ((3, 2), (3, 2), (3, 2)), build=lambda c, a, b: where(greater(c, 0.0), a, b)),
+    Example("where", ((), (3, 2), ()), build=lambda c, a, b: where(greater(c, 0.0), a, b)),
+    Example("cumulative_sum", ((3, 2),), (0, False)),
+    Example("cumulative_sum", ((2, 4, 3),), (1, True)),
+    Example("order", ((2, 4),), (False,)),
+    Example("order", ((2, 4),), (True,)),
+    Example("floats", ((2, 3),), indices=4),
     Example("stop_gradient", ((3, 2),)),
     Example("mark", ((3, 2),), ("here",)),
     Example("with_slope", ((3, 2),), build=_cube),

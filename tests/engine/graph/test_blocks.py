@@ -132,7 +132,7 @@ def _grow(draw, pool, shape, bias):
         case 11:
             return softplus(x)
     name = draw(st.sampled_from(sorted(ARITY)))
-    operands = (x, other if number(4) else x.graph.constant(0.5))[: ARITY[name]]
+    operands = (x, other if number(4) else x.graph.constant(0.5), x)[: ARITY[name]]
     return x.graph.apply(name, *operands)
 
 

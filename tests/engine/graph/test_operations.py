@@ -54,7 +54,7 @@ TINY = 1e-30
 STEP = 1e-3
 
 # Integers have no float to move, and the largest of a row only shifts what does not depend on it.
-DETACHED = ("one_hot", "row_maximum", "stop_gradient")
+DETACHED = ("one_hot", "floats", "row_maximum", "stop_gradient")
 
 DIFFERENTIABLE = [
     example
@@ -535,6 +535,7 @@ def test_simplifying_unaries_keeps_values(name):
         "broadcast": [((2, 3),), ((4, 2, 3),)],
         "slice": [(0, 0, 2), (1, 1, 3), (1, 2, 2)],
         "pad": [(0, 0, 2), (0, 1, 4)],
+        "cumulative_sum": [(0, False), (1, True)],
     }.get(name, [()])
     for x, attributes in itertools.product(nodes, choices):
         operands = (x, x, x) if name == "with_slope" else (x,)

@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-
 from service.engine.graph.differentiate import differentiate
-from service.engine.graph.ir import OPERATIONS, Graph, Smoothness
+from service.engine.graph.ir import Graph, OPERATIONS, Smoothness
 from service.engine.graph.operations import absolute, log, maximum, square, sum_over, tanh
 from service.engine.insight.check import check_at, check_gradient
 from service.engine.insight.checked import NetworkCheck, Wanted
@@ -20,7 +19,7 @@ from tests.engine.network.layer_examples import base
 
 SHIFTS = ("one_hot", "row_maximum")
 """Without a pullback of their own: the first takes whole numbers, the other only shifts what does not depend on it."""
-NEVER_DIFFERENTIATED = {"one_hot"}
+NEVER_DIFFERENTIATED = {"one_hot", "floats"}
 """Their inputs are whole numbers."""
 RNG = np.random.default_rng(7)
 INPUTS = RNG.standard_normal((4, 3))

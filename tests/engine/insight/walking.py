@@ -140,6 +140,10 @@ FUNCTIONS: dict[str, Callable[..., float]] = {
     "min": lambda *xs: min(xs),
     "equal": lambda a, b: float(a == b),
     "first_largest": lambda place, *xs: float(xs.index(max(xs)) == place),
+    "where": lambda condition, a, b: a if condition else b,
+    "order": lambda place, descending, *xs: sorted(range(len(xs)), key=lambda k: -xs[k] if descending else xs[k])[
+        int(place)
+    ],
     "gate": lambda mask, x: x if mask else 0.0,
     "weighted": lambda a, b: a * b if a else 0.0,
     "normal_cdf": lambda x: 0.5 * math.erfc(-x / math.sqrt(2.0)),

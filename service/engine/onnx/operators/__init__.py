@@ -1,13 +1,29 @@
 """The operators of ONNX, each declared once, in the module of its family."""
 
 from service.engine.onnx.operators import (
+    attention,
     control,
     elementwise,
     indexing,
+    learning,
     neural,
     recurrent,
     reducing,
+    sequences,
     shaping,
+    signal,
 )
 
-__all__ = ["control", "elementwise", "indexing", "neural", "recurrent", "reducing", "shaping"]
+__all__ = [
+    "attention",
+    "control",
+    "elementwise",
+    "indexing",
+    "learning",
+    "neural",
+    "recurrent",
+    "reducing",
+    "sequences",
+    "shaping",
+    "signal",
+]

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 from collections.abc import Callable
 from functools import reduce
-from typing import Any
-
-import numpy as np
-
 from service.engine.graph import elementary
 from service.engine.graph.ir import Array, Node
 from service.engine.graph.operations import (
@@ -21,6 +18,7 @@ from service.engine.graph.operations import (
     log,
     maximum,
     minimum,
+    reshape,
     sigmoid,
     sign,
     softplus,
@@ -31,10 +29,11 @@ from service.engine.graph.operations import (
 from service.engine.graph.selecting import where
 from service.engine.network.activations import activations
 from service.engine.onnx.assembly import Call
-from service.engine.onnx.composing import aligned, elementwise
+from service.engine.onnx.composing import aligned, axis_of, elementwise
 from service.engine.onnx.registry import BOOL, operator
 from service.engine.onnx.tensors import dtype_of, is_float
 from service.engine.onnx.values import Value
+from typing import Any
 
 WRAPPED = {"int8": 8, "int16": 16, "int32": 32, "uint8": 8, "uint16": 16, "uint32": 32}
 LARGEST_WHOLE = 2.0**53
@@ -146,11 +145,13 @@ def selu(call: Call, x: Value) -> Node:
 def celu(call: Call, x: Value) -> Node:
     alpha = call.number("alpha", 1.0)
     node = call.x(x)
-    return where(greater(node, 0.0), node, alpha * expm1(minimum(node, 0.0) / alpha))
+    is_positive = greater(node, 0.0)
+    return where(is_positive, node, alpha * expm1(where(is_positive, 0.0, node) / alpha))
 
 
 def _elu(x: Node, alpha: float) -> Node:
-    return where(greater(x, 0.0), x, alpha * expm1(minimum(x, 0.0)))
+    is_positive = greater(x, 0.0)
+    return where(is_positive, x, alpha * expm1(where(is_positive, 0.0, x)))
 
 
 @operator("ThresholdedRelu")
@@ -178,9 +179,12 @@ def swish(call: Call, x: Value) -> Node:
     return node * sigmoid(alpha * node)
 
 
-@operator("PRelu", integers=False)
+@operator("PRelu")
 def prelu(call: Call, x: Value, slope: Value) -> Node:
-    return elementwise(lambda a, b: where(greater(a, 0.0), a, a * b), call.x(x), call.x(slope))
+    slopes = call.x(slope)
+    if call.version < 7 and len(slopes.shape) == 1 and slopes.size > 1:
+        slopes = reshape(slopes, (slopes.size, *[1] * (len(x.shape) - 2)))
+    return elementwise(lambda a, b: where(greater(a, 0.0), a, a * b), call.x(x), slopes)
 
 
 @operator("Clip", since=1)
@@ -203,7 +207,7 @@ def _fold_cast(call: Call, x: Array) -> Array:
 
 
 def _cast_array(x: Array, dtype: str) -> Array:
-    return x.astype(dtype)
+    return x.astype("float64" if dtype in ("float32", "float64") else dtype)
 
 
 @operator("Cast", fold=_fold_cast, integers=True)
@@ -238,10 +242,20 @@ def _is_narrower(to: str, dtype: str) -> bool:
 # --- two inputs and more ------------------------------------------------------------------------
 
 
+def _placed(call: Call, a: Value, b: Value) -> Node:
+    """The second operand. Before opset 7 an attribute says with which axis of the first its axes begin."""
+    node = call.x(b)
+    axis = call.attr("axis") if call.version < 7 and call.integer("broadcast") else None
+    if axis is None:
+        return node
+    behind = len(a.shape) - axis_of(int(axis), len(a.shape)) - len(b.shape)
+    return reshape(node, (*b.shape, *[1] * max(0, behind)))
+
+
 def _binary(name: str, function: Callable[[Node, Node], Node], fold: Any, **details: Any) -> None:
     @operator(name, fold=fold, integers=True, **details)
     def build(call: Call, a: Value, b: Value) -> Node:
-        return wrapped(call, elementwise(function, call.x(a), call.x(b)), a.dtype)
+        return wrapped(call, elementwise(function, call.x(a), _placed(call, a, b)), a.dtype)
 
 
 _binary("Add", lambda a, b: a + b, np.add)
@@ -264,12 +278,17 @@ def _fold_division(call: Call, a: Array, b: Array) -> Array:
 
 @operator("Div", fold=_fold_division, integers=True)
 def divide(call: Call, a: Value, b: Value) -> Node:
-    quotient = elementwise(lambda x, y: x / y, call.x(a), call.x(b))
+    quotient = elementwise(lambda x, y: x / y, call.x(a), _placed(call, a, b))
     return truncated(quotient) if _is_integer(a) else quotient
 
 
-@operator("Pow")
+@operator("Pow", integers=True)
 def power(call: Call, a: Value, b: Value) -> Node:
+    if not a.is_float:
+        found = elementwise(elementary.power, call.x(a), call.x(b))
+        # Beyond 2⁵³ not every integer is a float.
+        is_exact = greater_equal(LARGEST_WHOLE - absolute(found), 0.0)
+        return wrapped(call, where(is_exact, truncated(found), math.nan), a.dtype)
     exponent = b.array
     if exponent is not None and exponent.size == 1:
         value = float(exponent.reshape(()))

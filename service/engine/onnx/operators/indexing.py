@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
-
+from collections.abc import Sequence
 from service.engine.graph.indexing import gather_rows
 from service.engine.graph.ir import Array, Node, Shape
 from service.engine.graph.operations import (
@@ -20,21 +17,12 @@ from service.engine.graph.operations import (
     slice_axis,
     transpose,
 )
-from service.engine.graph.selecting import order as ordered_places
-from service.engine.graph.selecting import table, to_floats, where
+from service.engine.graph.selecting import order as ordered_places, table, where
 from service.engine.onnx.assembly import Call
-from service.engine.onnx.composing import (
-    axis_of,
-    full,
-    lookup,
-    move,
-    padded,
-    spread,
-    take,
-    unsqueeze,
-)
+from service.engine.onnx.composing import axis_of, full, lookup, move, padded, spread, take, unsqueeze
 from service.engine.onnx.registry import FLOAT, operator
 from service.engine.onnx.values import Value, known
+from typing import Any
 
 Places = Node | Array
 
@@ -85,7 +73,7 @@ def picked(x: Node, places: Places) -> Node:
         inside = greater_equal(places, 0.0) * greater_equal(float(n - 1) - places, 0.0)
         found = lookup(reshape(x, (x.size,)), table(x.graph, first.astype(float)) + places)
         return where(inside, found, math.nan)
-    if places.size and not (0 <= int(places.min()) and int(places.max()) < n):
+    if places.size and not (int(places.min()) >= 0 and int(places.max()) < n):
         from service.engine.onnx.refusal import Refusal
 
         raise Refusal(f"looks up {int(places.min())} to {int(places.max())} among {n}")
@@ -128,10 +116,8 @@ def _see_vocabulary(call: Call, indices: Node, count: int) -> None:
 
 
 def _rows_at(rows: Node, places: Places) -> Node:
-    from service.engine.graph.selecting import to_indices
-
     assert isinstance(places, Node)
-    found = gather_rows(rows, to_indices(places))
+    found = gather_rows(rows, places)
     inside = greater_equal(places, 0.0) * greater_equal(float(rows.shape[0] - 1) - places, 0.0)
     return where(broadcast(unsqueeze(inside, [len(inside.shape)]), found.shape), found, math.nan)
 
@@ -251,7 +237,7 @@ def scatter_nd(call: Call, x: Value, indices: Value, updates: Value) -> Value:
     return Value(None, _written(call, node, at, call.x(updates), call.word("reduction", "none")), x.dtype)
 
 
-@operator("TensorScatter", integers=True)
+@operator("TensorScatter", static=(2,), integers=True)
 def tensor_scatter(call: Call, x: Value, update: Value, first: Value | None = None) -> Value:
     node, new = call.x(x), call.x(update)
     axis = axis_of(call.integer("axis", -2), len(node.shape))
@@ -260,7 +246,7 @@ def tensor_scatter(call: Call, x: Value, update: Value, first: Value | None = No
     along = start.reshape([-1 if k == 0 else 1 for k in range(len(node.shape))]) + _grid(new.shape, axis)
     if call.word("mode", "linear") == "circular":
         along = along % count
-    if along.size and not (0 <= int(along.min()) and int(along.max()) < count):
+    if along.size and not (int(along.min()) >= 0 and int(along.max()) < count):
         call.refuse(f"writes {length} elements outside an axis of {count}")
     strides = _strides(node.shape)
     parts = [(along if k == axis else _grid(new.shape, k), strides[k]) for k in range(len(node.shape))]
@@ -291,7 +277,7 @@ def top_k(call: Call, x: Value, count: Value | None = None) -> tuple[Value, Valu
         call.refuse(f"takes {k} of {node.shape[axis]} elements")
     last = len(node.shape) - 1
     moved = move(node, [axis], [last])
-    places = to_floats(ordered_places(moved, descending=bool(call.integer("largest", 1))))
+    places = ordered_places(moved, descending=bool(call.integer("largest", 1)))
     best = slice_axis(places, last, 0, k)
     found = _elements(call, Value(None, moved), Value(None, best, "int64"), last)
     return (
@@ -417,7 +403,8 @@ def space_to_depth(call: Call, x: Value) -> Value:
     samples, channels, height, width = node.shape
     size = call.integer("blocksize", 1)
     split = reshape(node, (samples, channels, height // size, size, width // size, size))
-    y = transpose(split, (0, 3, 5, 1, 2, 4))
+    order = (0, 3, 5, 1, 2, 4) if call.word("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+    y = transpose(split, order)
     return Value(None, reshape(y, (samples, size * size * channels, height // size, width // size)), x.dtype)
 
 
@@ -440,7 +427,7 @@ def _reflected(mode: str, n: int, low: int, high: int) -> list[int]:
     if mode == "edge":
         return np.clip(places, 0, n - 1).tolist()  # type: ignore[no-any-return]
     if mode == "wrap":
-        return (places % n).tolist()  # type: ignore[no-any-return]
+        return (places % n).tolist()
     if n == 1:
         return [0] * len(places)
     period = 2 * (n - 1)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
+import numpy as np
 from collections.abc import Sequence
 from itertools import product as every
-
-import numpy as np
-
 from service.engine.graph import elementary
 from service.engine.graph.indexing import largest
 from service.engine.graph.ir import Array, Node, Shape
@@ -29,7 +27,7 @@ from service.engine.onnx.composing import axis_of, keep, move, padded, sum_produ
 from service.engine.onnx.registry import operator
 from service.engine.onnx.values import Value
 
-MOST_WINDOW = 4096
+MOST_WINDOW = 2**16
 """Elements of one window."""
 
 
@@ -206,17 +204,15 @@ def max_pool(call: Call, x: Value) -> Node:
 def average_pool(call: Call, x: Value) -> Node:
     gathered, sliding, count = _gathered(call, call.x(x), 0.0)
     total = sum_over(gathered, range(count))
-    shape = (1, 1, *x.shape[2:])
     if call.integer("count_include_pad"):
         # The padding that only ceil_mode adds is not counted.
         declared = _pads(call, x.shape[2:], sliding.sizes, sliding.strides, sliding.dilations)
-        inside = np.pad(np.ones(x.shape[2:]), declared)
+        inside = np.pad(np.ones(x.shape[2:]), declared, constant_values=1.0)
         more = [(0, max(0, high - wide)) for (_, high), (_, wide) in zip(sliding.padding, declared, strict=True)]
         counts = _window_sums(np.pad(inside, more), sliding._replace(padding=((0, 0),) * count))
     else:
         counts = _window_sums(np.pad(np.ones(x.shape[2:]), sliding.padding), sliding._replace(
             padding=((0, 0),) * count))  # fmt: skip
-    del shape
     return total / broadcast(table(call.graph, np.maximum(counts, 1.0)), total.shape)
 
 
@@ -329,6 +325,8 @@ def batch_normalization(
     rank = len(node.shape)
     epsilon = call.number("epsilon", 1e-5)
     gamma, beta = (broadcast(per_channel(call, call.x(each), rank), node.shape) for each in (scale, bias))
+    if call.version < 7 and not call.integer("is_test"):
+        call.refuse("is in training mode; export the model for inference (model.eval())")
     if call.integer("training_mode"):
         axes = [axis for axis in range(rank) if axis != 1]
         y, own_mean, inverse = normalized(node, axes, epsilon)
@@ -417,12 +415,14 @@ def local_response_normalization(call: Call, x: Value) -> Node:
     return node / elementary.power(base, call.graph.constant(call.number("beta", 0.75)))
 
 
-@operator("Dropout")
+@operator("Dropout", static=(1, 2))
 def dropout(call: Call, x: Value, *rest: Value | None) -> list[Node]:
     node = call.x(x)
     training = rest[1] if len(rest) > 1 else None
     ratio = rest[0] if rest else None
     rate = call.number("ratio", 0.5) if ratio is None else float(call.known(ratio, "the ratio").reshape(-1)[0])
+    if call.version < 7 and not call.integer("is_test"):
+        call.refuse("drops at random in training mode; export the model for inference (model.eval())")
     if training is not None and bool(call.known(training, "training_mode").reshape(-1)[0]) and rate > 0.0:
         call.refuse("drops at random in training mode; export the model for inference (model.eval())")
     from service.engine.onnx.composing import full
@@ -435,12 +435,12 @@ def dropout(call: Call, x: Value, *rest: Value | None) -> list[Node]:
 
 
 def _coordinates(mode: str, n: int, m: int, scale: float, low: float, high: float) -> Array:
-    """Where each of m places of the result lies among n places."""
+    """Where each of m places of the result lies among n places, by the length n · scale before it was rounded."""
     place = np.arange(m, dtype=np.float64)
     if mode == "asymmetric":
         return place / scale
     if mode == "align_corners":
-        return place * (n - 1) / (m - 1) if m > 1 else np.zeros(m)
+        return place * (n - 1) / (scale * n - 1) if scale * n != 1.0 else np.zeros(m)
     if mode == "pytorch_half_pixel":
         return (place + 0.5) / scale - 0.5 if m > 1 else np.zeros(m)
     if mode == "tf_half_pixel_for_nn":
@@ -456,22 +456,24 @@ def _coordinates(mode: str, n: int, m: int, scale: float, low: float, high: floa
     return (place + 0.5) / scale - 0.5
 
 
+def _nearest(call: Call, x: Array, n: int) -> list[int]:
+    """The place nearest to each coordinate."""
+    rounding = call.word("nearest_mode", "round_prefer_floor")
+    if rounding == "floor":
+        places = np.floor(x)
+    elif rounding == "ceil":
+        places = np.ceil(x)
+    elif rounding == "round_prefer_ceil":
+        places = np.floor(x + 0.5)
+    else:
+        places = np.ceil(x - 0.5)
+    return np.clip(places, 0, n - 1).astype(int).tolist()  # type: ignore[no-any-return]
+
+
 def _weights_of_axis(call: Call, mode: str, x: Array, n: int, scale: float) -> Array:
     """The matrix that takes n places to those at the coordinates x."""
     m = len(x)
     matrix = np.zeros((m, n))
-    if mode == "nearest":
-        rounding = call.word("nearest_mode", "round_prefer_floor")
-        if rounding == "floor":
-            places = np.floor(x)
-        elif rounding == "ceil":
-            places = np.ceil(x)
-        elif rounding == "round_prefer_ceil":
-            places = np.floor(x + 0.5)
-        else:
-            places = np.ceil(x - 0.5)
-        matrix[np.arange(m), np.clip(places, 0, n - 1).astype(int)] = 1.0
-        return matrix
     antialias = bool(call.integer("antialias")) and scale < 1.0
     shrink = scale if antialias else 1.0
     support = (2.0 if mode == "cubic" else 1.0) / shrink
@@ -507,11 +509,11 @@ def resize(
     call: Call, x: Value, roi: Value | None = None, scales: Value | None = None, sizes: Value | None = None
 ) -> Node:
     axes = [axis_of(each, len(x.shape)) for each in call.integers("axes", range(len(x.shape)))]
-    has_scales = scales is not None and bool(math.prod(scales.shape))
+    has_scales = scales is not None and 0 not in scales.shape
     factors = [float(each) for each in call.known(scales, "the scales").reshape(-1)] if has_scales else None
-    lengths = None if sizes is None or not math.prod(sizes.shape) else call.ints(sizes, "the sizes")
+    lengths = None if sizes is None or 0 in sizes.shape else call.ints(sizes, "the sizes")
     box = None
-    if roi is not None and math.prod(roi.shape):
+    if roi is not None and 0 not in roi.shape:
         box = [float(each) for each in call.known(roi, "the region").reshape(-1)]
     return _resized(call, x, axes, factors, lengths, box, call.word("coordinate_transformation_mode", "half_pixel"), "")
 
@@ -553,7 +555,7 @@ def _resized(
             assert lengths is not None
             m = lengths[number]
             scale = m / n
-        if not scale > 0.0 or m < 1 or m * n > 2**24:
+        if not scale > 0.0 or m < 1 or (m * n > 2**22 if mode != "nearest" else m > 2**22):
             call.refuse(f"resizes an axis of {n} to {m}")
         low, high = (box[number], box[number + len(axes)]) if box is not None else (0.0, 1.0)
         if m == n and scale == 1.0 and transformation != "tf_crop_and_resize":
@@ -562,12 +564,11 @@ def _resized(
         if transformation == "tf_crop_and_resize":
             outside[axis] = (places < 0) | (places > n - 1)
         if rounding:
-            places = np.floor(places) if mode == "nearest" else places
-        matrix = _weights_of_axis(call, {"linear": "linear", "cubic": "cubic"}.get(mode, mode), places, n, scale)
+            places = np.floor(places) if mode == "nearest" else places  # of whole places any rounding is the same
         if mode == "nearest":
-            node = take(node, axis, matrix.argmax(1).tolist())
+            node = take(node, axis, _nearest(call, places, n))
         else:
-            node = along_axis(node, axis, table(call.graph, matrix))
+            node = along_axis(node, axis, table(call.graph, _weights_of_axis(call, mode, places, n, scale)))
     if outside:
         hidden = np.zeros(node.shape, bool)
         for axis, far in outside.items():

@@ -60,7 +60,7 @@ def _function(call: Call, name: str, alphas: list[float], betas: list[float]) ->
         key, default = OPTIONS[word]
         options[key] = alphas.pop(0) if alphas else default
     build = selected.declaration.build
-    return lambda x: build(x, **options)  # type: ignore[no-any-return]
+    return lambda x: build(x, **options)
 
 
 Step = Callable[[Node, tuple[Node, ...]], tuple[Node, ...]]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-
 import numpy as np
-
+from collections.abc import Callable, Sequence
 from service.engine.graph.indexing import first_largest, largest
 from service.engine.graph.ir import Node
 from service.engine.graph.operations import (
@@ -14,7 +12,6 @@ from service.engine.graph.operations import (
     broadcast,
     concatenate,
     exp,
-    greater,
     greater_equal,
     log,
     log_softmax,
@@ -54,6 +51,8 @@ def _reduction(name: str, function: Callable[[Node, Sequence[int]], Node], empty
         chosen = axes_of(given, rank) if given else tuple(range(rank))
         shape = tuple(n for axis, n in enumerate(node.shape) if axis not in chosen)
         if 0 in [node.shape[axis] for axis in chosen]:
+            if not x.is_float and math.isinf(empty):
+                call.refuse(f"the extreme of no {x.dtype} at all")
             reduced = full(call.graph, empty, shape)
         else:
             reduced = function(node, chosen) if chosen else function(unsqueeze(node, [rank]), [rank])
@@ -131,10 +130,10 @@ def cum_prod(call: Call, x: Value, axis: Value) -> Node:
     node = call.x(x)
     place = axis_of(call.ints(axis, "the axis")[0], len(node.shape))
     reverse = bool(call.integer("reverse"))
+    if node.shape[place] > MOST_FACTORS:
+        call.refuse(f"multiplies {node.shape[place]} elements; at most {MOST_FACTORS} are")
     parts = along(node, place)
-    if len(parts) > MOST_FACTORS:
-        call.refuse(f"multiplies {len(parts)} elements; at most {MOST_FACTORS} are")
-    running = []
+    running: list[Node] = []
     for part in reversed(parts) if reverse else parts:
         running.append(part if not running else running[-1] * part)
     whole = concatenate([unsqueeze(each, [place]) for each in (reversed(running) if reverse else running)], place)
@@ -148,6 +147,36 @@ def over_axis(function: Callable[[Node], Node], x: Node, axis: int) -> Node:
     """A function of rows, applied along another axis."""
     last = len(x.shape) - 1
     return function(x) if axis == last else move(function(move(x, [axis], [last])), [last], [axis])
+
+
+LOOKED_BACK = 64
+"""Nodes before a softmax that are looked through for an infinite constant."""
+
+
+def safe_softmax(x: Node) -> Node:
+    """Softmax over the last axis. A row of -infinity, all of it masked, is NaN and has the gradient 0."""
+    if not _may_be_infinite(x):
+        return softmax(x)
+    last = len(x.shape) - 1
+    nothing = x.graph.apply("greater_equal", -math.inf, largest(x, [last]))
+    spread = broadcast(keep(nothing, x.shape, [last]), x.shape)
+    return where(spread, math.nan, softmax(where(spread, 0.0, x)))
+
+
+def _may_be_infinite(x: Node) -> bool:
+    """Whether an infinite constant is among the last nodes that a value is made of."""
+    pending, seen = [x], {x.index}
+    while pending and len(seen) < LOOKED_BACK:
+        node = pending.pop(0)
+        if node.value is not None and math.isinf(node.value):
+            return True
+        if node.operation.name == "table" and node.dtype != "int64" and np.isinf(node.attributes[0].array).any():
+            return True
+        for before in node.inputs:
+            if before.index not in seen:
+                seen.add(before.index)
+                pending.append(before)
+    return False
 
 
 def _softmax_like(name: str, function: Callable[[Node], Node]) -> None:
@@ -164,7 +193,7 @@ def _softmax_like(name: str, function: Callable[[Node], Node]) -> None:
         return over_axis(function, node, axis_of(call.integer("axis", -1), len(node.shape)))
 
 
-_softmax_like("Softmax", softmax)
+_softmax_like("Softmax", safe_softmax)
 _softmax_like("LogSoftmax", log_softmax)
 _softmax_like("Hardmax", lambda x: first_largest(x, [-1]))
 
@@ -194,15 +223,10 @@ def lp_normalization(call: Call, x: Value) -> Node:
     node = call.x(x)
     axis = axis_of(call.integer("axis", -1), len(node.shape))
     p = call.integer("p", 2)
-    length = sum_over(absolute(node), [axis]) if p == 1 else sqrt(sum_over(square(node), [axis]))
-    spread = broadcast(keep(length, node.shape, [axis]), node.shape)
+    total = sum_over(absolute(node) if p == 1 else square(node), [axis])
     # A vector of zeros stays one.
-    is_zero = 1.0 - _positive(spread)
-    return where(is_zero, 0.0, node / where(is_zero, 1.0, spread))
-
-
-def _positive(x: Node) -> Node:
-    return greater(x, 0.0)
+    length = where(total, total, 1.0) if p == 1 else sqrt(where(total, total, 1.0))
+    return node / broadcast(keep(length, node.shape, [axis]), node.shape)
 
 
 # --- losses -------------------------------------------------------------------------------------
@@ -225,10 +249,9 @@ def _negative_log_likelihood(call: Call, scores: Node, target: Value, weight: Va
             mask = 1.0 - greater_equal(node, value) * (call.graph.apply("greater_equal", value, node))
         chosen = where(mask, node, 0.0)
     loss = -picked(moved, chosen)
+    factors = mask
     if weight is not None:
         factors = picked(broadcast(call.x(weight), (*target.shape, classes)), chosen) * mask
-    else:
-        factors = mask
     loss = where(mask, loss * factors, 0.0)
     reduction = call.word("reduction", "mean")
     if reduction == "none":
