@@ -1,9 +1,12 @@
-"""Models as other libraries write them: recognised and named, with what to send instead. None of them is read."""
+"""Models as other libraries write them, at a place where they are not read: recognised, with what to send instead.
+
+A whole model of Keras is read as the network (see `schemas/keras`), a state_dict of PyTorch as the parameters.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
@@ -29,14 +32,17 @@ def recognised(value: Any) -> str:
     if "type" not in value and isinstance(value.get("class_name"), str) and isinstance(value.get("config"), Mapping):
         return _keras(value)
     if "modelTopology" in value or "model_config" in value or "keras_version" in value:
-        return f"this is a Keras model, which is not read; write its layers as {EXAMPLE}"
+        return (
+            "this is a Keras model with something around it; send what model.to_json() gives, which has class_name and "
+            "config (in a model of TensorFlow.js that is modelTopology.model_config)"
+        )
     graph = value.get("graph", value)
     onnx = {"irVersion", "ir_version", "opsetImport", "opset_import", "producerName"} & set(value)
     nodes = isinstance(graph, Mapping) and isinstance(graph.get("node"), list)
     if onnx or nodes or "opType" in value or "op_type" in value:
         return f"this is an ONNX graph, which is not read; write its layers as {EXAMPLE}"
     if is_state_dict(value):
-        return f"{state_dict(value)}; the network is the architecture alone, as {EXAMPLE}"
+        return f"{state_dict(value)}; its place is 'parameters'. The network is the architecture alone, as {EXAMPLE}"
     return ""
 
 
@@ -48,14 +54,14 @@ def is_state_dict(value: Mapping[str, Any]) -> bool:
 
 def state_dict(value: Mapping[str, Any]) -> str:
     """A sentence about a state_dict."""
-    return f"{next(iter(value))[:40]!r} is a name of a PyTorch state_dict, which is not read"
+    return f"{next(iter(value))[:40]!r} is a name of a PyTorch state_dict"
 
 
 def _text(text: str) -> str:
     beginning = text[:400].lstrip()
     if beginning.startswith("{"):
         if '"class_name"' in beginning:
-            return f"this is the text of a Keras model (to_json), which is not read; send an object such as {EXAMPLE}"
+            return "this is the text of a Keras model (to_json); its place is 'network'"
         return "this is JSON inside a string; send the object itself, without quotation marks around it"
     if "(" in beginning and any(word in beginning for word in ("Sequential", "Linear(", "Dense(", "Module")):
         return f"this is a model as Python prints it; send an object such as {EXAMPLE}"
@@ -63,25 +69,17 @@ def _text(text: str) -> str:
 
 
 def _keras(value: Mapping[str, Any]) -> str:
-    config = value["config"]
-    listed = config.get("layers")
-    if not isinstance(listed, list):
-        layer = _layer(value)
-        instead = json.dumps(layer) if layer else "an object with 'type'"
-        return f"this is a Keras layer ({value['class_name'][:40]}), which is not read; send {_cut(instead)}"
-    found = list(_layers(listed))
-    example = json.dumps({"layers": found}) if found else EXAMPLE
+    if isinstance(value["config"].get("layers"), list):
+        return (
+            "this is a Keras model (to_json), whose place is 'network': it takes the document as it is, beside "
+            "'inputs' and the rest of the request"
+        )
+    layer = _layer(value)
+    instead = json.dumps(layer) if layer else "an object with 'type'"
     return (
-        f"this is a Keras model (to_json), which is not read; send each layer with its class as 'type' and its "
-        f"options beside it: {_cut(example)}"
+        f"this is a Keras layer ({value['class_name'][:40]}); send {_cut(instead)}, or in place of the whole network "
+        "what model.to_json() gives"
     )
-
-
-def _layers(listed: Iterable[Any]) -> Iterable[dict[str, Any]]:
-    for layer in islice(listed, 8):
-        found = _layer(layer)
-        if found:
-            yield found
 
 
 def _layer(layer: Any) -> dict[str, Any]:

@@ -260,7 +260,14 @@ class NetworkField(StrictField):
 
     def json_schema(self, components: Components) -> JSONSchema:
         layers = components.refer("LayerNetwork", lambda: object_schema(SCHEMA, components))
-        return components.refer("Network", lambda: {"anyOf": [layers, file_schema(components)]})
+        keras = components.refer("KerasModel", _keras_schema)
+        return components.refer("Network", lambda: {"anyOf": [layers, file_schema(components), keras]})
+
+
+def _keras_schema() -> JSONSchema:
+    properties: dict[str, JSONSchema] = {"class_name": {"type": "string"}, "config": {"type": "object"}}
+    text = "a model of Keras, as model.to_json() gives it; that string is taken too"
+    return {"type": "object", "properties": properties, "required": list(properties), "description": text}
 
 
 def _of_keras(document: Any) -> NetworkDefinition:

@@ -12,7 +12,7 @@ from marshmallow import ValidationError
 from schemas.components import Components, JSONSchema, by_name, closed_object
 from schemas.documents import is_state_dict
 from schemas.fields import Message, hint, plain, shown
-from schemas.tensor import TEXT, Array, ParametersField, decode_each, tree_schema
+from schemas.tensor import TEXT, Array, ParametersField, decode_each, tensors_by_name, tree_schema
 from schemas.tensor_files import load_npz, load_safetensors
 from service.engine.errors import MOST_ERRORS
 from service.engine.layouts.pytorch import from_pytorch
@@ -82,7 +82,8 @@ class ParametersOrFileField(ParametersField):
         return super()._deserialize(value, attr, data, **kwargs)
 
     def json_schema(self, components: Components) -> JSONSchema:
-        return {"anyOf": [tree_schema(components), components.refer("ParametersFile", _file_schema)]}
+        file = components.refer("ParametersFile", _file_schema)
+        return {"anyOf": [tree_schema(components), file, tensors_by_name(components)]}
 
 
 def _file_schema() -> JSONSchema:

@@ -184,8 +184,8 @@ def _flat(value: Mapping[str, Any]) -> str:
     """A hint for parameters by name that are not grouped by layer; empty where the names are others."""
     if is_state_dict(value):
         return (
-            f'{state_dict(value)}; send {{layer: {{"kernel": …, "bias": …}}}}, where a weight of a linear layer is '
-            "transposed: a kernel is [inputs, units]"
+            f'{state_dict(value)}, which is not taken here; send {{layer: {{"kernel": …, "bias": …}}}}, where a weight '
+            "of a linear layer is transposed: a kernel is [inputs, units]"
         )
     name = next(iter(value))
     if not all(_parameter(each) for each in islice(value, MOST_ERRORS)):

@@ -276,7 +276,7 @@ class _Reader:
         still = _is_still(call, model.still)
         if class_of(entry) in MODELS:
             if model.level >= MOST_LEVELS:
-                raise KerasRefusal(f"models are nested deeper than {MOST_LEVELS} levels")
+                raise Unreadable([(path, f"models are nested deeper than {MOST_LEVELS} levels")])
             _need_model(entry)
             inner = _Model(entry["config"], (*path, "config"), f"{name}.", f"{first}.", parts, still, model.level + 1)
             read_it = self.sequential if class_of(entry) == "Sequential" else self.functional
@@ -295,7 +295,7 @@ class _Reader:
                 "it is called with training=False; set trainable to false too, for it learns its averages otherwise"
             )
         if len(self.layers) >= MOST_LAYERS:
-            raise KerasRefusal(f"the model has more than {MOST_LAYERS} layers")
+            raise Unreadable([(path, f"the model has more than {MOST_LAYERS} layers")])
         layer: dict[str, Any] = {"type": kind, "name": name, "inputs": inputs}
         owns = owns_parameters(kind, options)
         if name != first and owns:

@@ -81,6 +81,56 @@ GRADIENTS: dict[str, Example] = {
         loss={"type": "sparse_categorical_crossentropy", "label_smoothing": 0.1},
         include=["per_sample", "input_gradients"],
     ),
+    "keras": Example(
+        "A model of Keras, as model.to_json() gives it; its weights are drawn from the seed here.",
+        network={
+            "module": "keras",
+            "class_name": "Sequential",
+            "config": {
+                "name": "sequential",
+                "layers": [
+                    {
+                        "module": "keras.layers",
+                        "class_name": "InputLayer",
+                        "config": {"batch_shape": [None, 2], "dtype": "float32", "name": "input_layer"},
+                        "registered_name": None,
+                    },
+                    {
+                        "module": "keras.layers",
+                        "class_name": "Dense",
+                        "config": {"name": "hidden", "units": 2, "activation": "tanh", "use_bias": True},
+                        "registered_name": None,
+                    },
+                    {
+                        "module": "keras.layers",
+                        "class_name": "Dense",
+                        "config": {"name": "output", "units": 1, "activation": "sigmoid", "use_bias": True},
+                        "registered_name": None,
+                    },
+                ],
+            },
+            "registered_name": None,
+        },
+        **XOR_DATA,
+        loss="binary_crossentropy",
+    ),
+    "pytorch": Example(
+        "Weights of nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 1)); the gradients come under their names.",
+        network={
+            "layers": [
+                {"type": "dense", "name": "0", "units": 2, "activation": "tanh"},
+                {"type": "dense", "name": "2", "units": 1},
+            ]
+        },
+        parameters={
+            "0.weight": [[0.5, 0.75], [-0.25, 1.0]],
+            "0.bias": [0, 0.5],
+            "2.weight": [[1, -0.5]],
+            "2.bias": [0.25],
+        },
+        **XOR_DATA,
+        loss="mean_squared_error",
+    ),
     "residual": Example(
         "A branched network: two layers are added, and the second sample counts twice.",
         network={

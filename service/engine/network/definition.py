@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
 from service.engine.declarations import Selection
 from service.engine.errors import Fault, Path
 from service.engine.graph.ir import Array, Graph, Shape
 from service.engine.network.layers import Layer
-from typing import Protocol, TYPE_CHECKING, runtime_checkable
 
 if TYPE_CHECKING:
     from service.engine.network.model import Model

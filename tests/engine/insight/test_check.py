@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+
 from service.engine.graph.differentiate import differentiate
-from service.engine.graph.ir import Graph, OPERATIONS, Smoothness
+from service.engine.graph.ir import OPERATIONS, Graph, Smoothness
 from service.engine.graph.operations import absolute, log, maximum, square, sum_over, tanh
 from service.engine.insight.check import check_at, check_gradient
 from service.engine.insight.checked import NetworkCheck, Wanted

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 from collections.abc import Callable
 from functools import reduce
+from typing import Any
+
+import numpy as np
+
 from service.engine.graph import elementary
 from service.engine.graph.ir import Array, Node
 from service.engine.graph.operations import (
@@ -33,7 +36,6 @@ from service.engine.onnx.composing import aligned, axis_of, elementwise
 from service.engine.onnx.registry import BOOL, operator
 from service.engine.onnx.tensors import dtype_of, is_float
 from service.engine.onnx.values import Value
-from typing import Any
 
 WRAPPED = {"int8": 8, "int16": 16, "int32": 32, "uint8": 8, "uint16": 16, "uint32": 32}
 LARGEST_WHOLE = 2.0**53

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-import numpy as np
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
 from service.engine.graph.indexing import gather_rows
 from service.engine.graph.ir import Array, Node, Shape
 from service.engine.graph.operations import (
@@ -17,12 +20,12 @@ from service.engine.graph.operations import (
     slice_axis,
     transpose,
 )
-from service.engine.graph.selecting import order as ordered_places, table, where
+from service.engine.graph.selecting import order as ordered_places
+from service.engine.graph.selecting import table, where
 from service.engine.onnx.assembly import Call
 from service.engine.onnx.composing import axis_of, full, lookup, move, padded, spread, take, unsqueeze
 from service.engine.onnx.registry import FLOAT, operator
 from service.engine.onnx.values import Value, known
-from typing import Any
 
 Places = Node | Array
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-import numpy as np
 from collections.abc import Sequence
 from itertools import product as every
+
+import numpy as np
+
 from service.engine.graph import elementary
 from service.engine.graph.indexing import largest
 from service.engine.graph.ir import Array, Node, Shape

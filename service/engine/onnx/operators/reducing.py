@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-import numpy as np
 from collections.abc import Callable, Sequence
+
+import numpy as np
+
 from service.engine.graph.indexing import first_largest, largest
 from service.engine.graph.ir import Node
 from service.engine.graph.operations import (
