@@ -12,8 +12,8 @@ from service.problems import Problem
 MOST_PARTS = 8
 LONGEST_HEAD = 8 * 1024
 """Bytes of the headers of a part."""
-LONGEST_BOUNDARY = 70
-"""RFC 2046 allows no longer one."""
+LONGEST_BOUNDARY = 200
+"""RFC 2046 allows 70, which not all programs keep to."""
 
 
 def parts_of(body: bytes, environ: Mapping[str, Any]) -> dict[str, bytes]:

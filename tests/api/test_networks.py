@@ -19,6 +19,7 @@ from flask.testing import FlaskClient
 from safetensors.numpy import load, save
 from werkzeug.test import TestResponse
 
+from schemas.documents import is_state_dict
 from service.api.examples import XOR_DATA, XOR_NETWORK, XOR_PARAMETERS
 from service.api.operation import OPERATIONS
 from service.api.stored import INSTEAD
@@ -224,6 +225,8 @@ def test_an_id_in_place_of_a_network_gives_the_same_bytes(
         asked.append(rest | {"network": sent["network"], "parameters": {"id": name}})
         if not any(key in rest for key in INSTEAD):
             asked.append(rest | {"network": {"id": name}})
+    if is_state_dict(sent.get("parameters", {})):  # whose layout the answer has only where it was asked for
+        path = f"{path}?layout=pytorch"
     for body in asked * 2:  # with a recipe that is new, and with one that is known
         assert client.post(path, json=body).get_data() == expected.get_data()
 
@@ -475,7 +478,7 @@ PART = b'--xyz\r\nContent-Disposition: form-data; name="network"\r\n\r\n%b\r\n'
     [
         ("multipart/form-data", b"--xyz--"),
         ("multipart/form-data; boundary=", b"--xyz--"),
-        (f"multipart/form-data; boundary={'x' * 71}", b"--xyz--"),
+        (f"multipart/form-data; boundary={'x' * 201}", b"--xyz--"),
         (BOUNDARY, b"nothing"),
         (BOUNDARY, b"--xyz"),
         (BOUNDARY, PART % b"{}"),

@@ -23,7 +23,16 @@ from service.engine.graph.operations import (
 from service.engine.graph.selecting import order as ordered_places
 from service.engine.graph.selecting import table, where
 from service.engine.onnx.assembly import Call
-from service.engine.onnx.composing import axis_of, full, lookup, move, padded, spread, take, unsqueeze
+from service.engine.onnx.composing import (
+    axis_of,
+    full,
+    lookup,
+    move,
+    padded,
+    spread,
+    take,
+    unsqueeze,
+)
 from service.engine.onnx.registry import FLOAT, operator
 from service.engine.onnx.values import Value, known
 
