@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import math
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,8 +24,10 @@ from schemas.documents import is_state_dict
 from service.api.examples import XOR_DATA, XOR_NETWORK, XOR_PARAMETERS
 from service.api.operation import OPERATIONS
 from service.api.stored import INSTEAD
+from service.config import Settings
 from service.multipart import MOST_PARTS
 from service.store.loaded import LEASE_SECONDS
+from service.store.store import FILE, Store
 from tests.conftest import ServerFactory
 from tests.support import assert_problem, faults, head, network, strict_json, xor
 
@@ -34,9 +37,20 @@ UNKNOWN = "0123456789abcdef0123456789abcdef01234567"
 NO_ONNX = "onnx is not installed"
 
 
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with its tables and nothing in them: making them takes longer than most tests here."""
+    folder = tmp_path_factory.mktemp("tables")
+    made = Store(Settings(data=str(folder)))
+    assert made.networks.usage("").networks == 0
+    made.close()
+    return folder / FILE
+
+
 @pytest.fixture
-def client(make_client: MakeClient, tmp_path: Path) -> Iterator[FlaskClient]:
+def client(make_client: MakeClient, tmp_path: Path, tables: Path) -> Iterator[FlaskClient]:
     """A client of an application with an empty store of its own."""
+    shutil.copy(tables, tmp_path / FILE)
     made = make_client(data=str(tmp_path))
     yield made
     made.application.extensions["nabla.store"].close()
