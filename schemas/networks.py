@@ -222,7 +222,9 @@ class ListedNetworkSchema(StrictSchema):
     format = fields.String(required=True)
     bytes = fields.Integer(required=True)
     parameters = fields.Integer(required=True, allow_none=True, metadata=about("numbers in all parameters"))
-    operations = fields.Dict(keys=fields.String(), values=fields.Integer(), required=True)
+    operations = fields.Dict(
+        keys=fields.String(), values=fields.Integer(), required=True, metadata=about("the 32 most frequent ones")
+    )
     created = fields.DateTime(required=True)
     used = fields.DateTime(required=True)
 

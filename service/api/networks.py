@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -32,7 +33,7 @@ from service.api.answer_files import as_file
 from service.api.layouts import layout_named
 from service.api.networks_examples import NETWORKS
 from service.api.operation import OF_FILES, Context, describe, post, runtime
-from service.api.stored import hold, loaded_network, read
+from service.api.stored import DEFINITION_FACTOR, hold, loaded_network, read
 from service.costs import NODE_SECONDS
 from service.engine.errors import InvalidRequest, LimitExceeded
 from service.engine.insight.summary import Summary, summary_of, task_of
@@ -56,6 +57,8 @@ PAGE, LONGEST_PAGE = 50, 200
 ZIP = b"PK\x03\x04"
 TEXT_FACTOR = 5
 """What parameters take as arrays and as text of numbers, in multiples of their bytes."""
+MOST_OPERATIONS = 32
+"""Operations of a network that a listing counts: the most frequent ones."""
 PACKING_SECONDS = 1e-8
 """What a byte of parameters costs to pack, to hash and to hand over."""
 
@@ -172,7 +175,7 @@ def store_network(request: LoadedNewNetwork, context: Context) -> dict[str, Any]
     owner: str = context.environ["nabla.key"]
     context.timer.mark("compile")
     ticket.go_to_storage()
-    created = _add(store, owner, content, orjson.dumps(told).decode())
+    created = _add(store, owner, content, told)
     # The next request that names it, probably in a moment, finds it here.
     kept = loaded_network(new.definition, _read_only(tree), content)
     store.loaded.keep(name, kept, kept.nbytes)
@@ -183,12 +186,16 @@ def store_network(request: LoadedNewNetwork, context: Context) -> dict[str, Any]
     return {"id": name, "format": content.format, "bytes": content.size, **told}
 
 
-def _add(store: Store, owner: str, content: Content, summary: str) -> bool:
-    from service.store.networks import Quotas
+def _add(store: Store, owner: str, content: Content, told: dict[str, Any]) -> bool:
+    from service.store.networks import Quotas, Told
+
+    operations = dict(Counter(told["operations"]).most_common(MOST_OPERATIONS))
+    brief = {"parameters": told["parameters"]["count"], "operations": operations}
 
     settings = store.settings
     quotas = Quotas(settings.max_stored_networks, settings.max_stored_bytes_per_key, settings.max_stored_bytes)
-    return store.networks.add(owner, content, summary, quotas, store.clock())
+    text = Told(orjson.dumps(brief).decode(), orjson.dumps(told).decode())
+    return store.networks.add(owner, content, text, quotas, store.clock())
 
 
 def _read_only(tree: Tree | None) -> Tree | None:
@@ -321,7 +328,8 @@ def show_network(id: str) -> Response:  # noqa: A002 (the name in the path)
     with asking() as asked:
         entry = _find(asked, id)
         definition = asked.networks.definition(asked.owner, id) if entry.format == JSON else None
-    told = {"id": entry.id, "format": entry.format, "bytes": entry.size, **orjson.loads(entry.summary)}
+        hold(asked.memory, DEFINITION_FACTOR * (len(entry.text) + len(definition or b"")))
+    told = {"id": entry.id, "format": entry.format, "bytes": entry.size, **orjson.loads(entry.text)}
     network = None if definition is None else orjson.loads(definition)
     return _json(told | {"created": _time(entry.created), "used": _time(entry.used), "network": network})
 
@@ -401,13 +409,11 @@ def _unknown(name: str) -> Problem:
 
 
 def _line(entry: Entry) -> dict[str, Any]:
-    told = orjson.loads(entry.summary)
     return {
         "id": entry.id,
         "format": entry.format,
         "bytes": entry.size,
-        "parameters": told["parameters"]["count"],
-        "operations": told["operations"],
+        **orjson.loads(entry.text),
         "created": _time(entry.created),
         "used": _time(entry.used),
     }

@@ -46,13 +46,22 @@ class Quotas(NamedTuple):
     """Bytes of all owners together; what several own counts once."""
 
 
+class Told(NamedTuple):
+    """What callers are told of a network, as JSON."""
+
+    brief: str
+    """A line of a listing."""
+    summary: str
+
+
 class Entry(NamedTuple):
     """A network as its owner sees it."""
 
     id: str
     format: str
     size: int
-    summary: str
+    text: str
+    """Its `brief` in a listing, else its `summary`."""
     created: float
     """When this owner sent it first."""
     used: float
@@ -74,18 +83,24 @@ _NOW: BindParameter[float] = bindparam("now")
 _MINE = (owners.c.owner == _OWNER) & (owners.c.network == _NETWORK)
 _OWNED = select(owners.c.network).where(owners.c.network == networks.c.id).exists()
 _PARAMETERS = blobs.alias()
-_ENTRIES = select(
-    networks.c.id, networks.c.format, networks.c.size, networks.c.summary, owners.c.created, owners.c.used
-).join_from(owners, networks, owners.c.network == networks.c.id)
+
+
+def _entries(text: ColumnElement[str]) -> Select[str, str, int, str, float, float]:
+    return select(networks.c.id, networks.c.format, networks.c.size, text, owners.c.created, owners.c.used).join_from(
+        owners, networks, owners.c.network == networks.c.id
+    )
+
+
 _NEWEST = (
-    _ENTRIES.where(owners.c.owner == _OWNER)
+    _entries(networks.c.brief)
+    .where(owners.c.owner == _OWNER)
     .order_by(owners.c.created.desc(), owners.c.network.desc())
     .limit(bindparam("count"))
 )
 _OLD = owners.c.used < bindparam("before")
 
 
-FIND = _ENTRIES.where(_MINE)
+FIND = _entries(networks.c.summary).where(_MINE)
 FIRST_PAGE = _NEWEST
 NEXT_PAGE = _NEWEST.where(
     tuple_(owners.c.created, owners.c.network) < tuple_(bindparam("after_created"), bindparam("after_network"))
@@ -108,7 +123,11 @@ DEFINITION = (
 )
 USE = update(owners).where(_MINE).values(used=_NOW)
 NOTE_USE = update(owners).where(_MINE, owners.c.used < _NOW).values(used=_NOW)
-TELL_ANEW = update(networks).where(networks.c.id == _NETWORK).values(summary=bindparam("new_summary"))
+TELL_ANEW = (
+    update(networks)
+    .where(networks.c.id == _NETWORK)
+    .values(brief=bindparam("new_brief"), summary=bindparam("new_summary"))
+)
 ADD_NETWORK, ADD_OWNER = networks.insert(), owners.insert()
 ADD_BLOB = {
     "sqlite": sqlite.insert(blobs).on_conflict_do_nothing(),
@@ -135,7 +154,7 @@ class Networks:
         self.database = database
         self._add_blob = ADD_BLOB[database.url.get_backend_name()]
 
-    def add(self, owner: str, content: Content, summary: str, quotas: Quotas, now: float) -> bool:
+    def add(self, owner: str, content: Content, told: Told, quotas: Quotas, now: float) -> bool:
         """Store a network, or note that its owner sent it again. Returns whether this owner had it not.
 
         Raises `QuotaExceeded`, and `StoreFull` where all owners together store as much as they may.
@@ -147,19 +166,19 @@ class Networks:
             known = connection.execute(IS_KNOWN, mine).scalar() is not None
             if known:
                 # This version of the program may compute what an earlier one refused.
-                connection.execute(TELL_ANEW, mine | {"new_summary": summary})
+                connection.execute(TELL_ANEW, mine | {"new_brief": told.brief, "new_summary": told.summary})
                 if connection.execute(USE, mine | {"now": now}).rowcount:
                     return False
             count, size = connection.execute(USAGE, mine).one()
             _check("stored_networks", count + 1, quotas.networks)
             _check("stored_bytes_per_key", int(size) + content.size, quotas.owner_bytes)
             if not known:
-                self._add_content(connection, content, summary, quotas.total_bytes, now)
+                self._add_content(connection, content, told, quotas.total_bytes, now)
             row = {"owner": owner, "network": name, "size": content.size, "created": now, "used": now}
             connection.execute(ADD_OWNER, row)
             return True
 
-    def _add_content(self, connection: Connection, content: Content, summary: str, most: int, now: float) -> None:
+    def _add_content(self, connection: Connection, Select, content: Content, told: Told, most: int, now: float) -> None:
         if int(connection.execute(STORED).scalar_one()) + content.size > most:
             raise StoreFull("All that this server stores has reached its limit; nothing was stored.")
         definition, parameters = (self._keep(connection, part) for part in (content.definition, content.parameters))
@@ -170,7 +189,7 @@ class Networks:
             "parameters": parameters,
             "size": content.size,
             "created": now,
-            "summary": summary,
+            **told._asdict(),
         }
         connection.execute(ADD_NETWORK, row)
 

@@ -54,6 +54,8 @@ class NetworkColumns(TypedColumns):
     size = Column(BigInteger, nullable=False)
     """Bytes of both blobs."""
     created = Column(Double, nullable=False)
+    brief = Column(Text, nullable=False)
+    """JSON of a line of a listing, at most a few kilobytes."""
     summary = Column(Text, nullable=False)
     """JSON that tells callers of the network without reading it."""
 

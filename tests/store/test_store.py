@@ -26,11 +26,12 @@ from service.store.content import ID_DIGITS, Content, packed, unpacked
 from service.store.database import Database
 from service.store.errors import NoStore, QuotaExceeded, StoreFull, StoreUnavailable
 from service.store.loaded import LEASE_SECONDS, USED_SECONDS, LoadedNetworks
-from service.store.networks import AT_ONCE, Entry, Networks, Quotas, Usage
+from service.store.networks import AT_ONCE, Entry, Networks, Quotas, Told, Usage
 from service.store.store import DAY, Store, data_folder
 from service.store.tables import blobs, metadata, networks
 from service.store.upgrade import upgrade, version_of
 
+NOTHING = Told("{}", "{}")
 MANY = Quotas(networks=10**6, owner_bytes=10**9, total_bytes=10**9)
 
 
@@ -116,8 +117,8 @@ def start_and_add(address: URL, number: int, barrier: Any, found: Any) -> None:
         barrier.wait(30)
         upgrade(database)
         repository = Networks(database)
-        added = [repository.add("", content(0, 50_000), "{}", MANY, 1.0)]
-        added += [repository.add("", content(100 * number + each), "{}", MANY, 1.0) for each in range(1, 6)]
+        added = [repository.add("", content(0, 50_000), NOTHING, MANY, 1.0)]
+        added += [repository.add("", content(100 * number + each), NOTHING, MANY, 1.0) for each in range(1, 6)]
         found.put(added)
     except BaseException as error:
         found.put(repr(error))
@@ -149,7 +150,7 @@ def test_processes_that_start_at_once_migrate_once_and_lose_nothing(address: URL
 
 def test_a_network_is_found_by_its_owner_alone(stored: Networks) -> None:
     one = content(parameters=b"numbers")
-    assert stored.add("alice", one, '{"a":1}', MANY, 5.0) is True
+    assert stored.add("alice", one, Told("{}", '{"a":1}'), MANY, 5.0) is True
     assert stored.find("alice", one.id) == Entry(one.id, "json", one.size, '{"a":1}', 5.0, 5.0)
     assert stored.content("alice", one.id) == one
     assert stored.definition("alice", one.id) == one.definition
@@ -163,9 +164,10 @@ def test_a_network_is_found_by_its_owner_alone(stored: Networks) -> None:
 
 def test_what_is_sent_again_is_the_same_network_and_is_told_anew(stored: Networks) -> None:
     one = content()
-    assert stored.add("", one, "old", MANY, 1.0) is True
-    assert stored.add("", one, "new", MANY, 2.0) is False
+    assert stored.add("", one, Told("old line", "old"), MANY, 1.0) is True
+    assert stored.add("", one, Told("new line", "new"), MANY, 2.0) is False
     assert stored.find("", one.id) == Entry(one.id, "json", one.size, "new", 1.0, 2.0)
+    assert [each.text for each in stored.listed("", 5)] == ["new line"]
     assert rows(stored.database) == (1, 1)
 
 
@@ -173,7 +175,7 @@ def test_bytes_are_stored_once_and_go_with_the_last_who_has_them(stored: Network
     plain, first, second = content(), content(parameters=b"p" * 10), content(1, parameters=b"p" * 10)
     for owner in ("alice", "bob"):
         for each in (plain, first, second):
-            assert stored.add(owner, each, "{}", MANY, 1.0) is True
+            assert stored.add(owner, each, NOTHING, MANY, 1.0) is True
     assert rows(stored.database) == (3, 3)  # two definitions, and the parameters of both
     assert stored.usage("alice") == stored.usage("bob") == Usage(3, plain.size + first.size + second.size)
     assert stored.remove("alice", first.id) is True
@@ -193,9 +195,9 @@ def test_pages_of_a_listing_hold_every_network_once_the_newest_first(stored: Net
     names = []
     for number in range(7):
         one = content(number)
-        stored.add("alice", one, "{}", MANY, float(number // 2))  # some at the same moment
+        stored.add("alice", one, NOTHING, MANY, float(number // 2))  # some at the same moment
         names.append((float(number // 2), one.id))
-    stored.add("bob", content(99), "{}", MANY, 9.0)
+    stored.add("bob", content(99), NOTHING, MANY, 9.0)
     found: list[tuple[float, str]] = []
     while page := stored.listed("alice", 2, found[-1] if found else None):
         found += [(each.created, each.id) for each in page]
@@ -204,27 +206,27 @@ def test_pages_of_a_listing_hold_every_network_once_the_newest_first(stored: Net
 
 def test_quotas_are_told_by_name_and_nothing_is_stored_beyond_them(stored: Networks) -> None:
     two = Quotas(networks=2, owner_bytes=10**6, total_bytes=10**6)
-    assert stored.add("alice", content(0), "{}", two, 1.0)
-    assert stored.add("alice", content(1), "{}", two, 1.0)
+    assert stored.add("alice", content(0), NOTHING, two, 1.0)
+    assert stored.add("alice", content(1), NOTHING, two, 1.0)
     with pytest.raises(QuotaExceeded) as refusal:
-        stored.add("alice", content(2), "{}", two, 1.0)
+        stored.add("alice", content(2), NOTHING, two, 1.0)
     assert (refusal.value.name, refusal.value.asked, refusal.value.allowed) == ("stored_networks", 3, 2)
-    assert stored.add("alice", content(1), "{}", two, 2.0) is False  # what is there may come again
-    assert stored.add("bob", content(2), "{}", two, 1.0)  # and others have room of their own
+    assert stored.add("alice", content(1), NOTHING, two, 2.0) is False  # what is there may come again
+    assert stored.add("bob", content(2), NOTHING, two, 1.0)  # and others have room of their own
     with pytest.raises(QuotaExceeded, match="stored_bytes_per_key"):
-        stored.add("carol", content(3, 500), "{}", two._replace(owner_bytes=400), 1.0)
+        stored.add("carol", content(3, 500), NOTHING, two._replace(owner_bytes=400), 1.0)
     with pytest.raises(StoreFull):
-        stored.add("carol", content(3, 500), "{}", two._replace(total_bytes=500), 1.0)
-    assert stored.add("carol", content(0), "{}", two._replace(total_bytes=1), 1.0)  # which takes no room
+        stored.add("carol", content(3, 500), NOTHING, two._replace(total_bytes=500), 1.0)
+    assert stored.add("carol", content(0), NOTHING, two._replace(total_bytes=1), 1.0)  # which takes no room
     assert rows(stored.database) == (3, 3)
     assert stored.remove("alice", content(1).id)
-    assert stored.add("alice", content(5), "{}", two, 1.0)
+    assert stored.add("alice", content(5), NOTHING, two, 1.0)
 
 
 def test_what_nobody_used_for_long_is_forgotten_by_owner(stored: Networks) -> None:
     for number in range(AT_ONCE + 5):
-        stored.add("alice", content(number), "{}", MANY, 100.0)
-    stored.add("bob", content(0), "{}", MANY, 100.0)
+        stored.add("alice", content(number), NOTHING, MANY, 100.0)
+    stored.add("bob", content(0), NOTHING, MANY, 100.0)
     stored.note_uses({("alice", content(1).id): 300.0, ("bob", content(0).id): 300.0, ("bob", "unknown"): 300.0})
     stored.note_uses({("alice", content(1).id): 200.0})  # an older one changes nothing
     assert stored.forget(50.0) == 0
@@ -243,7 +245,7 @@ def test_threads_that_add_and_remove_leave_nothing_half_done(stored: Networks) -
         try:
             for turn in range(8):
                 one = content(turn % 3, parameters=b"shared")
-                stored.add(owner, one, "{}", MANY, 1.0)
+                stored.add(owner, one, NOTHING, MANY, 1.0)
                 assert stored.content(owner, one.id) == one
                 assert stored.remove(owner, one.id)
         except BaseException as error:
@@ -279,7 +281,7 @@ def opened(folder: Path, **settings: Any) -> Store:
 def test_a_full_disk_is_told_and_nothing_is_lost(tmp_path: Path) -> None:
     store = opened(tmp_path)
     repository = store.networks
-    repository.add("", content(0), "{}", MANY, 1.0)
+    repository.add("", content(0), NOTHING, MANY, 1.0)
 
     @event.listens_for(repository.database.engine, "checkout")
     def small(connection: Any, *_: object) -> None:
@@ -287,7 +289,7 @@ def test_a_full_disk_is_told_and_nothing_is_lost(tmp_path: Path) -> None:
         connection.execute(f"PRAGMA max_page_count = {pages}")
 
     with pytest.raises(StoreFull, match="full; nothing was stored"):
-        repository.add("", content(1, 10**6), "{}", MANY, 1.0)
+        repository.add("", content(1, 10**6), NOTHING, MANY, 1.0)
     assert repository.content("", content(0).id) == content(0)
     assert repository.usage("").networks == 1
     store.close()
@@ -297,7 +299,7 @@ def test_a_full_disk_is_told_and_nothing_is_lost(tmp_path: Path) -> None:
 def test_a_damaged_file_is_told_and_left_as_it_is(tmp_path: Path, damage: bytes | None) -> None:
     store = opened(tmp_path)
     for number in range(30):
-        store.networks.add("", content(number, 5000), "{}", MANY, 1.0)
+        store.networks.add("", content(number, 5000), NOTHING, MANY, 1.0)
     store.close()
     file = tmp_path / "nabla.db"
     whole = file.read_bytes()
@@ -319,11 +321,11 @@ def test_a_damaged_file_is_told_and_left_as_it_is(tmp_path: Path, damage: bytes 
 
 def test_a_file_that_is_removed_is_made_anew(tmp_path: Path) -> None:
     store = opened(tmp_path)
-    store.networks.add("", content(0), "{}", MANY, 1.0)
+    store.networks.add("", content(0), NOTHING, MANY, 1.0)
     for file in tmp_path.iterdir():
         file.unlink()
     assert store.networks.find("", content(0).id) is None
-    assert store.networks.add("", content(0), "{}", MANY, 1.0) is True
+    assert store.networks.add("", content(0), NOTHING, MANY, 1.0) is True
     assert (tmp_path / "nabla.db").stat().st_size
     store.close()
 
@@ -338,8 +340,8 @@ def test_a_writer_waits_for_another_and_is_told_when_that_takes_too_long(
         connection.execute(blobs.insert().values(id="x", size=1, content=b"x"))
         assert repository.usage("").networks == 0  # readers do not wait
         with pytest.raises(StoreUnavailable, match="busy"):
-            repository.add("", content(0), "{}", MANY, 1.0)
-    assert repository.add("", content(0), "{}", MANY, 1.0)
+            repository.add("", content(0), NOTHING, MANY, 1.0)
+    assert repository.add("", content(0), NOTHING, MANY, 1.0)
     store.close()
     other.close()
 
@@ -349,7 +351,7 @@ def test_a_copy_of_the_files_at_any_moment_is_a_whole_database(tmp_path: Path) -
     source = tmp_path / "source"
     store = opened(source)
     for number in range(5):
-        store.networks.add("", content(number, 2000), "{}", MANY, float(number))
+        store.networks.add("", content(number, 2000), NOTHING, MANY, float(number))
         copy = tmp_path / str(number)
         copy.mkdir()
         for name in ("nabla.db", "nabla.db-wal"):
@@ -452,7 +454,7 @@ def test_a_server_that_hangs_is_cut_off_and_one_that_is_back_is_used(
 
 def test_a_forked_process_opens_connections_of_its_own(tmp_path: Path) -> None:
     store = opened(tmp_path)
-    store.networks.add("", content(0), "{}", MANY, 1.0)
+    store.networks.add("", content(0), NOTHING, MANY, 1.0)
     before = store.networks
     reader, writer = os.pipe()
     child = os.fork()
@@ -521,7 +523,7 @@ def test_a_store_notes_uses_and_removes_what_is_old(tmp_path: Path) -> None:
     now = [1000 * DAY]
     store = Store(Settings(data=str(tmp_path), stored_days=30), at(now))
     for number in range(2):
-        store.networks.add("", content(number), "{}", MANY, now[-1])
+        store.networks.add("", content(number), NOTHING, MANY, now[-1])
     now.append(1020 * DAY)
     store.loaded.keep(content(0).id, "network", 10)
     store.loaded.believe("", content(0).id)

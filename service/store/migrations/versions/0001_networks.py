@@ -24,6 +24,7 @@ def upgrade() -> None:
         sa.Column("parameters", sa.String(64)),
         sa.Column("size", sa.BigInteger(), nullable=False),
         sa.Column("created", sa.Double(), nullable=False),
+        sa.Column("brief", sa.Text(), nullable=False),
         sa.Column("summary", sa.Text(), nullable=False),
         sa.ForeignKeyConstraint(["definition"], ["blobs.id"], name="fk_networks_definition"),
         sa.ForeignKeyConstraint(["parameters"], ["blobs.id"], name="fk_networks_parameters"),
