@@ -12,7 +12,9 @@ from typing import NamedTuple
 
 from sqlalchemy import (
     BindParameter,
+    ColumnElement,
     Connection,
+    Select,
     bindparam,
     delete,
     func,
@@ -178,7 +180,7 @@ class Networks:
             connection.execute(ADD_OWNER, row)
             return True
 
-    def _add_content(self, connection: Connection, Select, content: Content, told: Told, most: int, now: float) -> None:
+    def _add_content(self, connection: Connection, content: Content, told: Told, most: int, now: float) -> None:
         if int(connection.execute(STORED).scalar_one()) + content.size > most:
             raise StoreFull("All that this server stores has reached its limit; nothing was stored.")
         definition, parameters = (self._keep(connection, part) for part in (content.definition, content.parameters))
