@@ -47,6 +47,12 @@ def by_id(value: Any) -> dict[str, str]:
     raise TypeError
 
 
+def may_name_stored(request: Mapping[str, Any]) -> bool:
+    """Whether a network or parameters may be named by an id; most requests have none, and that is told quickly."""
+    network, parameters = request.get("network"), request.get("parameters")
+    return (type(network) is dict and "id" in network) or (type(parameters) is dict and "id" in parameters)
+
+
 def id_of(value: Any) -> str | None:
     """The id that a network or parameters are named by; None where they are sent.
 

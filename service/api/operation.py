@@ -17,7 +17,7 @@ from flask import Blueprint, Response, current_app, request
 from marshmallow import Schema, ValidationError
 
 from schemas.requests import R, RequestSchema
-from schemas.stored import NetworkOrIdField
+from schemas.stored import NetworkOrIdField, may_name_stored
 from service import wire
 from service.admission import SMALL_SECONDS, Admission, Ticket
 from service.api.answer_files import as_file
@@ -291,7 +291,7 @@ def post(
                     memory.need(loaded_bytes + (texts.nbytes if texts is not None else 0))
                 if is_large:
                     ticket.look()
-                if names_networks:
+                if names_networks and may_name_stored(value):
                     names = Names(running.store, environ["nabla.key"], ticket, memory)
                     value, nbytes = with_stored(value, names)
                     loaded_bytes += nbytes
