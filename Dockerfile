@@ -42,6 +42,8 @@ LABEL org.opencontainers.image.title="Nabla" \
     org.opencontainers.image.licenses="MIT"
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /app /app
+# For a volume: it begins with the owner of the folder that it covers. NABLA_DATA=/data uses it.
+RUN mkdir -m 700 /data && chown 10001:10001 /data
 WORKDIR /app
 # HOST: a container's own loopback address cannot be reached from outside.
 # PYTHONUNBUFFERED: log lines leave at once, also those written just before the end.

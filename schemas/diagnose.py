@@ -15,7 +15,7 @@ from schemas.components import Components, JSONSchema, list_of
 from schemas.declared import ChoiceField
 from schemas.evaluation import WITH_A_LOSS, LossField, Tensors, Tree
 from schemas.fields import FlagField, IntegerField, Message, ObjectField, StrictField, WordField, hint, read_each
-from schemas.network import NetworkField
+from schemas.stored import NetworkOrIdField
 from schemas.tensor import ParametersField, TensorsField, narrow
 from schemas.training import LoadedValidation, SeedsField, TrainingRequest, misfits
 from schemas.training_answers import TrainingStepSchema
@@ -266,7 +266,7 @@ class DiagnoseRequest(TrainingRequest[LoadedDiagnose]):
     class Meta(TrainingRequest.Meta):
         exclude = ("include", "exclude")
 
-    network = NetworkField(metadata=about("the architecture"))
+    network = NetworkOrIdField(metadata=about("the architecture"))
     inputs = TensorsField(metadata=about("a row for each sample; by name if the network names its inputs"))
     targets = TensorsField(metadata=about("shaped like the outputs, or class indices; by name if there are several"))
     loss = LossField(losses, metadata=about("the loss of outputs and targets; one for all outputs, or by output name"))

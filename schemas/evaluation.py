@@ -24,9 +24,9 @@ from schemas.fields import (
     plain,
     read_each,
 )
-from schemas.network import NetworkField
-from schemas.parameter_files import ParametersOrFileField, PyTorchTree, file_bytes, resolved
+from schemas.parameter_files import PyTorchTree, file_bytes, resolved
 from schemas.requests import R, RequestSchema
+from schemas.stored import NetworkOrIdField, ParametersOrIdField
 from schemas.tensor import (
     ParametersAnswerField,
     TensorAnswerField,
@@ -103,8 +103,8 @@ class NetworkRequest(RequestSchema[R]):
     tensors: tuple[str, ...] = ("inputs", "parameters")
     fresh = frozenset((*tensors, "seed"))
 
-    network = NetworkField(required=True, metadata=about("the architecture"))
-    parameters = ParametersOrFileField(
+    network = NetworkOrIdField(required=True, metadata=about("the architecture"))
+    parameters = ParametersOrIdField(
         metadata=about("by layer and parameter name, or a file of arrays; by default initialised by the seed")
     )
     seed = SeedField(load_default=0, metadata=about("the only source of randomness: equal requests give equal bytes"))

@@ -143,12 +143,12 @@ def _from_file(value: Mapping[str, Any]) -> Any:
     try:
         # Names with a stroke are gradients and other parts of an answer of this service.
         arrays = {name: array for name, array in FORMATS[kind](content).items() if "/" not in name}
-        return StateDict(arrays, names) if layout == "pytorch" else _tree_of(arrays)
+        return StateDict(arrays, names) if layout == "pytorch" else tree_of(arrays)
     except ValidationError as error:
         raise ValidationError({kind: error.messages}) from None
 
 
-def _tree_of(arrays: Mapping[str, Array]) -> dict[str, dict[str, Array]]:
+def tree_of(arrays: Mapping[str, Array]) -> dict[str, dict[str, Array]]:
     """Arrays called `layer.parameter` by layer and parameter."""
     tree: dict[str, dict[str, Array]] = {}
     for name, array in arrays.items():

@@ -12,6 +12,7 @@ from marshmallow.exceptions import ValidationError as MarshmallowError
 
 from schemas.documents import recognised
 from schemas.fields import LONGEST_PLAIN, KnownWrong, Message, StrictField, StrictSchema
+from schemas.stored import by_id
 from service.engine.cache import LeastRecentlyUsed
 
 MOST_DEPTH = 64
@@ -54,7 +55,7 @@ class RequestSchema(StrictSchema, Generic[R]):
                 self.load(request)  # raises: no valid recipe has as many numbers
         try:
             # Equal recipes have equal bytes, whatever their order of keys and white space.
-            name = orjson.dumps(recipe, option=orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY)
+            name = orjson.dumps(recipe, option=orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY, default=by_id)
         except (TypeError, ValueError):
             raise ValidationError(Message(TOO_DEEP)) from None
         known = recipes.find((type(self), name))

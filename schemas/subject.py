@@ -12,8 +12,8 @@ from schemas.common import about, language_field
 from schemas.evaluation import LossField, LossRequest, Tensors, Tree
 from schemas.fields import Message, WordField
 from schemas.function_fields import ExpressionField, VariablesField
-from schemas.network import NetworkField
 from schemas.requests import R
+from schemas.stored import NetworkOrIdField
 from schemas.tensor import TensorField, TensorsField
 from service.engine.arrays import Array
 from service.engine.declarations import Selection
@@ -63,7 +63,7 @@ class SubjectRequest(LossRequest[R]):
     class Meta(LossRequest.Meta):
         exclude: tuple[str, ...] = ("exclude",)
 
-    network = NetworkField(metadata=about("the architecture; or send an expression"))
+    network = NetworkOrIdField(metadata=about("the architecture; or send an expression"))
     inputs = TensorsField(metadata=about("a row for each sample; by name if the network names its inputs"))
     targets = TensorsField(metadata=about("shaped like the outputs, or class indices; by name if there are several"))
     loss = LossField(losses, metadata=about("the loss of outputs and targets; one for all outputs, or by output name"))

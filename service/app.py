@@ -20,6 +20,7 @@ from service.api import (
     functions,
     graph,
     landscape,
+    networks,
     system,
     training,
     verify,
@@ -41,7 +42,9 @@ from service.lean_flask import Lean
 from service.observing.access import access_of, log_requests, peer_of, record
 from service.observing.request_ids import request_id
 from service.observing.timer import Timer
-from service.problems import MEDIA_TYPE, Problem, from_engine, from_status, from_unexpected
+from service.problems import MEDIA_TYPE, Problem, from_engine, from_status, from_store, from_unexpected
+from service.store.errors import StoreError
+from service.store.store import Store
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -53,12 +56,13 @@ def create_app(settings: Settings | None = None) -> Flask:
     admission = app.extensions["nabla.admission"] = Admission(
         seconds=settings.max_seconds, slots=settings.slots, queue=settings.queue, streams=settings.streams
     )
+    store = app.extensions["nabla.store"] = Store(settings)
     pool = WorkspacePool(settings.pooled_bytes)
     compiler = Compiler(settings.limits, settings.cached_bytes, pool, Collector().made)
     app.extensions["nabla.memory"] = Account(
-        settings.max_memory_bytes, (pool, compiler, recipes, files), aside=settings.aside_bytes
+        settings.max_memory_bytes, (pool, compiler, recipes, files, store.loaded), aside=settings.aside_bytes
     )
-    app.extensions["nabla"] = Runtime(settings, compiler, app.extensions["nabla.memory"], admission)
+    app.extensions["nabla"] = Runtime(settings, compiler, app.extensions["nabla.memory"], admission, store)
     proxies = app.extensions["nabla.proxies"] = Proxies(settings.trusted_proxies)
     if proxies:
         app.wsgi_app = Forwarded(app.wsgi_app, proxies)  # type: ignore[method-assign]
@@ -74,6 +78,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(landscape.blueprint)
     app.register_blueprint(training.blueprint)
     app.register_blueprint(functions.blueprint)
+    app.register_blueprint(networks.blueprint)
     app.register_blueprint(catalogue.blueprint)
     app.register_blueprint(system.blueprint)
     app.register_blueprint(system.problems)
@@ -122,6 +127,10 @@ def _report_problems(app: Flask, settings: Settings, admission: Admission) -> No
     @app.errorhandler(EngineError)
     def on_engine_error(error: EngineError) -> Response:
         return respond(from_engine(error, settings.max_seconds, admission.backlog()))
+
+    @app.errorhandler(StoreError)
+    def on_store_error(error: StoreError) -> Response:
+        return respond(from_store(error))
 
     @app.errorhandler(HTTPException)
     def on_http_exception(error: HTTPException) -> Response:

@@ -32,6 +32,10 @@ KUBERNETES = re.compile(
 """Variables that Kubernetes sets in every container for a service called nabla, or nabla-something."""
 DIGEST = re.compile(r"((?P<name>[A-Za-z0-9._-]{1,64})=)?sha256:(?P<digest>.*)")
 """A key that is given by its digest; it may have a name. A plain key has none, for it may contain = itself."""
+DATABASE = re.compile(r"postgresql(\+psycopg)?://|sqlite:///.")
+"""How addresses of databases begin that the store knows."""
+LARGEST_STORED = 512 * MEBI
+"""Bytes of a stored network at most: databases hold no value of a gigabyte."""
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
@@ -101,6 +105,25 @@ class Settings:
     pooled_bytes: int = field(
         default=128 * MEBI, metadata={"about": "memory of finished computations that a worker keeps for the next"}
     )
+    loaded_bytes: int = field(default=64 * MEBI, metadata={"about": "memory of stored networks that a worker keeps"})
+    data: str = field(
+        default="",
+        metadata={"about": "folder of what is stored; none: nabla in $XDG_DATA_HOME, or ~/.local/share/nabla"},
+    )
+    database: str = field(
+        default="",
+        repr=False,  # it may hold a password
+        metadata={"about": "address of a database, such as postgresql+psycopg://host/name; none: a file in the folder"},
+    )
+    max_stored_networks: int = field(default=1000, metadata={"about": "networks that one key stores"})
+    max_stored_network_bytes: int = field(
+        default=32 * MEBI, metadata={"about": "one stored network with its parameters"}
+    )
+    max_stored_bytes_per_key: int = field(default=1024 * MEBI, metadata={"about": "networks that one key stores"})
+    max_stored_bytes: int = field(default=8192 * MEBI, metadata={"about": "everything that is stored, of all keys"})
+    stored_days: float = field(
+        default=90.0, metadata={"about": "days after which a stored network that nobody used is removed, 0: never"}
+    )
     api_keys: tuple[str, ...] = field(
         default=(),
         repr=False,
@@ -137,6 +160,11 @@ class Settings:
             raise ConfigurationError(f"NABLA_TRUSTED_PROXIES takes addresses and networks: {error}") from None
         for origin in self.cors_origins:
             _check_origin(origin)
+        if self.database and not DATABASE.match(self.database):
+            raise ConfigurationError(
+                "NABLA_DATABASE takes an address such as postgresql+psycopg://user:password@host/name or "
+                "sqlite:////folder/file.db"
+            )
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -167,6 +195,12 @@ class Settings:
                     f"{self.max_memory_bytes}, leaves one request, {most}; lower it, or raise the other"
                 )
 
+        if self.max_stored_network_bytes > LARGEST_STORED:
+            raise ConfigurationError(
+                f"NABLA_MAX_STORED_NETWORK_BYTES is {self.max_stored_network_bytes}; databases take at most "
+                f"{LARGEST_STORED} at once"
+            )
+
     @property
     def aside_bytes(self) -> int:
         """Bytes of `max_memory_bytes` that only light requests may use, 36 MiB by default."""
@@ -190,7 +224,7 @@ class Settings:
     def shown_limits(self) -> dict[str, float]:
         """The limits that `/v1` shows to callers."""
         limits = {item.name[4:]: getattr(self, item.name) for item in fields(self) if item.name.startswith("max_")}
-        return limits | {"streams": self.streams}
+        return limits | {"streams": self.streams, "stored_days": self.stored_days}
 
     @property
     def keys(self) -> tuple[tuple[str, bytes], ...]:
@@ -293,7 +327,9 @@ def _read_all(names: Mapping[str, Field[Any]], environment: Mapping[str, str]) -
 def _read(variable: str, text: str, default: Any, words: tuple[str, ...] = ()) -> Any:
     kind = type(default)
     if kind is str:
-        if words and text.lower() not in words:
+        if not words:
+            return text
+        if text.lower() not in words:
             raise ConfigurationError(f"{variable} takes one of {', '.join(words)}, got {text!r}")
         return text.lower()
     if kind is bool:

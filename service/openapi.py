@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import orjson
@@ -92,7 +93,7 @@ def _answers(operation: Endpoint, client: Any) -> dict[str, Any]:
     answers = {}
     for name, example in operation.examples.items():
         response = client.post(operation.path, json=example)
-        assert response.status_code == 200, response.text
+        assert response.status_code in (200, 201), response.text
         answers[name] = _shown(example.summary, response.json)
     return answers
 
@@ -123,6 +124,9 @@ def _problems(operation: Endpoint, client: Any) -> dict[str, Any]:
     elif "{name}" in operation.path:
         path = operation.path.format(name="unknown")
         asked = {"unknown_name": ("Nothing has this name.", path, {})}
+    elif "{id}" in operation.path:
+        path = operation.path.format(id=40 * "0")
+        asked = {"unknown_id": ("Nothing has this id.", path, {"method": operation.method})}
     else:
         # Without a body, only the server or the client's key can be at fault.
         problem = Problem("internal-error", "The service failed; the fault is not in the request.")
@@ -153,9 +157,12 @@ def _describe_operation(describer: _Describer, operation: Endpoint, client: Any)
         "description": " ".join(operation.description.split()),
         "tags": [operation.tag],
     }
-    answer: dict[str, Any] = {"description": "OK"}
+    answer: dict[str, Any] = {"description": "No Content" if operation.status == 204 else "OK"}
     schema = {"schema": type(operation.gives) if operation.gives else {"type": "string"}}
-    answer["content"] = {media_type: dict(schema) for media_type in operation.media_types}
+    file = {"schema": {"type": "string", "format": "binary"}}
+    answer["content"] = {
+        media_type: dict(file if media_type in wire.FILES.values() else schema) for media_type in operation.media_types
+    }
     if operation.streams:
         for part in operation.streams:
             describer.spec.components.schema(schema_name(part), schema=part)
@@ -176,21 +183,39 @@ def _describe_operation(describer: _Describer, operation: Endpoint, client: Any)
     if operation.takes is not None:
         content = {"schema": type(operation.takes), "examples": _described_requests(operation.examples)}
         described["requestBody"] = {"required": True, "content": {wire.JSON: content}}
+        described["requestBody"]["content"] |= {
+            media_type: _file(operation, media_type) for media_type in operation.bodies
+        }
         answer["content"][wire.JSON]["examples"] = _answers(operation, client)
     if not operation.path.startswith("/v1"):
         described["security"] = []  # open even where keys are set
-    described["responses"] = {"200": answer} | _problem_responses(operation, client)
+    if not answer["content"] and operation.status == 204:
+        del answer["content"]
+    answers = {str(operation.status): answer}
+    if operation.created is not None:
+        answers["201"] = answer | {"description": operation.created}
+    described["responses"] = answers | _problem_responses(operation, client)
     return described
+
+
+def _file(operation: Endpoint, media_type: str) -> dict[str, Any]:
+    """A body that is a file, or a form of several."""
+    if media_type != wire.MULTIPART:
+        return {"schema": {"type": "string", "format": "binary"}}
+    assert operation.takes is not None
+    parts = {name: {"type": "string", "format": "binary"} for name in operation.takes.load_fields}
+    return {"schema": {"type": "object", "properties": parts}}
 
 
 def describe() -> dict[str, Any]:
     """Return the OpenAPI document. The service itself computes the response to every example."""
     describer = _Describer()
-    client = create_app(Settings(log_requests=False)).test_client()
-    describer.spec.components.schema("Problem", schema=ProblemSchema)
-    for operation in in_order():
-        described = _describe_operation(describer, operation, client)
-        describer.spec.path(path=operation.path, operations={operation.method.lower(): described})
+    with TemporaryDirectory() as folder:
+        client = create_app(Settings(log_requests=False, data=folder)).test_client()
+        describer.spec.components.schema("Problem", schema=ProblemSchema)
+        for operation in in_order():
+            described = _describe_operation(describer, operation, client)
+            describer.spec.path(path=operation.path, operations={operation.method.lower(): described})
     # Through JSON, so that sets and tuples among the defaults become lists.
     document: dict[str, Any] = orjson.loads(orjson.dumps(describer.spec.to_dict(), default=list))
     return {"openapi": document.pop("openapi"), **document}

@@ -33,9 +33,12 @@ from service.engine.errors import (
     Path,
 )
 from service.engine.options import LARGEST_EXACT_INTEGER
+from service.store.errors import NoStore, QuotaExceeded, StoreError, StoreFull
 
 error_log = logging.getLogger("nabla.error")
 MEDIA_TYPE = "application/problem+json"
+UNAVAILABLE_SECONDS = 5.0
+"""When to ask again where the database cannot be reached."""
 FRAGMENT = "!$&'()*+,;=:@~"
 """Characters that a URI fragment may contain beside letters, digits and - . _ (RFC 3986), which `quote` knows."""
 
@@ -126,15 +129,32 @@ KINDS: dict[str, Kind] = {
         "The connection was closed before the answer was there, so the computation was stopped. Logs and metrics show "
         "this status; no client sees it.",
     ),
+    "nothing-stored": Kind(
+        501,
+        "This server stores nothing",
+        "The server has no folder or no database that it may write to, so networks cannot be stored. Send them with "
+        "each request instead; everything else works.",
+    ),
     "busy": Kind(
         503,
         "The server is busy",
         "Other requests hold the memory or the processor. Try again after Retry-After seconds.",
     ),
+    "store-unavailable": Kind(
+        503,
+        "The database cannot be reached",
+        "What is stored cannot be read or changed now; nothing of it is lost. Requests that send their networks work.",
+    ),
     "deadline-exceeded": Kind(
         503,
         "The computation took too long",
         "The request was stopped at the server's time limit. A smaller request, or a quieter hour, may pass.",
+    ),
+    "store-full": Kind(
+        507,
+        "There is no room left",
+        "The disk or the limit of all that this server stores is full. Nothing was stored, and nothing was lost. "
+        "Networks that are removed make room.",
     ),
 }
 _KIND_OF_STATUS = {kind.status: name for name, kind in reversed(KINDS.items()) if name != "malformed-body"}
@@ -262,6 +282,21 @@ def from_engine(error: EngineError, seconds: float, backlog: float) -> Problem:
     if isinstance(error, Abandoned):
         return Problem("abandoned", "The client closed the connection before the answer was computed.")
     raise TypeError(f"no problem is known for {error!r}")
+
+
+def from_store(error: StoreError) -> Problem:
+    """A problem of what the store did not do."""
+    if isinstance(error, QuotaExceeded):
+        name = error.name.replace("_", " ")
+        makes_room = "DELETE /v1/networks/{id} makes room."
+        text = f"This would make {error.asked:,} {name}; the limit is {error.allowed:,}. {makes_room}"
+        listed = {"pointer": "#", "detail": text, "limit": error.name, "asked": error.asked, "allowed": [error.allowed]}
+        return Problem("limit-exceeded", text, [listed])
+    if isinstance(error, NoStore):
+        return Problem("nothing-stored", str(error))
+    if isinstance(error, StoreFull):
+        return Problem("store-full", str(error))
+    return Problem("store-unavailable", str(error), headers=retry_after(UNAVAILABLE_SECONDS))
 
 
 def from_unexpected(error: Exception, environ: Mapping[str, Any], backlog: float) -> Problem:

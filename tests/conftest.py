@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -29,6 +30,10 @@ from tests.support import LOOPBACK, ROOT, Server, openapi_document
 
 hypothesis.settings.register_profile("nabla", deadline=None, derandomize=True, max_examples=40, database=None)
 hypothesis.settings.load_profile("nabla")
+
+# What tests store goes into a folder of its own, that of servers which they start too.
+_data = tempfile.TemporaryDirectory(prefix="nabla-tests-")
+os.environ["XDG_DATA_HOME"] = _data.name
 
 Post = Callable[..., TestResponse]
 MakeClient = Callable[..., FlaskClient]

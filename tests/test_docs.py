@@ -117,7 +117,7 @@ def test_every_setting_is_documented_with_its_default(field: dataclasses.Field[o
     elif isinstance(field.default, int | float):
         assert f"`{field.default:g}`" in default or f"`{int(field.default)}`" in default, default
     elif isinstance(field.default, str):
-        assert default == f"`{field.default}`"
+        assert default == (f"`{field.default}`" if field.default else "none")
     else:
         assert default == "none"
 

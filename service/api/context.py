@@ -19,6 +19,7 @@ from service.engine.limits import WATCHED_NODES, WATCHED_OPERATIONS
 from service.engine.texts import LANGUAGES
 from service.engine.watch import Watch
 from service.observing.timer import Timer
+from service.store.store import Store
 
 WORTH_LEARNING = 0.001
 """Estimated seconds below which nothing is weighed or learned: that would take a few percent of such a request."""
@@ -33,6 +34,7 @@ class Runtime:
     """Returns the compiled form of a task, out of the cache if an earlier request compiled an equal one."""
     memory: Account
     admission: Admission
+    store: Store
     costs: Costs = field(default_factory=Costs)
 
 
@@ -73,6 +75,10 @@ class Context:
     """Returns the compiled form of a task; the request waits for a slot before a long compilation."""
     in_steps: bool = False
     """Whether the request was computed in steps and ended in time: its response is sent even if it is a bit late."""
+    status: int = 200
+    """The status of the response; a view may change it."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Further headers of the response; a view may add some."""
     _weighed: _Weighed | None = None
 
     def __post_init__(self) -> None:

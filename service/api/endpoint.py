@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,10 +16,12 @@ from flask import Blueprint, Response, request
 from marshmallow import Schema, ValidationError
 
 from schemas.requests import R, RequestSchema
+from schemas.stored import NetworkOrIdField, may_name_stored
 from service import wire
 from service.api.answer_files import as_file
 from service.api.context import Context, Runtime, runtime
 from service.api.examples import Example
+from service.api.stored import Names, with_stored
 from service.capacity.admission import SMALL_SECONDS, Ticket
 from service.capacity.memory import SMALL, Reservation
 from service.engine.errors import InvalidRequest
@@ -27,6 +29,9 @@ from service.engine.texts import LANGUAGES
 from service.lean_flask import Document
 from service.observing.timer import Timer
 from service.problems import from_faults, from_validation
+
+Reads = Callable[[Mapping[str, Any], bytes, Callable[[int], None]], wire.Parsed | None]
+"""Makes a request of a body, given the WSGI environment, the body and a function that reserves memory."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,13 @@ class Endpoint:
     files: bool = False
     """Whether the tensors of the response may come as a file."""
 
+    bodies: tuple[str, ...] = ()
+    """Media types of bodies that are files, in place of JSON."""
+    status: int = 200
+    """The status of the response if all goes well."""
+    created: str | None = None
+    """The meaning of status 201, if the response may have it too."""
+
     @property
     def is_translated(self) -> bool:
         """Whether the response holds sentences, in a language that the caller may choose."""
@@ -65,6 +77,7 @@ TAGS = {
     "Insight": "How a gradient came about, whether it is right, and what the loss looks like",
     "Functions": "Calculus of functions that you type, and balls that roll down them",
     "Training": "What optimizers do with networks, step by step",
+    "Storage": "Networks that are sent once, and then named by an id",
     "Catalogue": "Everything a request may name",
     "System": "Health, metrics and this description",
 }
@@ -120,14 +133,18 @@ def post(
     examples: Mapping[str, Example],
     streams: tuple[type[Schema], ...] = (),
     files: bool = False,
+    reads: Reads = lambda *_: None,
+    **details: Any,
 ) -> Callable[[Callable[[R, Context], dict[str, Any] | Response]], Callable[..., Response]]:
     """Decorator: let the function below answer POST requests at `path`.
 
     With `files`, the client may ask for the tensors of the response as a file, and for the layout of PyTorch. With
     `streams`, the schemas of the lines of a stream, the client may ask for one; then the function returns the
     whole response. If requests have the field `language`, `context.language` is the language of the response, and its
-    headers say so.
+    headers say so. `reads` makes a request of a body that is not a JSON object; it returns None for one that is.
+    `details` are further fields of `Endpoint`.
     """
+    names_networks = isinstance(takes.load_fields.get("network"), NetworkOrIdField)
     translated = "language" in takes.load_fields
 
     def register(view: Callable[[R, Context], dict[str, Any] | Response]) -> Callable[..., Response]:
@@ -139,11 +156,11 @@ def post(
             form = "json" if file else form
             wire.check_content_type(environ)
             with _Held(environ, runtime()) as held:
-                value, texts, loaded_bytes = _receive(held, environ, takes.fresh)
-                expanding = takes.file_bytes(value)
-                if expanding:
-                    loaded_bytes += expanding
-                    held.memory.need(loaded_bytes + (texts.nbytes if texts is not None else 0))
+                value, texts, loaded_bytes = _receive(held, environ, takes, reads)
+                if names_networks and may_name_stored(value):
+                    names = Names(held.running.store, environ["nabla.key"], held.ticket, held.memory)
+                    value, nbytes = with_stored(value, names)
+                    loaded_bytes += nbytes
                 loaded = _validate(held, takes, value, texts)
                 if form != "json":
                     held.ticket.open_stream()
@@ -167,33 +184,38 @@ def post(
                 if held.memory.held:
                     del result, loaded, value, texts  # before memory is reserved for the response alone
                 sent = held.reserve_until_sent(pieces)
+            headers |= context.headers
             if file:
                 headers["Content-Disposition"] = f'attachment; filename="answer.{file}"'
             media_type = wire.FILES[file] if file else "application/json; tensors=base64" if base64 else wire.JSON
-            return _document(pieces, media_type, headers, sent)
+            return _document(pieces, media_type, headers, sent, context.status)
 
         handle.__name__ = view.__name__
         handle.__doc__ = view.__doc__
-        details = {"takes": takes, "gives": gives, "examples": examples, "streams": streams}
+        described = {"takes": takes, "gives": gives, "examples": examples, "streams": streams} | details
         if files:
-            details |= {"parameters": OF_FILES, "files": True}
-        describe("POST", path, summary=summary, tag=tag, **details)(handle)
+            described |= {"parameters": OF_FILES, "files": True}
+        describe("POST", path, summary=summary, tag=tag, **described)(handle)
         blueprint.post(path)(handle)
         return handle
 
     return register
 
 
-def _receive(held: _Held, environ: dict[str, Any], keys: Collection[str]) -> wire.Parsed:
+def _receive(held: _Held, environ: dict[str, Any], takes: RequestSchema[Any], reads: Reads) -> wire.Parsed:
     """Read and parse the body. From here on the request has a ticket. Raise `Problem`."""
     body = wire.read_body(environ, held.running.settings.max_body_bytes, held.memory.need)
     held.begin(environ, len(body))
     held.timer.mark("receive")
-    parsed = wire.parse(body, keys, held.memory.need)
+    value, texts, nbytes = reads(environ, body, held.memory.need) or wire.parse(body, takes.fresh, held.memory.need)
     del body
     held.timer.mark("parse")
+    expanding = takes.file_bytes(value)
+    if expanding:
+        nbytes += expanding
+        held.memory.need(nbytes + (texts.nbytes if texts is not None else 0))
     held.look_if_large()
-    return parsed
+    return wire.Parsed(value, texts, nbytes)
 
 
 def _validate(held: _Held, takes: RequestSchema[R], value: dict[str, Any], texts: wire.LongTexts | None) -> R:
@@ -238,14 +260,14 @@ def _nothing() -> None:
 
 
 def _document(
-    pieces: list[bytes], media_type: str, headers: dict[str, str], sent: Callable[[], None] | None
+    pieces: list[bytes], media_type: str, headers: dict[str, str], sent: Callable[[], None] | None, status: int
 ) -> Response:
     """Make the response of these pieces; `sent` is called once it is sent."""
     if len(pieces) == 1:
-        response = Document(pieces[0], content_type=media_type, headers=headers or None)
+        response = Document(pieces[0], status, content_type=media_type, headers=headers or None)
     else:
         headers["Content-Length"] = str(sum(map(len, pieces)))
-        response = Document(pieces, content_type=media_type, headers=headers)
+        response = Document(pieces, status, content_type=media_type, headers=headers)
     if sent is not None:
         response.call_on_close(sent)
     return response

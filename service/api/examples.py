@@ -435,6 +435,11 @@ FIT: dict[str, Example] = {
 }
 
 MISTAKES: dict[str, Example] = {
+    "/v1/networks": Example(
+        "The kernel has two rows, and the samples have three numbers.",
+        network=XOR_NETWORK | {"input_shape": [3]},
+        parameters=XOR_PARAMETERS,
+    ),
     "/v1/forward": Example(
         "The samples have three numbers, and the first kernel takes two.",
         **FORWARD["xor"] | {"inputs": [[0, 0, 1], [0, 1, 1]]},

@@ -19,6 +19,7 @@ BODIES: Mapping[str, Mapping[str, Any]] = {
     "/v1/forward": _FORWARD,
     "/v1/gradients": _GRADIENTS,
     "/v1/derivatives": _FORWARD | {"kind": "jacobian"},
+    "/v1/networks": {"network": _FORWARD["network"]},
     "/v1/gradients/explain": _GRADIENTS | {"sample": 0},
     "/v1/graph": {"expression": "x^2 - y^2", "point": [3, 1]},
     "/v1/gradients/check": _GRADIENTS,
@@ -42,6 +43,7 @@ WORDS: Mapping[str, str] = dict.fromkeys(
     **dict.fromkeys(("jacobian", "hessian", "jvp", "vjp", "hvp", "derivative"), "/v1/derivatives"),
     **dict.fromkeys(("surface", "loss-surface", "spectrum", "eigenvalues", "curvature"), "/v1/landscape"),
     **dict.fromkeys(("function", "functions", "diff", "differentiate", "expression"), "/v1/functions/gradient"),
+    **dict.fromkeys(("models", "model", "network", "upload", "store", "onnx", "import"), "/v1/networks"),
     **dict.fromkeys(("compare", "benchmark"), "/v1/train/compare"),
     **dict.fromkeys(("minimize", "minimise", "minimum", "gradient-descent"), "/v1/functions/descend"),
     **dict.fromkeys(("swagger", "redoc", "api-docs", "documentation", "doc", "help", "swagger-ui"), "/docs"),
@@ -67,7 +69,7 @@ def no_method(path: str, method: str, allowed: str) -> str:
     if "POST" not in allowed:
         body = ", without a body" if method in ("POST", "PUT", "PATCH") else ""
         return f"{text}; send GET{body}." if "GET" in allowed else f"{text}; it has {allowed}."
-    operation = next((each for each in ENDPOINTS if each.path == path.rstrip("/")), None)
+    operation = next((each for each in ENDPOINTS if each.path == path.rstrip("/") and each.takes is not None), None)
     body = _body(operation) if operation else ""
     return f"{text}; send POST with a JSON body" + (f" such as {body}" if body else ".")
 

@@ -12,7 +12,7 @@ from schemas.evaluation import LoadedNetwork
 from schemas.parameter_files import PyTorchTree
 from service.api.context import Context
 from service.engine.layouts.pytorch import to_pytorch, unlike_pytorch
-from service.engine.network.definition import NetworkDefinition
+from service.engine.network.definition import Definition, NetworkDefinition
 from service.engine.network.parameters import Tree
 from service.problems import Problem
 
@@ -69,7 +69,11 @@ def layout_of(request: LoadedNetwork, context: Context) -> Layout:
     sent: Any = request.get("parameters")
     modules = sent.modules if isinstance(sent, PyTorchTree) else None
     wanted = context.layout or ("pytorch" if modules is not None else "nabla")
-    definition = request["network"]
+    return layout_named(wanted, request["network"], modules)
+
+
+def layout_named(wanted: str, definition: Definition, modules: Mapping[str, str] | None = None) -> Layout:
+    """The layout of this name for a network. Raises `Problem`."""
     if wanted == "nabla":
         return Layout()
     if not isinstance(definition, NetworkDefinition):

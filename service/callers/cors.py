@@ -25,7 +25,7 @@ from service.config import ORIGIN
 
 PAGES_OF_THIS_MACHINE = re.compile(r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?")
 ALLOWED_HEADERS = "Content-Type, Content-Encoding, Authorization, X-Request-Id"
-EXPOSED_HEADERS = "ETag, Retry-After, Server-Timing, X-Request-Id"
+EXPOSED_HEADERS = "ETag, Location, Retry-After, Server-Timing, X-Request-Id"
 MOST_REFUSED = 100
 """The number of refused origins that a worker logs: strangers must not fill the memory or the log."""
 
@@ -59,7 +59,7 @@ class Cors:
         headers["Access-Control-Allow-Origin"] = "*" if "*" in self.origins else origin
         headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
         if environ["REQUEST_METHOD"] == "OPTIONS":
-            headers["Access-Control-Allow-Methods"] = headers.get("Allow", "GET, POST")
+            headers["Access-Control-Allow-Methods"] = headers.get("Allow", "GET, POST, DELETE")
             headers["Access-Control-Allow-Headers"] = ALLOWED_HEADERS
             headers["Access-Control-Max-Age"] = "86400"
 

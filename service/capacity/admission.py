@@ -37,6 +37,8 @@ MEDIUM_SECONDS = 1.0
 TINY_SLOTS = 4
 """Tiny requests that compute at once: one that waits for memory leaves slots to the others."""
 SYSTEM_SLOTS = 2
+STORAGE_SLOTS = 4
+"""Requests that ask the database at once. If the database is slow or gone, all others still have their slots."""
 LONGER_QUEUE = 16
 """Queues of short requests are this many times longer: their waiting holds no thread, and is over soon."""
 BODY_SECONDS = 2e-8
@@ -83,13 +85,14 @@ class Admission:
         self.streams = Lane[Ticket]("streams", streams, streams, math.inf, 10.0, seconds)
         self.computing = (self.tiny, self.small, self.medium, self.heavy)
         """The lanes for requests with a body, cheapest first."""
-        self.lanes = (self.system, *self.computing, self.streams)
+        self.storage = Lane[Ticket]("storage", STORAGE_SLOTS, queue, math.inf, 0.005, seconds)
+        self.lanes = (self.system, *self.computing, self.storage, self.streams)
         self.closed = False
 
     @property
     def most_threads(self) -> int:
         """Threads that requests may hold at once: with a slot, with a stream, or while they wait in a computation."""
-        waiting = (self.small, self.medium, self.heavy)
+        waiting = (self.small, self.medium, self.heavy, self.storage)
         return sum(lane.slots for lane in self.lanes) + sum(lane.room for lane in waiting)
 
     def ticket(self, client: str, arrived: float) -> Ticket:
@@ -101,7 +104,7 @@ class Admission:
         calls = []
         with self.lock:
             self.closed = True
-            for lane in (self.system, *self.computing):
+            for lane in (self.system, *self.computing, self.storage):
                 while (ticket := lane.next()) is not None:
                     calls.append(ticket._refuse(self._stopping()))
         _call(calls)
@@ -315,7 +318,7 @@ class Ticket:
         """
         lane = self.lane
         if lane is not None and (cost > lane.most or (alone and lane is not self.admission.heavy)):
-            self._move(cost, alone=alone)
+            self._move(self.admission.heavy if alone else self.admission.lane_of(cost), cost)
         else:
             self.cost = max(self.cost, cost)
 
@@ -346,19 +349,31 @@ class Ticket:
         spent = cpu - self._started
         if spent > max(lane.most, min(OVERRUN * self.cost, 2.0 * lane.most)):
             # It has cost as much as its lane allows. Its rest is unknown, so as much again is likely.
-            self._move(max(2.0 * lane.most, spent))
+            cost = max(2.0 * lane.most, spent)
+            self._move(admission.lane_of(cost), cost)
 
     def ask(self, cost: float, ready: Callable[[], None], *, alone: bool = False) -> bool:
         """Give the slot back and ask for one of the lane for this cost, or of the heavy lane, as `begin` does."""
         admission = self.admission
-        self.give_slot_back()
-        with admission.lock:
-            return admission._enter(self, admission.heavy if alone else admission.lane_of(cost), cost, ready)
+        return self._ask(admission.heavy if alone else admission.lane_of(cost), cost, ready)
 
-    def _move(self, cost: float, *, alone: bool = False) -> None:
+    def go_to_storage(self) -> None:
+        """Give the slot back and wait for one of those that ask the database. Raise as `weigh` does."""
+        self._move(self.admission.storage, self.admission.storage.service)
+
+    def come_back(self, cost: float) -> None:
+        """Wait for a slot of the lane for this cost, after the database has answered. Raise as `weigh` does."""
+        self._move(self.admission.lane_of(cost), cost)
+
+    def _ask(self, lane: Lane[Ticket], cost: float, ready: Callable[[], None]) -> bool:
+        self.give_slot_back()
+        with self.admission.lock:
+            return self.admission._enter(self, lane, cost, ready)
+
+    def _move(self, lane: Lane[Ticket], cost: float) -> None:
         gate = threading.Lock()
         gate.acquire()
-        if not self.ask(cost, gate.release, alone=alone):
+        if not self._ask(lane, cost, gate.release):
             self._wait(gate)
         self._started = self.admission.cpu()
 

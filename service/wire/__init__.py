@@ -15,10 +15,12 @@ Functions take the WSGI environment as PEP 3333 defines it.
 from service.wire.body import announced_length, check_content_type, check_encoding, read_body
 from service.wire.long_text import LongTexts
 from service.wire.negotiation import (
+    BINARY,
     EVENTS,
     FILES,
     JSON,
     LAYOUTS,
+    MULTIPART,
     NDJSON,
     NPZ,
     SAFETENSORS,
@@ -33,11 +35,13 @@ from service.wire.parsing import LARGE_BODY, Parsed, parse
 from service.wire.writing import SMALLEST_COMPRESSED, compress, document, document_in_pieces
 
 __all__ = [
+    "BINARY",
     "EVENTS",
     "FILES",
     "JSON",
     "LARGE_BODY",
     "LAYOUTS",
+    "MULTIPART",
     "NDJSON",
     "NPZ",
     "SAFETENSORS",

@@ -10,7 +10,7 @@ from typing import Any
 from werkzeug.http import parse_options_header
 
 from service.problems import Problem
-from service.wire.negotiation import JSON
+from service.wire.negotiation import JSON, MULTIPART, NETWORK_FILES, TAKE_FILES
 
 CHUNK = 1 << 20
 """Bytes that are read or decompressed at a time."""
@@ -111,11 +111,13 @@ def _gunzip(body: bytes, limit: int, need: Callable[[int], None]) -> bytes:
 
 
 def check_content_type(environ: Mapping[str, Any]) -> None:
-    """Raise `Problem` 415 unless the headers announce JSON in UTF-8."""
+    """Raise `Problem` 415 unless the headers announce JSON in UTF-8, or a file where files are taken."""
     content_type = environ.get("CONTENT_TYPE", "")
     if content_type == JSON:
         return
     media_type, options = parse_options_header(content_type)
+    if environ["PATH_INFO"].rstrip("/") in TAKE_FILES and media_type.lower() in NETWORK_FILES:
+        return
     charset = options.get("charset", "utf-8").lower()
     if media_type.lower() != JSON or charset not in ("utf-8", "utf8"):
         raise Problem("unsupported-media-type", _wrong_type(content_type, media_type.lower()))
@@ -134,7 +136,7 @@ def _wrong_type(content_type: str, media_type: str) -> str:
         return "The Content-Type header is missing; send 'Content-Type: application/json'."
     instead = {
         "application/x-www-form-urlencoded": "with curl add -H 'Content-Type: application/json', in Python use json=",
-        "multipart/form-data": "there are no forms and files here; the body is one JSON object",
+        MULTIPART: "there are no forms and files here; the body is one JSON object",
         **dict.fromkeys(OF_BINARY_FILES, A_MODEL_FILE),
         "text/plain": "a browser's fetch needs headers: {'Content-Type': 'application/json'}",
         JSON: "the charset is always UTF-8",

@@ -13,6 +13,12 @@ from service.problems import Problem
 
 JSON, NDJSON, EVENTS = "application/json", "application/x-ndjson", "text/event-stream"
 
+MULTIPART, BINARY = "multipart/form-data", "application/octet-stream"
+NETWORK_FILES = (MULTIPART, BINARY, "application/onnx", "application/x-onnx")
+"""Media types of bodies that are files of networks."""
+TAKE_FILES = ("/v1/networks",)
+"""Paths whose requests may be files. The edge asks before it knows the view."""
+
 SAFETENSORS, NPZ = "application/vnd.safetensors", "application/x-npz"
 
 Form = Literal["json", "ndjson", "sse", "safetensors", "npz"]

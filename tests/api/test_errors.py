@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -77,6 +78,9 @@ def bad_request(make: MakeClient, patch: pytest.MonkeyPatch) -> TestResponse:
 LARGE = {"network": network({"type": "dense", "units": 1000}), "inputs": [[0.5] * 1000] * 2}
 
 
+NEW_NETWORK = {"network": network({"type": "dense", "name": "stored_by_nobody", "units": 1})}
+
+
 def abandoned(make: MakeClient, patch: pytest.MonkeyPatch) -> TestResponse:
     client = make()
     ticket = client.application.extensions["nabla.admission"].ticket("address:test", time.monotonic())
@@ -90,6 +94,18 @@ def extra_missing(make: MakeClient, patch: pytest.MonkeyPatch) -> TestResponse:
 
     patch.setattr(file.importlib, "import_module", missing)
     return make().post("/v1/forward", json={"network": {"onnx": {"base64": "AQID"}}, "inputs": [[0]]})
+
+
+def store_full(make: MakeClient, _: pytest.MonkeyPatch) -> TestResponse:
+    return make(max_stored_bytes=10).post("/v1/networks", json=NEW_NETWORK)
+
+
+def store_unavailable(make: MakeClient, patch: pytest.MonkeyPatch) -> TestResponse:
+    client = make()
+    assert client.get("/v1/networks").status_code == 200
+    database = client.application.extensions["nabla.store"].networks.database
+    patch.setattr(database, "_unreachable_until", math.inf)
+    return client.get("/v1/networks")
 
 
 MADE: dict[str, Callable[[MakeClient, pytest.MonkeyPatch], TestResponse]] = {
@@ -111,6 +127,9 @@ MADE: dict[str, Callable[[MakeClient, pytest.MonkeyPatch], TestResponse]] = {
     "deadline-exceeded": deadline_exceeded,
     "abandoned": abandoned,
     "extra-missing": extra_missing,
+    "nothing-stored": lambda make, _: make(data="/dev/null/nabla").post("/v1/networks", json=NEW_NETWORK),
+    "store-unavailable": store_unavailable,
+    "store-full": store_full,
 }
 
 
@@ -133,6 +152,7 @@ def test_every_kind_of_problem_has_the_one_shape(
         ("too-many-requests", "Retry-After", "1000"),
         ("busy", "Retry-After", "1"),
         ("deadline-exceeded", "Retry-After", "1"),
+        ("store-unavailable", "Retry-After", "5"),
     ],
 )
 def test_problems_carry_the_headers_their_status_asks_for(

@@ -80,6 +80,11 @@ class OnnxDefinition:
         """Element types of the inputs."""
         return {name: dtype for name, (dtype, _) in self._described.items()}
 
+    @property
+    def trained(self) -> frozenset[tuple[str, str]]:
+        """The parameters, by layer and name, that have gradients."""
+        return frozenset(key for key, each in self._found.items() if each.trained)
+
     def inputs_of(self, position: int) -> tuple[str, ...]:
         return self.layers[position].inputs or ()
 

@@ -7,7 +7,7 @@ version converter of the library are C++ and are never called.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +48,11 @@ class Body:
     orders: dict[tuple[str, ...], list[Step]] = field(default_factory=dict)
     """What `analysis.ordered` found."""
 
+    def __post_init__(self) -> None:
+        lengths = [length for _, _, shape in self.inputs for length in shape or ()]
+        named = [each[0] for each in (*self.inputs, *self.outputs)]
+        _check_names(named, self.initializers, self.refused, (each for each in lengths if isinstance(each, bytes)))
+
 
 @dataclass(slots=True, eq=False)
 class Step:
@@ -65,6 +70,10 @@ class Step:
     refusal: str | None = None
     """Why an attribute was not read."""
     opsets: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = (self.name, self.operation, self.domain)
+        _check_names(names, self.inputs, self.outputs, self.attributes, self.references.values())
 
     @property
     def subgraphs(self) -> list[Body]:
@@ -84,6 +93,9 @@ class Function:
     defaults: Mapping[str, Any]
     body: Body
 
+    def __post_init__(self) -> None:
+        _check_names(self.inputs, self.outputs, self.defaults)
+
 
 @dataclass(slots=True, eq=False)
 class File:
@@ -93,6 +105,13 @@ class File:
     opsets: Mapping[str, int]
     graph: Body
     functions: Mapping[tuple[str, str], Function]
+
+
+def _check_names(*names: Iterable[object]) -> None:
+    """Raise `Refusal` for names that are not UTF-8: protobuf gives them as bytes, which no answer could hold."""
+    for each in names:
+        if bytes in map(type, each):
+            raise Refusal("has names that are not UTF-8")
 
 
 def library() -> Any:
@@ -124,7 +143,8 @@ def load(data: bytes) -> File:
         raise refused(refusal.reason) from None
     except RecursionError:
         raise refused(f"has subgraphs deeper than {MOST_DEPTH} levels") from None
-    return File(model.producer_name[:100], opsets, body, functions)
+    producer = model.producer_name
+    return File(producer[:100] if isinstance(producer, str) else "", opsets, body, functions)
 
 
 def _check_calls(functions: Mapping[tuple[str, str], Function]) -> None:

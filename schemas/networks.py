@@ -1,0 +1,244 @@
+"""What `/v1/networks` takes and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, NotRequired, TypedDict
+
+import numpy as np
+import orjson
+import pybase64
+from marshmallow import ValidationError, fields
+
+from schemas.common import about, warnings_field
+from schemas.components import Components, JSONSchema
+from schemas.evaluation import Tree
+from schemas.fields import Message, StrictField, StrictSchema
+from schemas.keras import is_document
+from schemas.network import NetworkField
+from schemas.onnx import is_onnx
+from schemas.parameter_files import ParametersOrFileField, StateDict, file_bytes, resolved
+from schemas.requests import RequestSchema
+from schemas.tensor import ParametersAnswerField
+from service.engine.errors import InvalidRequest
+from service.engine.network.definition import Definition
+from service.engine.onnx import Imported, read
+
+JSON, ONNX = "json", "onnx"
+"""The formats that networks are stored in: the JSON that was sent, or the file."""
+
+
+class NetworkFile(NamedTuple):
+    """A file that holds a network."""
+
+    content: bytes
+
+
+class NewNetwork(NamedTuple):
+    """A network that is to be stored."""
+
+    definition: Definition
+    format: str
+    content: bytes
+    """What is stored of it."""
+    imported: Imported | None = None
+    """What there is to know of a file."""
+
+
+class LoadedNewNetwork(TypedDict):
+    """A request to store a network, loaded."""
+
+    network: NewNetwork
+    parameters: NotRequired[Tree]
+
+
+FOREIGN: Mapping[bytes, str] = {
+    b"\x89HDF": "an HDF5 file (.h5), which is not read",
+    b"PK\x03\x04": "a zip archive, such as .keras, .pt or .npz, which is not read",
+    b"\x80": "a pickle, which is never read: it may run anything",
+    b"\x93NUMPY": "a file of NumPy (.npy), which holds one array and no network",
+    b"\x1f\x8b": "a gzip file; send it with Content-Encoding: gzip",
+}
+"""How files begin that are no network here, and what they are."""
+
+
+class NewNetworkField(NetworkField):
+    """A network definition, or a file that holds a network."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        if isinstance(value, NetworkFile):
+            return _of_file(value.content)
+        if isinstance(value, str):
+            value = _of_text(value)
+        if isinstance(value, dict) and set(value) == {"id"}:
+            raise ValidationError({"id": [Message("is stored already; GET /v1/networks/{id} tells of it")]})
+        definition = super()._deserialize(value, attr, data, **kwargs)
+        if isinstance(value, dict) and is_onnx(value):
+            return _of_inline_file(value)
+        return NewNetwork(definition, JSON, orjson.dumps(_canonical(value), option=orjson.OPT_SORT_KEYS))
+
+
+def _of_text(text: str) -> Any:
+    """The model of Keras that a text holds; the text itself where it holds none."""
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text
+    return value if is_document(value) else text
+
+
+def _canonical(value: Any) -> Any:
+    """The same value, whatever parser read it and however its numbers were written: 1 and 1.0 are equal here."""
+    if isinstance(value, Mapping):
+        return {key: _canonical(item) for key, item in value.items()}
+    if isinstance(value, list | np.ndarray):
+        return [_canonical(item) for item in (value if isinstance(value, list) else value.tolist())]
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
+
+
+def _of_file(content: bytes) -> NewNetwork:
+    for beginning, what in FOREIGN.items():
+        if content.startswith(beginning):
+            raise ValidationError([Message(f"this is {what}")])
+    try:
+        imported = read(content)
+    except InvalidRequest as error:
+        raise ValidationError([Message(fault.detail, fault.allowed) for fault in error.faults]) from None
+    return NewNetwork(imported.definition, ONNX, content, imported)
+
+
+def _of_inline_file(value: Mapping[str, Any]) -> NewNetwork:
+    """A valid `{"onnx": {"base64": …}}`: the file itself is stored, unless the request chose outputs of it."""
+    file = value["onnx"]
+    outputs = file.get("outputs")
+    content = pybase64.b64decode(file["base64"])
+    if outputs is None:
+        return NewNetwork(read(content).definition, ONNX, content, read(content))
+    imported = read(content, outputs)
+    inline = {"onnx": {"base64": pybase64.b64encode(content).decode("ascii"), "outputs": outputs}}
+    return NewNetwork(imported.definition, JSON, orjson.dumps(inline, option=orjson.OPT_SORT_KEYS), imported)
+
+
+class NewParametersField(ParametersOrFileField):
+    """Parameters as requests take them, or what was read of a file already."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        return value if isinstance(value, StateDict) else super()._deserialize(value, attr, data, **kwargs)
+
+
+class StoreNetworkRequest(RequestSchema[LoadedNewNetwork]):
+    """A network, and its parameters if they are to be stored with it."""
+
+    fresh = frozenset(("network", "parameters"))
+
+    network = NewNetworkField(required=True, metadata=about("the architecture"))
+    parameters = NewParametersField(
+        metadata=about("by layer and name, or a file of arrays, for requests by id to use unless they send others")
+    )
+
+    def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
+        """Parameters as a tree, now that the network is known."""
+        if "parameters" in loaded:
+            loaded["parameters"] = resolved(loaded["parameters"], loaded["network"].definition)
+        return loaded
+
+    def file_bytes(self, request: Mapping[str, Any]) -> int:
+        return file_bytes(request.get("parameters"))
+
+
+class TensorShapeField(StrictField):
+    """The shape of a tensor: a length for each axis, or a name or null where it is left to the inputs."""
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        return {"type": ["array", "null"], "items": {"type": ["integer", "string", "null"]}}
+
+
+class NetworkTensorSchema(StrictSchema):
+    """An input or an output of a stored network."""
+
+    name = fields.String(required=True)
+    dtype = fields.String(required=True, metadata=about("int64 where indices are meant"))
+    shape = TensorShapeField(required=True, metadata=about("null where the network leaves it to the inputs"))
+
+
+class StoredParameterSchema(StrictSchema):
+    """A parameter of a stored network."""
+
+    layer = fields.String(required=True)
+    name = fields.String(required=True)
+    shape = fields.List(fields.Integer(), required=True)
+    trainable = fields.Boolean(required=True)
+
+
+class StoredParametersSchema(StrictSchema):
+    """The parameters of a stored network."""
+
+    stored = fields.Boolean(required=True, metadata=about("whether they are stored with the network"))
+    count = fields.Integer(required=True, allow_none=True, metadata=about("numbers in all of them"))
+    tensors = fields.List(fields.Nested(StoredParameterSchema), required=True, allow_none=True)
+
+
+class RefusedNodeSchema(StrictSchema):
+    """A part of a file that cannot be computed here."""
+
+    output = fields.String(required=True, metadata=about("of the file, which is left out"))
+    node = fields.String(required=True)
+    operation = fields.String(required=True)
+    reason = fields.String(required=True)
+
+
+class StoredNetworkSchema(StrictSchema):
+    """A stored network, told without its numbers."""
+
+    id = fields.String(required=True, metadata=about("made from its content; requests name it by that"))
+    format = fields.String(required=True)
+    bytes = fields.Integer(required=True, metadata=about("that are stored"))
+    inputs = fields.List(fields.Nested(NetworkTensorSchema), required=True)
+    outputs = fields.List(fields.Nested(NetworkTensorSchema), required=True)
+    parameters = fields.Nested(StoredParametersSchema, required=True)
+    operations = fields.Dict(
+        keys=fields.String(), values=fields.Integer(), required=True, metadata=about("how many layers of each type")
+    )
+    refused = fields.List(
+        fields.Nested(RefusedNodeSchema), required=True, metadata=about("parts of a file that cannot be computed")
+    )
+    warnings = warnings_field()
+
+
+class KeptNetworkSchema(StoredNetworkSchema):
+    """A stored network, as its owner finds it."""
+
+    created = fields.DateTime(required=True, metadata=about("when it was sent first"))
+    used = fields.DateTime(required=True, metadata=about("when it was used last, to the hour"))
+    network = fields.Dict(
+        required=True, allow_none=True, metadata=about("the definition as it was sent; null where that was a file")
+    )
+
+
+class ListedNetworkSchema(StrictSchema):
+    """A line of the listing."""
+
+    id = fields.String(required=True)
+    format = fields.String(required=True)
+    bytes = fields.Integer(required=True)
+    parameters = fields.Integer(required=True, allow_none=True, metadata=about("numbers in all parameters"))
+    operations = fields.Dict(
+        keys=fields.String(), values=fields.Integer(), required=True, metadata=about("the 32 most frequent ones")
+    )
+    created = fields.DateTime(required=True)
+    used = fields.DateTime(required=True)
+
+
+class StoredNetworksSchema(StrictSchema):
+    """The stored networks of a key, the newest first."""
+
+    networks = fields.List(fields.Nested(ListedNetworkSchema), required=True)
+    next = fields.String(required=True, allow_none=True, metadata=about("`after` of the next page; null on the last"))
+    count = fields.Integer(required=True, metadata=about("networks of all pages"))
+    bytes = fields.Integer(required=True, metadata=about("that they take together"))
+
+
+class StoredParametersResponse(StrictSchema):
+    """The parameters of a stored network."""
+
+    parameters = ParametersAnswerField(required=True, metadata=about("tensors by layer and parameter name"))

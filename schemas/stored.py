@@ -1,0 +1,108 @@
+"""Networks and parameters that a request names by an id, in place of sending them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from marshmallow import ValidationError
+
+from schemas.components import Components, JSONSchema, closed_object
+from schemas.fields import Message, plain, shown
+from schemas.network import NetworkField
+from schemas.parameter_files import ParametersOrFileField
+from service.engine.arrays import Array
+from service.engine.network.definition import Definition
+
+ID = re.compile(r"[0-9a-f]{40}")
+"""The form of an id. Its digits are those of `service/store/content.py`; a test compares them."""
+TAKES = "takes the id of a stored network, 40 digits and lower-case letters a to f, as POST /v1/networks answers it"
+
+
+class StoredNetwork:
+    """A network that was found in the store. It stands in a request where its id stood."""
+
+    __slots__ = ("definition", "id")
+
+    def __init__(self, name: str, definition: Definition) -> None:
+        self.id = name
+        self.definition = definition
+
+
+class StoredParameters:
+    """Parameters of a stored network. They stand in a request where an id stood, or nothing."""
+
+    __slots__ = ("id", "tree")
+
+    def __init__(self, name: str, tree: Mapping[str, Mapping[str, Array]]) -> None:
+        self.id = name
+        self.tree = tree
+
+
+def by_id(value: Any) -> dict[str, str]:
+    """What stood in the request: for `orjson.dumps`, so that equal requests have equal bytes."""
+    if isinstance(value, StoredNetwork | StoredParameters):
+        return {"id": value.id}
+    raise TypeError
+
+
+def may_name_stored(request: Mapping[str, Any]) -> bool:
+    """Whether a network or parameters may be named by an id; most requests have none, and that is told quickly."""
+    network, parameters = request.get("network"), request.get("parameters")
+    return (type(network) is dict and "id" in network) or (type(parameters) is dict and "id" in parameters)
+
+
+def id_of(value: Any) -> str | None:
+    """The id that a network or parameters are named by; None where they are sent.
+
+    Raises `ValidationError` for what is meant as an id and is none.
+    """
+    if type(value) is not dict or "id" not in value:
+        return None
+    name = plain(value["id"])
+    if len(value) > 1:
+        if isinstance(name, str) and "layers" not in value:
+            surplus = next(key for key in value if key != "id")
+            raise ValidationError({surplus: [Message("has no use beside 'id'; what is stored does not change")]})
+        return None
+    if isinstance(name, Mapping | list):
+        return None  # parameters of a layer that is called id
+    if not (isinstance(name, str) and ID.fullmatch(name)):
+        raise ValidationError({"id": [Message(f"{TAKES}; got {shown(name)}")]})
+    return name
+
+
+def _reference(components: Components) -> JSONSchema:
+    def make() -> JSONSchema:
+        identifier = {"type": "string", "pattern": f"^{ID.pattern}$"}
+        return {"description": "what POST /v1/networks stored"} | closed_object({"id": identifier}, ["id"])
+
+    return components.refer("StoredNetworkReference", make)
+
+
+class NetworkOrIdField(NetworkField):
+    """A network definition, or the id of a stored one."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Definition:
+        if isinstance(value, StoredNetwork):
+            return value.definition
+        return super()._deserialize(value, attr, data, **kwargs)
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        return {"anyOf": [super().json_schema(components), _reference(components)]}
+
+
+class ParametersOrIdField(ParametersOrFileField):
+    """Tensors by layer and parameter name, a file of them, or the id of a stored network that has some."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        if isinstance(value, StoredParameters):
+            # The arrays are shared with other requests, and read-only; whoever takes parameters out of a request
+            # takes them out of this copy.
+            return {layer: dict(arrays) for layer, arrays in value.tree.items()}
+        return super()._deserialize(value, attr, data, **kwargs)
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        ways = super().json_schema(components)["anyOf"]
+        return {"anyOf": [*ways, _reference(components)]}

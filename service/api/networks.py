@@ -1,0 +1,469 @@
+"""`/v1/networks`: networks that are sent once, and then named by an id."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import parse_qs
+
+import numpy as np
+import orjson
+from flask import Blueprint, Response, request
+from marshmallow import ValidationError
+
+from schemas.networks import (
+    JSON,
+    KeptNetworkSchema,
+    LoadedNewNetwork,
+    NetworkFile,
+    StoredNetworkSchema,
+    StoredNetworksSchema,
+    StoredParametersResponse,
+    StoreNetworkRequest,
+)
+from schemas.parameter_files import LAYOUTS, StateDict, tree_of
+from schemas.stored import ID
+from schemas.tensor_files import load_npz, load_safetensors
+from service import wire
+from service.api.answer_files import as_file
+from service.api.context import Context, runtime
+from service.api.endpoint import OF_FILES, describe, post
+from service.api.layouts import layout_named
+from service.api.networks_examples import NETWORKS
+from service.api.stored import DEFINITION_FACTOR, hold, loaded_network, read
+from service.capacity.costs import NODE_SECONDS
+from service.capacity.memory import Reservation
+from service.engine.errors import InvalidRequest, LimitExceeded
+from service.engine.insight.summary import Summary, summary_of, task_of
+from service.engine.onnx import Imported
+from service.multipart import parts_of
+from service.problems import Problem, from_validation, pointer
+from service.store.content import Content, Tree, packed
+from service.store.store import Store
+
+if TYPE_CHECKING:
+    from service.store.networks import Entry, Networks
+
+blueprint = Blueprint("networks", __name__)
+
+FORMATS = ("json", "onnx", "keras")
+"""What a body may be: the JSON object of a request, the file of a network, or the JSON of a Keras model."""
+PART_NAMES = ("network", "parameters", "layout")
+PAGE, LONGEST_PAGE = 50, 200
+"""Networks of a page of the listing."""
+ZIP = b"PK\x03\x04"
+TEXT_FACTOR = 5
+"""What parameters take as arrays and as text of numbers, in multiples of their bytes."""
+MOST_OPERATIONS = 32
+"""Operations of a network that a listing counts: the most frequent ones."""
+PACKING_SECONDS = 1e-8
+"""What a byte of parameters costs to pack, to hash and to hand over."""
+
+
+# --- storing ------------------------------------------------------------------------------------
+
+
+def read_network(environ: Mapping[str, Any], body: bytes, need: Callable[[int], None]) -> wire.Parsed | None:
+    """The request that a body stands for which is a file, or several; None where it is that request itself, as JSON.
+
+    Raises `Problem`.
+    """
+    media_type = environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
+    form = _format_of(environ)
+    if media_type == wire.MULTIPART:
+        need(3 * len(body))
+        return _of_parts(parts_of(body, environ), need)
+    if form == "onnx" or media_type != wire.JSON:
+        if not body:
+            raise Problem("malformed-body", "The body is empty; it is to be the file of a network.")
+        return wire.Parsed({"network": NetworkFile(body)}, None, 2 * len(body))
+    if form == "keras":
+        parsed = wire.parse(body, (), need)
+        return parsed._replace(value={"network": parsed.value})
+    return None
+
+
+def _format_of(environ: Mapping[str, Any]) -> str:
+    query = _query(environ, ("format",))
+    form = query.get("format", "json")
+    if form not in FORMATS:
+        raise _bad_query("format", f"takes one of {', '.join(FORMATS)}, got {form[:60]!r}")
+    return form
+
+
+def _of_parts(parts: dict[str, bytes], need: Callable[[int], None]) -> wire.Parsed:
+    unknown = [name for name in parts if name not in PART_NAMES]
+    if unknown:
+        detail = f"The form has a part {unknown[0][:60]!r}; its parts are called {' and '.join(PART_NAMES)}."
+        raise Problem("malformed-body", detail)
+    value: dict[str, Any] = {}
+    loaded = sum(map(len, parts.values()))
+    layout = parts.pop("layout", b"nabla").decode("utf-8", "replace")
+    if layout not in LAYOUTS:
+        raise Problem("malformed-body", f"The part 'layout' is one of {', '.join(LAYOUTS)}, got {layout[:60]!r}.")
+    for name, content in parts.items():
+        if content.lstrip()[:1] == b"{":
+            parsed = wire.parse(content, (), need)
+            value[name] = parsed.value
+            loaded += parsed.loaded
+        elif name == "network":
+            value[name] = NetworkFile(content)
+        else:
+            value[name] = _of_arrays(content, layout)
+            loaded += 2 * len(content)
+    return wire.Parsed(value, None, loaded)
+
+
+def _of_arrays(content: bytes, layout: str) -> Any:
+    """The parameters in a file of arrays, safetensors or npz. Raises `Problem` 422."""
+    try:
+        arrays = (load_npz if content.startswith(ZIP) else load_safetensors)(content)
+        return StateDict(arrays, {}) if layout == "pytorch" else tree_of(arrays)
+    except ValidationError as error:
+        raise from_validation(ValidationError({"parameters": error.messages}), {"parameters": ""}) from None
+
+
+@post(
+    blueprint,
+    "/v1/networks",
+    takes=StoreNetworkRequest(),
+    gives=StoredNetworkSchema(),
+    summary="Store a network",
+    tag="Storage",
+    examples=NETWORKS,
+    reads=read_network,
+    bodies=(wire.BINARY, wire.MULTIPART),
+    created="Stored; 200 says that this key had stored it before.",
+    parameters=(
+        {
+            "name": "format",
+            "in": "query",
+            "schema": {"type": "string", "enum": list(FORMATS), "default": FORMATS[0]},
+            "description": "what the body is: this JSON object, the file of a network, or the JSON of a Keras model",
+        },
+    ),
+)
+def store_network(request: LoadedNewNetwork, context: Context) -> dict[str, Any]:
+    """Store a network with its parameters, and get an id made from its content.
+
+    Any request then takes `"network": {"id": …}` and `"parameters": {"id": …}`. What is stored with a network are the
+    parameters that such requests use, unless they send some or a `seed`. 201 says that it is new, 200 that it was
+    there. A body may be this JSON, or a form with the parts `network` and `parameters` (a safetensors file).
+    """
+    new, tree = request["network"], request.get("parameters") or None
+    settings, ticket, store = context.runtime.settings, context.ticket, context.runtime.store
+    limits = settings.limits
+    task = task_of(new.definition, tree)
+    if task is not None:
+        ticket.weigh(task.effort * NODE_SECONDS)
+    summary = summary_of(new.definition, task, tree, limits, ticket)
+    if summary.faults:
+        raise InvalidRequest(summary.faults)
+    count = 0 if tree is None else sum(array.size for arrays in tree.values() for array in arrays.values())
+    limits.check_parameters(count)
+    nbytes = 0 if tree is None else sum(array.nbytes for arrays in tree.values() for array in arrays.values())
+    context.memory.need(context.loaded_bytes + 3 * (nbytes + len(new.content)))
+    ticket.weigh(ticket.cost + PACKING_SECONDS * nbytes)
+    content = Content(new.format, new.content, None if tree is None else packed(tree))
+    most = settings.max_stored_network_bytes
+    if content.size > most:
+        raise LimitExceeded("stored_network_bytes", content.size, most)
+    name, told = content.id, _told(summary, new.imported, tree is not None, count)
+    owner: str = context.environ["nabla.key"]
+    context.timer.mark("compile")
+    ticket.go_to_storage()
+    created = _add(store, owner, content, told)
+    # The next request that names it, probably in a moment, finds it here.
+    kept = loaded_network(new.definition, _read_only(tree), content)
+    store.loaded.keep(name, kept, kept.nbytes)
+    store.loaded.believe(owner, name)
+    context.status = 201 if created else 200
+    context.headers["Location"] = f"{context.environ.get('SCRIPT_NAME', '')}/v1/networks/{name}"
+    context.timer.mark("store")
+    return {"id": name, "format": content.format, "bytes": content.size, **told}
+
+
+def _add(store: Store, owner: str, content: Content, told: dict[str, Any]) -> bool:
+    from service.store.networks import Quotas, Told
+
+    operations = dict(Counter(told["operations"]).most_common(MOST_OPERATIONS))
+    brief = {"parameters": told["parameters"]["count"], "operations": operations}
+
+    settings = store.settings
+    quotas = Quotas(settings.max_stored_networks, settings.max_stored_bytes_per_key, settings.max_stored_bytes)
+    text = Told(orjson.dumps(brief).decode(), orjson.dumps(told).decode())
+    return store.networks.add(owner, content, text, quotas, store.clock())
+
+
+def _read_only(tree: Tree | None) -> Tree | None:
+    """The same arrays, which other requests will share."""
+    for arrays in (tree or {}).values():
+        for array in arrays.values():
+            array.setflags(write=False)
+    return tree
+
+
+def _told(summary: Summary, imported: Imported | None, stored: bool, count: int) -> dict[str, Any]:
+    """What callers are told of a network, whenever they ask."""
+    own = summary.parameters
+    if own is not None:
+        count = sum(int(np.prod(each.shape)) for each in own)
+    warnings = []
+    if own is None:
+        message = "the network says no input_shape, so the shapes of its parameters are not known before inputs come"
+        warnings.append({"code": "unknown_shapes", "message": message})
+    if imported is not None:
+        warnings += [{"code": "file", "message": message} for message in imported.warnings]
+        stored = stored or bool(own)
+    return {
+        "inputs": [each._asdict() for each in summary.inputs],
+        "outputs": [each._asdict() for each in summary.outputs],
+        "parameters": {
+            "stored": stored,
+            "count": count if stored or own is not None else None,
+            "tensors": None if own is None else [each._asdict() for each in own],
+        },
+        "operations": summary.operations if imported is None else dict(imported.operations),
+        "refused": [] if imported is None else list(map(dict, imported.refused)),
+        "warnings": warnings,
+    }
+
+
+# --- finding and removing -----------------------------------------------------------------------
+
+
+class Asking(NamedTuple):
+    """A request without a body that asks the database."""
+
+    networks: Networks
+    owner: str
+    store: Store
+    memory: Reservation
+
+
+@contextmanager
+def asking() -> Iterator[Asking]:
+    """Wait for a slot of those that ask the database, and open it if need be."""
+    environ, running = request.environ, runtime()
+    ticket, memory = environ.get("nabla.ticket"), environ.get("nabla.memory")
+    own = ticket is None
+    if ticket is None or memory is None:  # Flask runs without the edge
+        memory = running.memory.reservation()
+        ticket = running.admission.ticket(environ["nabla.client"], environ.get("nabla.arrived") or time.monotonic())
+        environ["nabla.ticket"] = ticket
+        ticket.begin_blocking(0)
+    try:
+        memory.waiter = ticket
+        ticket.go_to_storage()
+        yield Asking(running.store.networks, environ["nabla.key"], running.store, memory)
+    finally:
+        if own:
+            ticket.end()
+            memory.release()
+
+
+IDENTIFIER = {
+    "name": "id",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string", "pattern": f"^{ID.pattern}$"},
+    "description": "of a stored network",
+}
+
+
+@describe(
+    "GET",
+    "/v1/networks",
+    summary="Your stored networks",
+    tag="Storage",
+    gives=StoredNetworksSchema(),
+    parameters=(
+        {
+            "name": "limit",
+            "in": "query",
+            "schema": {"type": "integer", "minimum": 1, "maximum": LONGEST_PAGE, "default": PAGE},
+            "description": "how many a page has",
+        },
+        {
+            "name": "after",
+            "in": "query",
+            "schema": {"type": "string"},
+            "description": "`next` of the page before",
+        },
+    ),
+)
+def list_networks() -> Response:
+    """The networks that were stored with this key, the newest first; without keys, all of them."""
+    query = _query(request.environ, ("limit", "after"))
+    limit, after = _limit(query.get("limit")), _cursor(query.get("after"))
+    with asking() as asked:
+        usage = asked.networks.usage(asked.owner)
+        found = asked.networks.listed(asked.owner, limit + 1, after)
+    page = found[:limit]
+    last = page[-1] if len(found) > limit else None
+    return _json(
+        {
+            "networks": list(map(_line, page)),
+            "next": None if last is None else f"{last.created!r}_{last.id}",
+            "count": usage.networks,
+            "bytes": usage.size,
+        }
+    )
+
+
+@describe(
+    "GET",
+    "/v1/networks/{id}",
+    summary="One stored network",
+    tag="Storage",
+    gives=KeptNetworkSchema(),
+    parameters=(IDENTIFIER,),
+)
+def show_network(id: str) -> Response:  # noqa: A002 (the name in the path)
+    """What the network is, and its definition as it was sent."""
+    _query(request.environ, ())
+    with asking() as asked:
+        entry = _find(asked, id)
+        definition = asked.networks.definition(asked.owner, id) if entry.format == JSON else None
+        hold(asked.memory, DEFINITION_FACTOR * (len(entry.text) + len(definition or b"")))
+    told = {"id": entry.id, "format": entry.format, "bytes": entry.size, **orjson.loads(entry.text)}
+    network = None if definition is None else orjson.loads(definition)
+    return _json(told | {"created": _time(entry.created), "used": _time(entry.used), "network": network})
+
+
+@describe(
+    "GET",
+    "/v1/networks/{id}/parameters",
+    summary="The parameters of a stored network",
+    tag="Storage",
+    gives=StoredParametersResponse(),
+    parameters=(IDENTIFIER, *OF_FILES),
+    media_types=(wire.JSON, *wire.FILES.values()),
+)
+def show_parameters(id: str) -> Response:  # noqa: A002
+    """The parameters of the network as a tree, or as a file of arrays, in the layout of this service or of PyTorch."""
+    environ = request.environ
+    _query(environ, ("format", "layout"))
+    form, base64 = wire.form_and_base64(environ, streams=False, files=True)
+    wanted = wire.wanted_layout(environ) or "nabla"
+    with asking() as asked:
+        entry = _find(asked, id)
+        hold(asked.memory, TEXT_FACTOR * entry.size)
+        found = asked.networks.content(asked.owner, id)
+        if found is None:
+            raise _unknown(id)
+        network = read(found)
+        parameters = network.parameters or network.definition.parameters
+        if parameters is None:
+            raise Problem("not-found", "This network is stored without parameters.")
+        told = {"parameters": layout_named(wanted, network.definition).parameters(parameters)}
+        file = form in wire.FILES
+        pieces = as_file(told, form, wanted) if file else wire.document_in_pieces(told, base64)
+    media_type = "application/json; tensors=base64" if base64 else wire.JSON
+    headers = {"Content-Length": str(sum(map(len, pieces)))}
+    if file:
+        media_type = wire.FILES[form]
+        headers["Content-Disposition"] = f'attachment; filename="parameters.{form}"'
+    return Response(pieces, content_type=media_type, headers=headers)
+
+
+@describe(
+    "DELETE",
+    "/v1/networks/{id}",
+    summary="Remove a stored network",
+    tag="Storage",
+    parameters=(IDENTIFIER,),
+    media_types=(),
+    status=204,
+)
+def remove_network(id: str) -> Response:  # noqa: A002
+    """Remove the network. Requests that name it get 404: at once from this worker, within a second from all others."""
+    _query(request.environ, ())
+    with asking() as asked:
+        removed = ID.fullmatch(id) is not None and asked.networks.remove(asked.owner, id)
+        asked.store.loaded.drop(asked.owner, id)
+    if not removed:
+        raise _unknown(id)
+    return Response(status=204)
+
+
+blueprint.get("/v1/networks")(list_networks)
+blueprint.get("/v1/networks/<id>")(show_network)
+blueprint.get("/v1/networks/<id>/parameters")(show_parameters)
+blueprint.delete("/v1/networks/<id>")(remove_network)
+
+
+def _find(asked: Asking, name: str) -> Entry:
+    entry = asked.networks.find(asked.owner, name) if ID.fullmatch(name) else None
+    if entry is None:
+        raise _unknown(name)
+    return entry
+
+
+def _unknown(name: str) -> Problem:
+    shown = name if len(name) <= 60 else name[:60] + "…"
+    return Problem("not-found", f"No network with the id {shown!r} is stored here; GET /v1/networks lists yours.")
+
+
+def _line(entry: Entry) -> dict[str, Any]:
+    return {
+        "id": entry.id,
+        "format": entry.format,
+        "bytes": entry.size,
+        **orjson.loads(entry.text),
+        "created": _time(entry.created),
+        "used": _time(entry.used),
+    }
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _json(value: Any) -> Response:
+    return Response(wire.document(value), content_type=wire.JSON)
+
+
+def _query(environ: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, str]:
+    """The query parameters. Raises `Problem` 422 for one that is not known, or stands twice."""
+    try:
+        given = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True, max_num_fields=16)
+    except ValueError:
+        raise _bad_query("", "there are too many") from None
+    for name, values in given.items():
+        if name not in known:
+            allowed = f"the known ones are {', '.join(known)}" if known else "there are none here"
+            raise _bad_query(name[:60], f"is not known; {allowed}")
+        if len(values) > 1:
+            raise _bad_query(name, "stands there more than once")
+    return {name: values[0] for name, values in given.items()}
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return PAGE
+    if not (text.isascii() and text.isdecimal() and len(text) < 6 and 1 <= int(text) <= LONGEST_PAGE):
+        raise _bad_query("limit", f"takes an integer from 1 to {LONGEST_PAGE}, got {text[:60]!r}")
+    return int(text)
+
+
+def _cursor(text: str | None) -> tuple[float, str] | None:
+    if text is None:
+        return None
+    when, _, name = text.partition("_")
+    try:
+        created = float(when)
+    except ValueError:
+        created = float("nan")
+    if not (np.isfinite(created) and ID.fullmatch(name)):
+        raise _bad_query("after", f"takes `next` of the page before, got {text[:60]!r}")
+    return created, name
+
+
+def _bad_query(name: str, detail: str) -> Problem:
+    error = {"pointer": pointer(("query", name)), "detail": detail}
+    return Problem("invalid", f"The query parameter {name!r} is not valid: {detail}.", [error])

@@ -1,0 +1,18 @@
+"""How Alembic runs the migrations: on the connection that `service/store/upgrade.py` gives, within its transaction.
+
+To write a migration, change `tables.py` and run in the repository:
+
+    .venv/bin/python -m service.store.upgrade --new "what it does"
+"""
+
+from alembic import context
+
+from service.store.tables import metadata
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+    render_as_batch=True,  # SQLite changes a table by making it anew
+    transactional_ddl=True,
+)
+context.run_migrations()

@@ -1,0 +1,276 @@
+"""Networks in the database: added, found, listed, removed, and forgotten when nobody used them for long.
+
+A network is known by a hash of its content, so whoever sends the same again gets the same id, and the bytes are stored
+once. Each key that sent it owns it: what one owner removes, the others keep.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    Select,
+    bindparam,
+    delete,
+    func,
+    literal,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from service.store.content import Content
+from service.store.database import Database
+from service.store.errors import QuotaExceeded, StoreFull
+from service.store.tables import blobs, networks, owners
+
+LOCK = 0x6E6574
+"""The number of the lock of those who add networks and remove them, in PostgreSQL."""
+AT_ONCE = 100
+"""Networks that are forgotten in one transaction: others may write between two of them."""
+
+
+class Quotas(NamedTuple):
+    """How much may be stored."""
+
+    networks: int
+    """Networks of one owner."""
+    owner_bytes: int
+    """Bytes of all networks of one owner."""
+    total_bytes: int
+    """Bytes of all owners together; what several own counts once."""
+
+
+class Told(NamedTuple):
+    """What callers are told of a network, as JSON."""
+
+    brief: str
+    """A line of a listing."""
+    summary: str
+
+
+class Entry(NamedTuple):
+    """A network as its owner sees it."""
+
+    id: str
+    format: str
+    size: int
+    text: str
+    """Its `brief` in a listing, else its `summary`."""
+    created: float
+    """When this owner sent it first."""
+    used: float
+    """When this owner used it last, to the hour."""
+
+
+class Usage(NamedTuple):
+    """What an owner stores."""
+
+    networks: int
+    size: int
+
+
+# Statements are made once: that takes longer than SQLite takes for most of them, and each would hold itself until the
+# garbage collector comes.
+_OWNER: BindParameter[str] = bindparam("of_owner")
+_NETWORK: BindParameter[str] = bindparam("of_network")
+_NOW: BindParameter[float] = bindparam("now")
+_MINE = (owners.c.owner == _OWNER) & (owners.c.network == _NETWORK)
+_OWNED = select(owners.c.network).where(owners.c.network == networks.c.id).exists()
+_PARAMETERS = blobs.alias()
+
+
+def _entries(text: ColumnElement[str]) -> Select[str, str, int, str, float, float]:
+    return select(networks.c.id, networks.c.format, networks.c.size, text, owners.c.created, owners.c.used).join_from(
+        owners, networks, owners.c.network == networks.c.id
+    )
+
+
+_NEWEST = (
+    _entries(networks.c.brief)
+    .where(owners.c.owner == _OWNER)
+    .order_by(owners.c.created.desc(), owners.c.network.desc())
+    .limit(bindparam("count"))
+)
+_OLD = owners.c.used < bindparam("before")
+
+
+FIND = _entries(networks.c.summary).where(_MINE)
+FIRST_PAGE = _NEWEST
+NEXT_PAGE = _NEWEST.where(
+    tuple_(owners.c.created, owners.c.network) < tuple_(bindparam("after_created"), bindparam("after_network"))
+)
+USAGE = select(func.count(), func.coalesce(func.sum(owners.c.size), 0)).where(owners.c.owner == _OWNER)
+STORED = select(func.coalesce(func.sum(blobs.c.size), 0))
+IS_KNOWN = select(literal(1)).where(networks.c.id == _NETWORK)
+CONTENT = (
+    select(networks.c.format, blobs.c.content, _PARAMETERS.c.content)
+    .join_from(networks, blobs, networks.c.definition == blobs.c.id)
+    .join(_PARAMETERS, networks.c.parameters == _PARAMETERS.c.id, isouter=True)
+    .join(owners, owners.c.network == networks.c.id)
+    .where(_MINE)
+)
+DEFINITION = (
+    select(blobs.c.content)
+    .join_from(networks, blobs, networks.c.definition == blobs.c.id)
+    .join(owners, owners.c.network == networks.c.id)
+    .where(_MINE)
+)
+USE = update(owners).where(_MINE).values(used=_NOW)
+NOTE_USE = update(owners).where(_MINE, owners.c.used < _NOW).values(used=_NOW)
+TELL_ANEW = (
+    update(networks)
+    .where(networks.c.id == _NETWORK)
+    .values(brief=bindparam("new_brief"), summary=bindparam("new_summary"))
+)
+ADD_NETWORK, ADD_OWNER = networks.insert(), owners.insert()
+ADD_BLOB = {
+    "sqlite": sqlite.insert(blobs).on_conflict_do_nothing(),
+    "postgresql": postgresql.insert(blobs).on_conflict_do_nothing(),
+}
+DISOWN = delete(owners).where(_MINE)
+REMOVE_UNOWNED = (
+    delete(networks).where(networks.c.id == _NETWORK, ~_OWNED).returning(networks.c.definition, networks.c.parameters)
+)
+REMOVE_UNUSED = delete(blobs).where(
+    blobs.c.id == bindparam("blob"),
+    ~select(networks.c.id)
+    .where(or_(networks.c.definition == blobs.c.id, networks.c.parameters == blobs.c.id))
+    .exists(),
+)
+ANY_OLD = select(literal(1)).select_from(owners).where(_OLD).limit(1)
+SOME_OLD = select(owners.c.owner, owners.c.network).where(_OLD).limit(AT_ONCE)
+
+
+class Networks:
+    """The networks of all owners. Every method is a transaction of its own, and raises as `Database` says."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self._add_blob = ADD_BLOB[database.url.get_backend_name()]
+
+    def add(self, owner: str, content: Content, told: Told, quotas: Quotas, now: float) -> bool:
+        """Store a network, or note that its owner sent it again. Returns whether this owner had it not.
+
+        Raises `QuotaExceeded`, and `StoreFull` where all owners together store as much as they may.
+        """
+        name = content.id
+        mine = {"of_owner": owner, "of_network": name}
+        with self.database.writing() as connection:
+            self.database.lock(connection, LOCK)
+            known = connection.execute(IS_KNOWN, mine).scalar() is not None
+            if known:
+                # This version of the program may compute what an earlier one refused.
+                connection.execute(TELL_ANEW, mine | {"new_brief": told.brief, "new_summary": told.summary})
+                if connection.execute(USE, mine | {"now": now}).rowcount:
+                    return False
+            count, size = connection.execute(USAGE, mine).one()
+            _check("stored_networks", count + 1, quotas.networks)
+            _check("stored_bytes_per_key", int(size) + content.size, quotas.owner_bytes)
+            if not known:
+                self._add_content(connection, content, told, quotas.total_bytes, now)
+            row = {"owner": owner, "network": name, "size": content.size, "created": now, "used": now}
+            connection.execute(ADD_OWNER, row)
+            return True
+
+    def _add_content(self, connection: Connection, content: Content, told: Told, most: int, now: float) -> None:
+        if int(connection.execute(STORED).scalar_one()) + content.size > most:
+            raise StoreFull("All that this server stores has reached its limit; nothing was stored.")
+        definition, parameters = (self._keep(connection, part) for part in (content.definition, content.parameters))
+        row = {
+            "id": content.id,
+            "format": content.format,
+            "definition": definition,
+            "parameters": parameters,
+            "size": content.size,
+            "created": now,
+            **told._asdict(),
+        }
+        connection.execute(ADD_NETWORK, row)
+
+    def _keep(self, connection: Connection, content: bytes | None) -> str | None:
+        if content is None:
+            return None
+        name = hashlib.sha256(content).hexdigest()
+        connection.execute(self._add_blob, {"id": name, "size": len(content), "content": content})
+        return name
+
+    def find(self, owner: str, name: str) -> Entry | None:
+        """The network if this owner has it."""
+        with self.database.reading() as connection:
+            row = connection.execute(FIND, {"of_owner": owner, "of_network": name}).one_or_none()
+        return None if row is None else Entry(*row)
+
+    def content(self, owner: str, name: str) -> Content | None:
+        """What a network of this owner is made of."""
+        with self.database.reading() as connection:
+            row = connection.execute(CONTENT, {"of_owner": owner, "of_network": name}).one_or_none()
+        return None if row is None else Content(*row)
+
+    def definition(self, owner: str, name: str) -> bytes | None:
+        """The definition alone of a network of this owner."""
+        with self.database.reading() as connection:
+            return connection.execute(DEFINITION, {"of_owner": owner, "of_network": name}).scalar()
+
+    def listed(self, owner: str, count: int, after: tuple[float, str] | None = None) -> list[Entry]:
+        """At most so many networks of an owner, the newest first; those `after` one, by its `created` and id."""
+        asked = {"of_owner": owner, "count": count}
+        if after is not None:
+            asked |= {"after_created": after[0], "after_network": after[1]}
+        with self.database.reading() as connection:
+            rows = connection.execute(FIRST_PAGE if after is None else NEXT_PAGE, asked)
+            return [Entry(*row) for row in rows]
+
+    def usage(self, owner: str) -> Usage:
+        """How much an owner stores."""
+        with self.database.reading() as connection:
+            count, size = connection.execute(USAGE, {"of_owner": owner}).one()
+        return Usage(count, int(size))
+
+    def remove(self, owner: str, name: str) -> bool:
+        """Take a network from its owner, and its bytes where nobody else has it. Returns whether the owner had it."""
+        with self.database.writing() as connection:
+            self.database.lock(connection, LOCK)
+            return self._remove(connection, owner, name)
+
+    def forget(self, before: float) -> int:
+        """Remove what its owner did not use since a time, some at a time. Returns how many were removed."""
+        old = {"before": before}
+        with self.database.reading() as connection:  # mostly there is nothing, and a writer would make others wait
+            if connection.execute(ANY_OLD, old).scalar() is None:
+                return 0
+        removed = 0
+        while True:
+            with self.database.writing() as connection:
+                self.database.lock(connection, LOCK)
+                rows = connection.execute(SOME_OLD, old).all()
+                removed += sum(self._remove(connection, row.owner, row.network) for row in rows)
+            if len(rows) < AT_ONCE:
+                return removed
+
+    def note_uses(self, uses: Mapping[tuple[str, str], float]) -> None:
+        """Note when owners used networks."""
+        with self.database.writing() as connection:
+            for (owner, name), when in uses.items():
+                connection.execute(NOTE_USE, {"of_owner": owner, "of_network": name, "now": when})
+
+    def _remove(self, connection: Connection, owner: str, name: str) -> bool:
+        mine = {"of_owner": owner, "of_network": name}
+        if not connection.execute(DISOWN, mine).rowcount:
+            return False
+        for row in connection.execute(REMOVE_UNOWNED, mine).all():
+            for blob in {row.definition, row.parameters} - {None}:
+                connection.execute(REMOVE_UNUSED, {"blob": blob})
+        return True
+
+
+def _check(name: str, asked: int, allowed: int) -> None:
+    if asked > allowed:
+        raise QuotaExceeded(name, asked, allowed)

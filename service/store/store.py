@@ -1,0 +1,153 @@
+"""The store of a process: where it is, opened at its first use.
+
+Nothing is imported, made or connected before somebody stores or asks for something. Then the folder is made, the tables
+are brought up to date, and a thread begins that notes uses and removes what nobody used for long.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from service.config import Settings
+from service.store.errors import NoStore, StoreError
+from service.store.loaded import LoadedNetworks
+
+if TYPE_CHECKING:
+    from service.store.database import Database
+    from service.store.networks import Networks
+
+FILE = "nabla.db"
+DAY = 86400.0
+NOTE_SECONDS = 60.0
+"""Seconds between two times that uses are noted."""
+CLEAN_SECONDS = 900.0
+"""Seconds between two looks for what nobody used for long, about."""
+
+log = logging.getLogger("nabla.store")
+
+
+class Store:
+    """What a server stores, as one process sees it. For many threads; it may be made before a fork."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.loaded: LoadedNetworks[Any] = LoadedNetworks(settings.loaded_bytes)
+        self._lock = threading.Lock()
+        self._process = 0
+        """The process that opened it."""
+        self._database: Database | None = None
+        self._networks: Networks | None = None
+
+    @property
+    def networks(self) -> Networks:
+        """The networks in the database, which is opened if it is not. Raises `StoreError`."""
+        found = self._networks
+        if found is not None and self._process == os.getpid() and found.database.is_there():
+            return found
+        with self._lock:
+            return self._open()
+
+    def _open(self) -> Networks:
+        from service.store.networks import Networks
+        from service.store.upgrade import upgrade
+
+        database = self._database
+        if database is not None and self._process != os.getpid():
+            database.forget()  # its connections are those of the process that this one was forked from
+            database = None
+        elif database is not None and not database.is_there():
+            log.error("the file of the database was removed or replaced")
+            database.close()
+            database = None
+        if database is None:
+            self._database = self._networks = None
+            self._database = database = self._find()
+            self._process = os.getpid()
+        if self._networks is None:
+            upgrade(database)
+            self._networks = Networks(database)
+            threading.Thread(target=self._keep_tidy, name="nabla-store", daemon=True).start()
+        return self._networks
+
+    def _find(self) -> Database:
+        from sqlalchemy import make_url
+        from sqlalchemy.engine import URL
+        from sqlalchemy.exc import ArgumentError
+
+        from service.store.database import Database, make_file
+
+        address = self.settings.database
+        try:
+            file = "" if address else str(data_folder(self.settings) / FILE)
+            url = make_url(address) if address else URL.create("sqlite", database=file)
+        except ArgumentError:
+            log.error("NABLA_DATABASE is no address of a database")
+            raise NoStore("This server has no database, so it stores nothing.") from None
+        if url.get_backend_name() == "sqlite":
+            assert url.database is not None
+            make_file(Path(url.database))
+        elif url.drivername == "postgresql":
+            url = url.set(drivername="postgresql+psycopg")
+        return Database(url)
+
+    def close(self) -> None:
+        """Close the connections of this process; the next use opens them again."""
+        with self._lock:
+            if self._database is not None and self._process == os.getpid():
+                self._database.close()
+            self._database = self._networks = None
+
+    def tidy(self) -> int:
+        """Note when networks were used, and remove what nobody used for long; gives how many. Raises `StoreError`."""
+        now = self.clock()
+        uses = self.loaded.take_uses()
+        if uses:
+            self.networks.note_uses(dict.fromkeys(uses, now))
+        days = self.settings.stored_days
+        removed = self.networks.forget(now - days * DAY) if days else 0
+        if removed:
+            log.info("%d networks that nobody used for %g days are removed", removed, days)
+        return removed
+
+    def _keep_tidy(self) -> None:
+        """Do so again and again, until the store is closed or opened anew."""
+        mine = self._networks
+        clean = time.monotonic() + CLEAN_SECONDS * random.uniform(0.05, 1.0)  # not all processes at once
+        while True:
+            time.sleep(NOTE_SECONDS)
+            if self._networks is not mine or mine is None:
+                return
+            try:
+                if time.monotonic() >= clean:
+                    clean = time.monotonic() + CLEAN_SECONDS
+                    self.tidy()
+                else:
+                    uses = self.loaded.take_uses()
+                    if uses:
+                        mine.note_uses(dict.fromkeys(uses, self.clock()))
+            except StoreError:
+                pass  # it is logged, and may be well the next time
+            except Exception:
+                log.exception("the store cannot be kept tidy")
+
+
+def data_folder(settings: Settings) -> Path:
+    """The folder of what is stored. Raises `NoStore` where none is named and the user has no home."""
+    if settings.data:
+        return Path(settings.data).expanduser().absolute()
+    home = os.environ.get("XDG_DATA_HOME", "")
+    if home.startswith("/"):  # others are to be ignored
+        return Path(home) / "nabla"
+    try:
+        return Path.home() / ".local" / "share" / "nabla"
+    except RuntimeError:
+        log.error("there is no home folder to store anything in; NABLA_DATA names another one")
+        raise NoStore("This server has no folder that it may write to, so it stores nothing.") from None
