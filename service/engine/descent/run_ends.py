@@ -1,4 +1,4 @@
-"""Where runs have come to in the end: which have arrived at which stationary point, and why the others have not.
+"""How runs on a function ended: which have arrived at which stationary point, and why the others have not.
 
 The work goes block by block, so that other work of the process has its turn in between and a caller can give up.
 """
@@ -23,10 +23,16 @@ MOST_EXPLAINED = 1_000
 
 
 class RunEnds(EndPoints):
-    """The ends of all runs, with their valleys and the reasons in words. They are complete when it is `finished`."""
+    """The ends of all runs: the stationary points where they arrived, and sentences that say why each run ended.
+
+    Call `advance` until `finished`; only then all of it is there.
+    """
 
     def __init__(self, runs: Runs, known: Known | None = None, following: bool = True) -> None:
-        """With `following`, the search also looks for the basins of runs that have not arrived."""
+        """Take over runs that have ended. `known` is the only minimum, if it is known beforehand.
+
+        With `following`, the search also looks for the basins of runs that have not arrived.
+        """
         super().__init__(runs)
         self.reasons: list[str] = []
         self.finished = False
@@ -41,7 +47,7 @@ class RunEnds(EndPoints):
         return self._search.valleys
 
     def advance(self) -> None:
-        """Work on some more of the runs."""
+        """Do the next block of the work."""
         if without_float_warnings(next, self._work, self) is self:
             self.finished = True
 

@@ -37,9 +37,9 @@ STATUS = ("", "completed", "stopped", "diverged", "cancelled")
 
 
 class Runs:
-    """All runs of a plan. They hold memory until `close`.
+    """All runs of a plan: each start with each optimizer. They hold memory until `close`.
 
-    Run `optimizer * count + start` is that of one of the `count` starts with one of the optimizers.
+    The run from start `s` with optimizer `o` has the number `o * count + s`, where `count` is the number of starts.
     """
 
     def __init__(
@@ -51,9 +51,10 @@ class Runs:
         reserve: Callable[[int], None] = lambda nbytes: None,
         admit: Admit = no_need,
     ) -> None:
-        """Compile, and get ready for the first step. `admit` is called with the cost, then `reserve` with the bytes.
+        """Compile the function and get ready for the first step.
 
-        Raises `InvalidRequest` where the parts of the plan do not fit, `LimitExceeded` where the runs cost too much.
+        `admit` is called with the cost, then `reserve` with the bytes, before memory is taken. Raises `InvalidRequest`
+        where the parts of the plan do not fit, `LimitExceeded` where the runs cost too much.
         """
         plan.check(limits)
         self.plan = plan
@@ -109,9 +110,10 @@ class Runs:
         self._stack.close()
 
     def advance(self) -> Snapshot | None:
-        """Evaluate at the points of all runs, then move them one step. After the last step only evaluate.
+        """Evaluate at the points of all runs, then move all runs one step; after the last step only evaluate.
 
-        Returns what was evaluated, if the step is recorded. Where searches run, a step may take several calls.
+        Returns the evaluated points, if the plan records this step. Where searches run, one step may take several
+        calls.
         """
         return without_float_warnings(self._advance)
 
@@ -156,7 +158,7 @@ class Runs:
             self._end(norms_of(self.gradients.T) < stop.gradient_norm_below, STOPPED)
 
     def _on_kinks(self, lost: Array) -> Array:
-        """Find the runs that stand at a kink: there is a value but no finite slope."""
+        """Return a mask of those `lost` runs that stand at a kink: a point with a value but no finite slope."""
         found = np.zeros(len(lost), bool)
         runs = np.flatnonzero(lost & np.isfinite(self.values))
         if not len(runs) or not self.function.checks:
@@ -179,7 +181,7 @@ class Runs:
             self._ended = met.copy() if self._ended is None else self._ended | met
 
     def _record(self) -> Snapshot | None:
-        """Return the snapshot of a recorded step, or of the last one."""
+        """Return the snapshot of the present step if the plan records this step or all runs have ended; else None."""
         place = self.paths.place_of(self.step)
         if place is None and (self._ended is None or not self._ended.all()):
             return None
@@ -225,12 +227,12 @@ class Runs:
             self.ended_at[running] = self.step
 
     def path_of(self, run: int) -> dict[str, Any]:
-        """Return the recorded path of one run: points, values and what else the plan includes."""
+        """Return the recorded path of one run by name: points, values and what else the plan includes."""
         return self.paths.of(run, int(self.ended_at[run]), self._snapshot())
 
 
 def kink_of(problems: Sequence[PointProblem]) -> PointProblem | None:
-    """Return the kink among the problems of a point; None if it has none, or no value at all."""
+    """Return the first problem of a point that is a kink; None if there is no kink, or the point has no value at all."""
     kinds = [problem.kind for problem in problems]
     if "domain" in kinds or "pole" in kinds:
         return None

@@ -1,4 +1,4 @@
-"""Runs of optimizers with a search: each is a descent of its own, made by the one loop of `loop.py`."""
+"""The runs whose optimizers are searches: each is a descent of its own, made by the loop of `loop.py`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MOST_CALLS = 100_000
 
 
 class _FunctionObjective:
-    """A typed function at one point, as the objective of the loop."""
+    """A typed function at the point of one run, as the objective of a descent."""
 
     steps_per_epoch = 1
 
@@ -58,7 +58,7 @@ class _FunctionObjective:
 
 
 class SearchRuns:
-    """All runs of optimizers with a search. A step of all of them may take several calls."""
+    """All runs whose optimizers are searches. Moving all of them by one step may take several calls of `go_on`."""
 
     def __init__(self, plan: RunsPlan, compiled: Callable[[int, int], Function], stack: ExitStack) -> None:
         """`compiled` is `Runs.compiled`; `stack` gives back the memory."""
@@ -78,9 +78,9 @@ class SearchRuns:
         return self._moving is not None
 
     def add(self, optimizer: Selection[Optimizer], place: int) -> None:
-        """Add a run from each start. `place` is that of the optimizer in the plan.
+        """Add a run from each start for an optimizer. `place` is the optimizer's position in the plan.
 
-        Raises `LimitExceeded` where one step would take too many calls.
+        Raises `LimitExceeded` where one step would take too many calls of NumPy.
         """
         function = self._compiled(1, 1)
         each = len(function.program.nodes) + SEARCH_CALLS
@@ -103,13 +103,13 @@ class SearchRuns:
             self._descents.append((run, Descent(objective, Recipe(optimizer, self.plan.schedule))))
 
     def begin(self) -> None:
-        """Begin the next step of all runs."""
+        """Begin the next step of all runs. `go_on` then makes it."""
         self._moving = iter(self._descents)
 
     def go_on(self, positions: Array, moves: Array, number: int) -> bool:
-        """Move some of the runs. Return whether step `number` is done for all of them.
+        """Move runs for a few milliseconds. Return whether all of them have made step `number`.
 
-        `positions` is (variables, runs), changed in place; `moves` tells which runs have not ended.
+        `positions` is (variables, runs), changed in place; `moves` marks the runs that have not ended.
         """
         assert self._moving is not None
         end = time.monotonic() + SEARCH_SECONDS

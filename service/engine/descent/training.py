@@ -29,7 +29,7 @@ from service.engine.watch import Watch
 
 @dataclass
 class Outcome:
-    """The end of a training."""
+    """The result of a training: its status, final losses and parameters, and warnings."""
 
     status: str
     """completed, stopped, diverged or cancelled."""
@@ -50,7 +50,7 @@ class Outcome:
 
 
 class Training:
-    """A training in progress. It holds memory until `close`."""
+    """A training of a network, made step by step. It holds memory until `close`."""
 
     def __init__(
         self,
@@ -66,10 +66,11 @@ class Training:
         watch: Watch | None = None,
         place: Path = ("optimizer",),
     ) -> None:
-        """Check everything and get ready for the first step. `place` is the optimizer's place in the request.
+        """Check the whole request and get ready for the first step.
 
-        `admit` is called with the cost of the steps, then `reserve` with the bytes, before memory is taken. `watch`
-        may end a long step in the middle; the step is then undone, and the training cancelled.
+        `place` is the optimizer's place in the request. `admit` is called with the cost of the steps, then `reserve`
+        with the bytes, before memory is taken. `watch` may end a long step in the middle; this step is then undone, and
+        the training cancelled.
 
         Raises `InvalidRequest` when something does not fit, `LimitExceeded` when the training would cost too much.
         """
@@ -139,7 +140,7 @@ class Training:
         return self.status is not None
 
     def advance(self) -> Recorded | None:
-        """Make one step. Return its record if the trace holds it."""
+        """Make one step. Return the record of this step if the trace holds it, else None."""
         self._tracer.begin()
         descent = self.descent
         search = descent.update.declaration.search
@@ -174,7 +175,7 @@ class Training:
             self.status, self.reason = "cancelled", reason
 
     def outcome(self) -> Outcome:
-        """Return where the training ended, after its last step."""
+        """Return the result of the training, after its last step."""
         return without_float_warnings(self._outcome)
 
     def _outcome(self) -> Outcome:
@@ -235,10 +236,10 @@ class Training:
 
 
 def _with_place(reason: str, cautions: Sequence[Caution]) -> str:
-    """Append to a reason the first clause of the first caution."""
+    """Append to a reason the first clause of the first caution, which names the value that is not finite."""
     return f"{reason}: {cautions[0].message.partition('; ')[0]}" if cautions else reason
 
 
 def _of_checkpoint(fault: Fault) -> Fault:
-    """Return a fault with the place of the parameters in the checkpoint that holds them."""
+    """Return a fault whose path leads to the parameters in the checkpoint, where these came from."""
     return replace(fault, path=("checkpoint", *fault.path)) if fault.path[:1] == ("parameters",) else fault

@@ -74,6 +74,7 @@ def _judge(function: Function, points: Array, scale: Array, watch: Watch | None)
 
 
 def _judge_block(function: Function, points: Array, scale: Array, watch: Watch | None) -> Array:
+    """Return the verdicts on a block of points, so many that their second derivatives fit into memory."""
     sampled = sample(function, points, np.maximum(np.abs(points), scale), watch)
     gradients, hessians = sampled.gradients, sampled.hessians
     curvature = Curvature(hessians, scale)
@@ -126,7 +127,10 @@ def _approached(
 
 
 def in_noise(function: Function, points: Array, scale: Array, watch: Watch | None = None) -> Array:
-    """Return the points whose gradient is noise, although Newton's next step is long."""
+    """Return those points, (points, variables), whose gradient is only rounding noise.
+
+    Newton's next step from there is long, but means nothing.
+    """
     if not len(points):
         return points
     sampled = sample(function, points, np.maximum(np.abs(points), scale), watch)
@@ -165,6 +169,7 @@ def _look_around(
 def _probe(
     function: Function, points: Array, unexplained: Array, settled: Array, scale: Array, watch: Watch | None
 ) -> Array:
+    """Return the verdict on each point from the function at some distance along flat directions."""
     count, dimension = points.shape
     sampled = sample(function, points, np.maximum(np.abs(points), scale), watch)
     gradients, hessians = sampled.gradients, sampled.hessians
@@ -259,7 +264,10 @@ def _probe(
 
 
 def _around(function: Function, places: Array, scale: Array) -> tuple[Array, Array]:
-    """Return the largest curvature and the largest value at places around each point, (places, points, variables)."""
+    """Return the largest curvature and the largest value around each point.
+
+    `places` are (places, points, variables); the results have an entry for each point.
+    """
     results = function.run(places.reshape(-1, places.shape[-1]))
     assert results.hessians is not None
     shape = places.shape[:2]
@@ -268,7 +276,7 @@ def _around(function: Function, places: Array, scale: Array) -> tuple[Array, Arr
 
 
 def _sizes(hessians: Array, scale: Array) -> Array:
-    """Return the size of the curvatures, with variables in the scale."""
+    """Return the largest entry of each Hessian, by size, with each variable in units of `scale`."""
     largest: Array = np.abs(scale[:, None] * hessians * scale).max((-1, -2))
     return largest
 

@@ -172,7 +172,7 @@ def adadelta(
 
 
 def moments(gradient: Array, state: State, beta_1: float, beta_2: float) -> tuple[Array, Array]:
-    """Update and return the moving averages of the gradient and of its square."""
+    """Update and return the moving averages of the gradient and of its square, which Adam and its relatives keep."""
     first, second = state.first_moment, state.second_moment
     # These forms take the fewest calls of NumPy, which is what counts for a few numbers.
     first += (1.0 - beta_1) * (gradient - first)
