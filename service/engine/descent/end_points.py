@@ -1,4 +1,4 @@
-"""The points where runs on a function ended, with values and gradient norms, and the kinks that some of them stand on."""
+"""The points where runs on a function ended, with values and gradient norms, and the kinks that some stand on."""
 
 from __future__ import annotations
 

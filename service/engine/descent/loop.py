@@ -194,7 +194,7 @@ class Descent:
         return Step(number, epoch, loss, learning_rate, norm_of_flat(self.gradient))
 
     def _look(self) -> tuple[float, Array]:
-        """Return the loss at the parameters, and the gradient there or at the point that the optimizer looks ahead to."""
+        """Return the loss at the parameters, and the gradient there or where the optimizer looks ahead to."""
         ahead = self.update.ahead()
         if ahead is None:
             return self.objective.evaluate()

@@ -232,7 +232,7 @@ class Runs:
 
 
 def kink_of(problems: Sequence[PointProblem]) -> PointProblem | None:
-    """Return the first problem of a point that is a kink; None if there is no kink, or the point has no value at all."""
+    """Return the first problem of a point that is a kink; None if it has no kink, or no value at all."""
     kinds = [problem.kind for problem in problems]
     if "domain" in kinds or "pole" in kinds:
         return None

@@ -1,4 +1,4 @@
-"""The trace of a training: copies of what each recorded step includes, and the first number in it that is not finite."""
+"""The trace of a training: copies of what each recorded step includes, and the first number that is not finite."""
 
 from __future__ import annotations
 

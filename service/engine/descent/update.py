@@ -32,7 +32,7 @@ CLIP_EPSILON = 1e-6
 
 
 class Clip(NamedTuple):
-    """The bounds that gradients are clipped to: `value` for each number, `norm` for the norm of all numbers together."""
+    """The bounds that gradients are clipped to: `value` for each number, `norm` for the norm of all together."""
 
     value: float | None = None
     norm: float | None = None
@@ -115,7 +115,7 @@ class Update:
         return rate.learning_rate
 
     def ahead(self) -> Array | None:
-        """Return the offset from the parameters to where the rule wants the gradient; None for rules that use it here."""
+        """Return the offset from the parameters to where the rule wants the gradient; None for most rules."""
         look_ahead = self.declaration.look_ahead
         return None if look_ahead is None else look_ahead(self.state, **self._options_used)
 

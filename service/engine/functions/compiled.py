@@ -234,7 +234,7 @@ class Function:
         return workspace.parameters.reshape(-1, points), workspace.gradients.reshape(-1, points)
 
     def run(self, points: Array, watch: Watch | None = None) -> Results:
-        """Compute value, gradient and Hessian at each row of `points`, (points, variables). Raises what `watch` raises."""
+        """Compute value, gradient and Hessian at each row of `points`, (points, variables). Raises as `watch` does."""
         count, size = len(points), self.task.points
         with self.program.workspace() as workspace:
             variables, rows = self.columns(workspace)

@@ -235,7 +235,7 @@ class _Flow:
         return left, foreseen, defined
 
     def _alike(self, hessians: Array) -> Array:
-        """Return whether other Hessians nearly equal those at the points, relative to the curvature in each direction."""
+        """Return whether other Hessians nearly equal those at the points, relative to each direction's curvature."""
         scales = np.sqrt(np.maximum(self.eigenvalues, np.finfo(np.float64).tiny))
         inner = self.vectors.transpose(0, 2, 1) @ (hessians - self.hessians) @ self.vectors
         inner /= scales[:, :, None] * scales[:, None, :]

@@ -27,21 +27,21 @@ SADDLES = "Dauphin et al. 2014, arXiv:1406.2572"
 
 
 class Minimum(NamedTuple):
-    """A local minimum, inside the box."""
+    """A local minimum of a preset inside its box."""
 
     point: Point
     value: float
 
 
 class Stationary(NamedTuple):
-    """A place where the gradient is 0 too: a maximum, a saddle, or degenerate."""
+    """A point of a preset, other than a minimum, where the gradient is 0: a maximum, a saddle, or degenerate."""
 
     point: Point
     kind: str
 
 
 class Trial(NamedTuple):
-    """An optimizer that shows something, from each of the starts."""
+    """A descent worth trying on a preset: an optimizer with options, run from each of the starts."""
 
     optimizer: str
     steps: int
@@ -50,7 +50,7 @@ class Trial(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Preset(Declaration):
-    """A function worth looking at. `description` is its title; it builds the parsed expression."""
+    """The declaration of a function for learning about descent. `description` is its title; `build` parses it."""
 
     expression: str
     variables: tuple[str, ...]
@@ -81,7 +81,7 @@ def _preset(
     teaches: Mapping[str, str],
     **details: Any,
 ) -> None:
-    """Declare a function of as many variables as its box has sides, out of x, y, z and w."""
+    """Declare a preset. Its variables are the first of x, y, z and w, as many as `domain` has intervals."""
     variables = ("x", "y", "z", "w")[: len(domain)]
     presets.declare(
         name,
@@ -108,7 +108,7 @@ def _mirrored(point: Point, value: float, center: float = 0.0) -> list[Minimum]:
 
 
 def _swapped(minima: Sequence[Minimum]) -> list[Minimum]:
-    """Return each minimum, and its image with the variables exchanged."""
+    """Return each minimum together with its image, in which x and y are exchanged."""
     return [*minima, *(Minimum(minimum.point[::-1], minimum.value) for minimum in minima)]
 
 

@@ -25,7 +25,7 @@ def never(*literals: float | None) -> bool:
 
 
 class Singularity(NamedTuple):
-    """A set of points where a word has no value, or no derivative."""
+    """A condition under which a word has no value, no slope or no certain slope, with a sentence for answers."""
 
     kind: str
     """`domain`: there is no real value; `pole`: the value is infinite; `vertical`: the slope is infinite; `kink`,
@@ -40,7 +40,7 @@ class Singularity(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Word(Declaration):
-    """An operator, a function or a constant: see the module."""
+    """The declaration of an operator, a function or a constant of expressions."""
 
     arguments: int
     """The count of arguments; 0 for a constant."""
@@ -147,7 +147,7 @@ def negate(a: Node) -> Node:
 
 
 def _only_for(exponents: Callable[[float], bool], bases: Callable[[float], bool]) -> Callable[..., bool]:
-    """Return a test that rules a singularity out unless literal exponent and base can meet it."""
+    """Return the `harmless` test of a power: true if a literal base or exponent rules the singularity out."""
     return lambda a, b: (b is not None and not exponents(b)) or (a is not None and not bases(a))
 
 

@@ -1,4 +1,4 @@
-"""The expansion of every elementwise operation from those of its inputs: see `series.py`.
+"""The rules that expand every elementwise operation along rays, as a `Series` (see `series.py`).
 
 A function is expanded by its value and by the expansion of its derivative, integrated term by term.
 """
@@ -29,7 +29,10 @@ from service.engine.graph.series import (
 
 
 def _power(a: Series, exponent: float, *, root: bool = False) -> Series:
-    """Expand a to a power that is the same along all rays; `root` is for cube roots, also of negative numbers."""
+    """Return the expansion of `a` to a power that is the same along all rays.
+
+    `root` is for cube roots, also of negative numbers.
+    """
     whole = float(exponent).is_integer()
     if exponent == 0.0:
         return uniform(a, 1.0)
@@ -90,7 +93,7 @@ def _derived(a: Series) -> Series:
 
 
 def _integrated(a: Series) -> Series:
-    """Integrate from t = 0 on; the result is unknown where that is infinite."""
+    """Return the integral of a series from t = 0 on; nothing is known of it where it is infinite."""
     exponents = (a.first[:, None] + np.arange(a.length)) / a.steps + 1.0
     found = Series(
         a.first + a.steps,
@@ -105,12 +108,12 @@ def _integrated(a: Series) -> Series:
 
 
 def _unbounded(a: Series) -> Array:
-    """Return in which rows an argument is infinite or unknown at t = 0."""
+    """Return a mask of the rays along which a series is infinite or unknown at t = 0."""
     return ((a.first < 0) & ~a.zero) | (a.vague & (a.first <= 0)) | np.isinf(a.constant()[0])
 
 
 def _by_slope(value: Callable[[Array], Array], slope: Callable[[Series], Series]) -> Callable[[Series], Series]:
-    """Make the rule of a function of bounded arguments from its value at a number and its derivative."""
+    """Return the expansion rule of a function of bounded arguments, given its value and the rule of its derivative."""
 
     def rule(a: Series) -> Series:
         start, error = a.constant()
@@ -130,7 +133,7 @@ def _by_slope(value: Callable[[Array], Array], slope: Callable[[Series], Series]
 
 
 def _entire(*cycle: Callable[[Array], Array]) -> Callable[[Series], Series]:
-    """Make the rule of a function from the cycle of its derivatives, as of sin: sin, cos, -sin, -cos."""
+    """Return the expansion rule of a function from the cycle of its derivatives, as of sin: sin, cos, -sin, -cos."""
 
     def rule(a: Series) -> Series:
         start, error = a.constant()
@@ -222,7 +225,10 @@ def _absolute(a: Series) -> Series:
 
 
 def _choose(a: Series, b: Series, sign: Array, difference: Series) -> Series:
-    """Return b where the sign is negative, else a; where the sign is unknown, the terms that both have in common."""
+    """Return `b` where the sign is negative, else `a`.
+
+    Where the sign is unknown, return the terms that both have in common.
+    """
     chosen = a.where(sign < 0.0, b)
     close = np.isnan(sign)
     common = a.only(np.maximum(difference.first - a.first, 0))
@@ -264,7 +270,7 @@ def _greater_equal(a: Series, b: Series) -> Series:
 
 
 def _whole(at: Callable[[Array], Array], jumps_at: float) -> Callable[[Series], Series]:
-    """Make the rule of floor, ceil or round, which jump at whole numbers plus `jumps_at`."""
+    """Return the expansion rule of floor, ceil or round, which jump at whole numbers plus `jumps_at`."""
 
     def rule(a: Series) -> Series:
         start, error = a.constant()
@@ -374,7 +380,7 @@ RULES: dict[str, Callable[..., Series]] = {
 
 
 def expand(output: Node, nodes: Sequence[Node], variables: Mapping[Node, tuple[Array, Array]]) -> Series | None:
-    """Expand `output` along rays; return None where an operation has no rule.
+    """Return the expansion of `output` along rays; None where an operation has no rule.
 
     `nodes` are the nodes that `output` needs, in order; `variables` maps each variable to its points and directions,
     one number for each ray.

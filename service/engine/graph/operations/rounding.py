@@ -16,7 +16,7 @@ __all__ = ["ceil", "floor", "mod", "rint"]
 
 
 def _branch_whole(x: Array) -> Any:
-    """Return the sum of the whole numbers below and above: even exactly at a whole number."""
+    """Return the branch of each element: the sum of the whole numbers around it, even exactly at a whole number."""
     return np.floor(x) + np.ceil(x)
 
 
