@@ -1,4 +1,4 @@
-"""Checks a gradient against values alone, without any rule of differentiation.
+"""The check of a gradient against values alone, without any rule of differentiation.
 
 The reference is the complex step: an evaluation with complex numbers gives the slope along one direction to all digits.
 Each of a few numbers gets an evaluation of its own. For many numbers, one evaluation goes along random signs, each
@@ -87,7 +87,7 @@ def _check_orders(
 
 
 def subject_vector(subject: Subject, claimed: Mapping[Path, Array]) -> Array:
-    """Return a claimed gradient as a flat vector, with NaN where nothing is claimed."""
+    """Return a claimed gradient as a flat vector in float64, with NaN where nothing is claimed."""
     flat = np.full(subject.space.size, math.nan)
     for piece in subject.space.pieces:
         if piece.path in claimed:
@@ -118,7 +118,7 @@ def check_at(
 
 
 class _Check:
-    """One check at a point, while its report grows."""
+    """A gradient check at one point, with what it has measured so far."""
 
     def __init__(
         self,

@@ -37,9 +37,9 @@ FLOAT_BYTES = {"float64": 8, "float32": 4}
 
 
 class GridTask(NamedTuple):
-    """Asks for losses at points, for given shapes. Hashable: equal tasks share one program.
+    """The task of computing losses at many points of a line or plane, for given shapes.
 
-    `task` has losses, no `include`, and a reduction to one number.
+    It is hashable: equal tasks share one program. `task` has losses, no `include`, and a reduction to one number.
     """
 
     task: Task
@@ -66,7 +66,7 @@ class GridTask(NamedTuple):
 
 @dataclass
 class GridValues:
-    """The results at the points, in their order. Values that are not finite stay in place."""
+    """The losses, slopes and curvatures at the points, in their order. Values that are not finite stay in place."""
 
     losses: Array
     slopes: Array
@@ -78,7 +78,7 @@ class GridValues:
 
 
 class Grid:
-    """A grid task, planned. Immutable and safe to run from many threads."""
+    """A grid task, compiled. Immutable and safe to run from many threads."""
 
     def __init__(self, asked: GridTask, program: Program, block: int, feeder: Feeder, moved: Sequence[Piece]) -> None:
         self.asked = asked
@@ -95,7 +95,7 @@ class Grid:
     def run(
         self, feed: Feed, base: Array, directions: Array, coordinates: Array, watch: Watch | None = None
     ) -> GridValues:
-        """Compute the values at `base + coordinates @ directions`.
+        """Compute losses and derivatives at the points `base + coordinates @ directions`.
 
         `base` is `(parameters,)`, `directions` `(axes, parameters)`, both over the flat vector of all parameters;
         `coordinates` is `(points, axes)`. The feed's own parameters are ignored. Raises what `watch` raises.
@@ -151,7 +151,7 @@ class Grid:
 def compile_grid(
     asked: GridTask, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None
 ) -> Grid:
-    """Build, differentiate and plan; runs borrow their memory from `pool`.
+    """Build, differentiate, vectorize and plan the loss of a grid; runs borrow their memory from `pool`.
 
     Raises `InvalidRequest` when the definition or the shapes do not fit, `LimitExceeded` when it would cost too much,
     and what `watch` raises.
@@ -197,7 +197,10 @@ def _start(part: Piece) -> int:
 
 
 def _along(number: Node, ways: Mapping[Node, Node]) -> Node:
-    """Return the derivative of a number along each direction: (axes,)."""
+    """Return the derivatives of a number along the directions, (axes,).
+
+    `ways` has for each parameter its part of the directions, (axes, size).
+    """
     nodes = list(ways)
     gradients = dense(differentiate(number, nodes).nodes, nodes)
     total: Node | float = 0.0
@@ -209,12 +212,12 @@ def _along(number: Node, ways: Mapping[Node, Node]) -> Node:
 
 
 def _stacked(rows: Sequence[Node]) -> Node:
-    """Stack vectors as the rows of a matrix."""
+    """Return vectors of one length as the rows of a matrix."""
     return reshape(concatenate(rows, 0), (len(rows), rows[0].size))
 
 
 def _block_of(results: Iterable[Node], ways: Mapping[Node, Node], asked: GridTask) -> int:
-    """Return the count of points of one run: as many as memory allows, in blocks of nearly equal length."""
+    """Return how many points one run computes: as many as memory allows, in blocks of nearly equal length."""
     depend = {node.index for node in ways}
     elements = sum(node.size for node in ways)
     for node in reachable(results):

@@ -51,7 +51,7 @@ CODES = {
 
 @dataclass(frozen=True)
 class Reason:
-    """The reason for a gradient of 0, for some samples."""
+    """Why a gradient is 0, for some samples."""
 
     code: str
     layer: str | None
@@ -61,7 +61,7 @@ class Reason:
 
 @dataclass(frozen=True)
 class Meaning:
-    """The advice for a parameter."""
+    """What a gradient says about its parameter: whether to increase or decrease it, and why a gradient is 0."""
 
     asked: Asked
     value: float
@@ -82,9 +82,10 @@ def meaning_of(
     heaton: bool,
     value: Callable[[Key], float],
 ) -> Meaning:
-    """Return the meaning of one gradient; `numbers` are the parameter, the shown gradient, and the new parameter.
+    """Return the meaning of one gradient.
 
-    `value` returns the number in the graph of an element.
+    `numbers` are the parameter, the shown gradient, and the new parameter. `heaton` says that gradients have the other
+    sign. `value` returns the number in the graph of an element.
     """
     parameter, gradient, updated = numbers
     slope = -gradient if heaton else gradient
@@ -110,7 +111,7 @@ def meaning_of(
 
 
 class Cause(NamedTuple):
-    """A code, and the layer that it is about."""
+    """A code of a reason for 0, and the layer that it is about."""
 
     code: str
     layer: str = ""
@@ -192,7 +193,7 @@ def _reason_of(scene: Scene, found: Cause, samples: tuple[int, ...]) -> Reason:
 
 
 class _CauseSearch:
-    """A search that follows formulas that are 0 to their causes."""
+    """A search for the reasons why a formula is 0, which follows the formulas that it is made of."""
 
     def __init__(self, scene: Scene, outline: Outline, value: Callable[[Key], float]) -> None:
         self.scene = scene
@@ -204,7 +205,7 @@ class _CauseSearch:
         return evaluate(formula, self.value)
 
     def of(self, formula: NumberFormula) -> list[Cause]:
-        """Return the reasons for a formula that is 0, the nearest first."""
+        """Return the reasons why a formula is 0, the nearest first."""
         found: dict[Cause, None] = {}
         seen: set[Element] = set()
         try:
@@ -230,7 +231,7 @@ class _CauseSearch:
         return known
 
     def _named(self, element: Element) -> list[Cause]:
-        """Return the reason that the name of an element gives."""
+        """Return the reason that the name of an element gives, such as an input; none for other elements."""
         name = self.scene.names.get(element[0])
         if name is None:
             return []
@@ -244,7 +245,7 @@ class _CauseSearch:
         return self._of(self.elements.formula(self.elements.node(element), element[1]))
 
     def _of(self, formula: NumberFormula) -> Iterable[Cause | Element]:
-        """Return the reasons that a formula itself gives, and the elements to follow."""
+        """Return the reasons that a formula of value 0 shows by itself, and the elements to follow."""
         if isinstance(formula, Constant):
             return [Cause("unused")]
         if isinstance(formula, Ref):
@@ -266,7 +267,7 @@ class _CauseSearch:
         return [found for each in formulas for found in self._of(each)]
 
     def _of_zeros(self, formula: NumberFormula) -> list[Cause | Element]:
-        """Return the reasons for the parts that are 0."""
+        """Return the reasons for those parts of a formula that are 0."""
         return self._of_each(part for part in formula.parts if not self.number(part))
 
     def _of_call(self, formula: Call) -> Iterable[Cause | Element]:
@@ -285,7 +286,7 @@ class _CauseSearch:
         return [Cause("underflow", layer)]
 
     def _flat(self, layer: str) -> str:
-        """Return the code of a slope of 0, which depends on the activation."""
+        """Return the code of the reason for a slope of 0 in a layer, which depends on the activation."""
         activation = self.scene.prepared.model.layers[layer].activation
         if activation is None:
             return "not_selected"

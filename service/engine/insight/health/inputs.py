@@ -1,4 +1,4 @@
-"""Are inputs scaled as gradient descent likes them? The condition number of what the first layer with weights sees."""
+"""The scale of a network's inputs, as gradient descent likes it: sizes, and the condition number of the features."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NORMALISING = frozenset(("batch_normalization", "layer_normalization", "group_no
 
 
 class Scale(NamedTuple):
-    """The scale of the features of an input."""
+    """The sizes of an input's features, and how badly they are scaled."""
 
     size: float
     """The root mean square of all numbers."""
@@ -70,7 +70,10 @@ def _condition(x: Array) -> float | None:
 
 
 def weighed_inputs(definition: NetworkDefinition) -> list[str]:
-    """Return the inputs that reach layers with weights without a normalization or a lookup before."""
+    """Return the names of the inputs that reach layers with weights directly.
+
+    Inputs with a normalization or a lookup before any weights are left out.
+    """
     found = []
     for name in definition.inputs:
         takers = [layer.layer for place, layer in enumerate(definition.layers) if name in definition.inputs_of(place)]
