@@ -32,11 +32,8 @@ class LeastRecentlyUsed(Generic[K, V]):
             return entry[0]
 
     def get(self, key: K, make: Callable[[], V]) -> V:
-        """Return the value for `key`; call `make` if there is none.
-
-        Two threads that miss at once may both call `make`. The first value is kept, so all callers hold the same
-        object.
-        """
+        """Return the value for `key`; call `make` if there is none. Two threads that miss at once may both call `make`.
+        The first value is kept, so all callers hold the same object."""
         known = self.find(key)
         if known is not None:
             return known

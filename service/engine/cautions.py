@@ -27,8 +27,6 @@ class Caution:
 
 
 def caution(code: str, layer: str | None = None, quantity: str | None = None, **words: Any) -> Caution:
-    """Make the caution of the finding called `code`, for findings without a number.
-
-    `words` fill the places of the finding's sentence.
-    """
+    """Make the caution of the finding called `code`, for findings without a number. `words` fill the places of the
+    finding's sentence."""
     return Caution.of(found(code, layer=layer, quantity=quantity, **words))

@@ -41,11 +41,8 @@ class Compilable(Protocol[C_co]):
         """A rough number of the graph nodes that compiling makes, known before compiling; cheap to compute."""
 
     def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> C_co:
-        """Build and plan the computation; its runs borrow memory from `pool`.
-
-        Raises `InvalidRequest` when the parts of the task do not fit, `LimitExceeded` when it would cost too much, and
-        what `watch` raises.
-        """
+        """Build and plan the computation; its runs borrow memory from `pool`. Raises `InvalidRequest` when the parts of
+        the task do not fit, `LimitExceeded` when it would cost too much, and what `watch` raises."""
 
 
 class Compiler:

@@ -17,10 +17,8 @@ from service.engine.options import Option
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Declaration:
-    """The description of a building block, written by its author: names, options, formula and sources.
-
-    Two declarations are equal only if they are the same object.
-    """
+    """The description of a building block, written by its author: names, options, formula and sources. Two declarations
+    are equal only if they are the same object."""
 
     name: str
     build: Callable[..., Any]
@@ -43,10 +41,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True, eq=False)
 class Selection(Generic[D]):
-    """A block that a request has chosen, with a value for each of its options.
-
-    Two selections are equal only if they are the same object.
-    """
+    """A block that a request has chosen, with a value for each of its options. Two selections are equal only if they
+    are the same object."""
 
     declaration: D
     options: Mapping[str, Any]
@@ -121,10 +117,8 @@ class Registry(Generic[D]):
 
 @dataclass(frozen=True, kw_only=True)
 class Reference(Option):
-    """An option whose value is a block of another registry, such as the activation of a layer.
-
-    The schemas read and check its values.
-    """
+    """An option whose value is a block of another registry, such as the activation of a layer. The schemas read and
+    check its values."""
 
     registry: Registry[Any]
 

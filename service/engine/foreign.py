@@ -21,19 +21,15 @@ class Foreign(NamedTuple):
 
 
 def fold(name: str) -> str:
-    """Return the letters and digits of a name in lower case, so that different spellings of a name are equal.
-
-    Of a call or a path, such as `torch.nn.ReLU()`, only the last name counts.
-    """
+    """Return the letters and digits of a name in lower case, so that different spellings of a name are equal. Of a call
+    or a path, such as `torch.nn.ReLU()`, only the last name counts."""
     name = name.split("(")[0].rsplit(".", 1)[-1]
     return "".join(character for character in name.casefold() if character.isalnum())
 
 
 def _table(*rows: tuple[str, str, str] | tuple[str, str]) -> Mapping[str, Foreign]:
-    """Return a table from folded foreign names to what this service has for them.
-
-    Each row has foreign names and names of this service, both separated by spaces, and perhaps a note.
-    """
+    """Return a table from folded foreign names to what this service has for them. Each row has foreign names and names
+    of this service, both separated by spaces, and perhaps a note."""
     table: dict[str, Foreign] = {}
     for names, here, *note in rows:
         for name in map(fold, names.split()):

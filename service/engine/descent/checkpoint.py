@@ -36,10 +36,8 @@ class Checkpoint:
 
 
 def checkpoint_of(descent: Descent, seed: int, parameters: Tree, trained: Sequence[Piece]) -> Checkpoint:
-    """Make a checkpoint of a training after the steps that it has made.
-
-    `trained` are the places of the trained parameters in flat arrays.
-    """
+    """Make a checkpoint of a training after the steps that it has made. `trained` are the places of the trained
+    parameters in flat arrays."""
     standing = descent.progress
     return Checkpoint(
         step=standing.step,
@@ -60,19 +58,15 @@ def tree_or_number(trained: Sequence[Piece], value: Any) -> Any:
 
 
 def _is_kept(name: str, standing: Progress) -> bool:
-    """Return whether a checkpoint holds the progress number called `name`.
-
-    Infinity and None cannot be written as JSON numbers. They are left out, and stand for the value at the start.
-    """
+    """Return whether a checkpoint holds the progress number called `name`. Infinity and None cannot be written as JSON
+    numbers. They are left out, and stand for the value at the start."""
     value = getattr(standing, name)
     return name != "step" and value is not None and math.isfinite(value)
 
 
 def progress_of(checkpoint: Checkpoint) -> Progress:
-    """Return the progress that a checkpoint holds.
-
-    Raises `InvalidRequest` for names that `Progress` does not have, and for numbers of steps that are none.
-    """
+    """Return the progress that a checkpoint holds. Raises `InvalidRequest` for names that `Progress` does not have, and
+    for numbers of steps that are none."""
     names = [item.name for item in fields(Progress) if item.name != "step"]
     faults = [
         Fault(("checkpoint", "progress", name), "is nothing that a training remembers", tuple(names))
@@ -156,10 +150,7 @@ class StateReader:
 
     def array(self, name: str, tree: Mapping[str, Mapping[str, Array]]) -> Array:
         """Return a tree of the state as a flat array. Add faults for tensors that are missing, unknown or of wrong
-        shape.
-
-        A history has one more axis in front. After a fault the array is empty.
-        """
+        shape. A history has one more axis in front. After a fault the array is empty."""
         history = name in self.optimizer.histories
         wanted = {piece.path: piece for piece in self.trained}
         faults = [

@@ -64,10 +64,8 @@ class Comparison:
         start: Callable[[Contender], Training],
         limits: Limits,
     ) -> None:
-        """Start the first training. All contenders share `recipe`.
-
-        Raises what `start` raises for the first contender, `LimitExceeded` when all together cost too much.
-        """
+        """Start the first training. All contenders share `recipe`. Raises what `start` raises for the first contender,
+        `LimitExceeded` when all together cost too much."""
         check_runs(len(contenders))
         for contender in contenders:
             replace(recipe, optimizer=contender.optimizer).check()

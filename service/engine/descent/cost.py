@@ -37,10 +37,8 @@ def no_need(program: Program, work: float, calls: float, steps: int) -> None:
 
 
 class TrainingCost:
-    """Estimates of the cost of one training: operations, bytes, and numbers in its trace.
-
-    All recipes that `TrainingCost` is asked about train the same network for the same number of steps.
-    """
+    """Estimates of the cost of one training: operations, bytes, and numbers in its trace. All recipes that
+    `TrainingCost` is asked about train the same network for the same number of steps."""
 
     def __init__(
         self,
@@ -52,10 +50,8 @@ class TrainingCost:
         self._compile = compile
 
     def work(self, recipe: Recipe, path: Path = ("optimizer",)) -> float:
-        """Return the floating-point operations of the whole training: a rough upper bound.
-
-        Raises `LimitExceeded` where the optimizer, at `path` in the request, is not made for so many parameters.
-        """
+        """Return the floating-point operations of the whole training: a rough upper bound. Raises `LimitExceeded` where
+        the optimizer, at `path` in the request, is not made for so many parameters."""
         objective, declaration = self.objective, recipe.optimizer.declaration
         size = objective.vector.trained_size
         step: float = objective.work * declaration.most_evaluations(**recipe.own_options) + RULE_OPERATIONS * size

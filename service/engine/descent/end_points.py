@@ -47,10 +47,8 @@ class EndPoints:
 
     @property
     def best(self) -> int | None:
-        """The run that ended at the lowest value; uphill, at the highest.
-
-        Of several values that differ by rounding only, the first counts. None if no run has a settled end.
-        """
+        """The run that ended at the lowest value; uphill, at the highest. Of several values that differ by rounding
+        only, the first counts. None if no run has a settled end."""
         if not self.settled.any():
             return None
         signed = np.where(self.settled, self.runs.plan.signs * self.values, np.inf)
@@ -58,10 +56,8 @@ class EndPoints:
         return int((signed <= least + SAME_VALUE * max(self.usual, abs(least))).argmax())
 
     def _find_kinks(self) -> Iterator[None]:
-        """Find the runs that ended on kinks. Yield after each block of them.
-
-        The slope that convention gives to a kink may be 0, so it does not show whether a run has arrived.
-        """
+        """Find the runs that ended on kinks. Yield after each block of them. The slope that convention gives to a kink
+        may be 0, so it does not show whether a run has arrived."""
         function = self.runs.function
         if not function.kinks:
             return

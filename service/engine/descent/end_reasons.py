@@ -61,10 +61,8 @@ class EndReasons:
         return text
 
     def whole(self, run: int, valleys: Valleys) -> str:
-        """Return a clause that says what ended a run and where it is.
-
-        A run that diverged or ended on a kink gets only the first part.
-        """
+        """Return a clause that says what ended a run and where it is. A run that diverged or ended on a kink gets only
+        the first part."""
         plain = self.plain(run)
         lost = self.runs.status[run] == DIVERGED or run in self.runs.kinks
         return plain if lost else f"{plain}; {self._where(run, valleys)}"
@@ -105,11 +103,8 @@ class EndReasons:
         return f"the value is {value:.6g}; it was {self.runs.first[run]:.6g} at the start"
 
     def of_diverged(self, function: Function, diverged: Array, compared: bool) -> dict[int, str]:
-        """Return for each of the diverged runs a clause that says why it diverged.
-
-        `diverged` holds numbers of runs. With `compared`, the clauses also compare learning rates with the curvature at
-        the start.
-        """
+        """Return for each of the diverged runs a clause that says why it diverged. `diverged` holds numbers of runs.
+        With `compared`, the clauses also compare learning rates with the curvature at the start."""
         runs, ends, count = self.runs, self.ends, len(self.runs.plan.starts)
         points = np.nan_to_num(ends.points[diverged])
         problems = function.problems(points, function.run(points))

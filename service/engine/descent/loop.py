@@ -45,10 +45,8 @@ class Objective(Protocol):
         ...
 
     def hessian(self, most_work: float = math.inf) -> Array:
-        """Return the Hessian at the present parameters, (parameters, parameters).
-
-        Raises an `EngineError` if that takes more than `most_work` floating-point operations.
-        """
+        """Return the Hessian at the present parameters, (parameters, parameters). Raises an `EngineError` if that takes
+        more than `most_work` floating-point operations."""
         ...
 
     def finish(self) -> None:
@@ -147,10 +145,8 @@ class Descent:
         return self.progress.step > 0
 
     def advance(self) -> Step:
-        """Make one step and return its record.
-
-        If the loss or the gradient of the step has run away, the descent ends and the parameters stay as they are.
-        """
+        """Make one step and return its record. If the loss or the gradient of the step has run away, the descent ends
+        and the parameters stay as they are."""
         return without_float_warnings(self._advance)
 
     def _advance(self) -> Step:
@@ -297,10 +293,8 @@ class Descent:
         return self.update.shown(self.progress.step)
 
     def curvature(self) -> float | None:
-        """Return the largest eigenvalue of the Hessian at the parameters where the descent started.
-
-        None if there are too many parameters, the Hessian costs too much, or the eigenvalue is not positive.
-        """
+        """Return the largest eigenvalue of the Hessian at the parameters where the descent started. None if there are
+        too many parameters, the Hessian costs too much, or the eigenvalue is not positive."""
         if self._start is None:
             return None
         parameters = self.objective.parameters

@@ -56,10 +56,8 @@ class NetworkObjective:
         admit: Callable[[NetworkObjective], None] = lambda objective: None,
         watch: Watch | None = None,
     ) -> None:
-        """Compile the programs of all batch sizes and take their memory.
-
-        Before memory is taken, `admit` is called with this objective, then `reserve` with the bytes.
-        """
+        """Compile the programs of all batch sizes and take their memory. Before memory is taken, `admit` is called with
+        this objective, then `reserve` with the bytes."""
         self._stack = ExitStack()
         self.watch = watch
         self.batches = batches
@@ -184,10 +182,8 @@ class NetworkObjective:
         return self._compute(run)
 
     def final_losses(self, step: int) -> tuple[float | None, float | None]:
-        """Return the loss over all samples and the loss on validation data, after the last step.
-
-        The second is None without such data. Both are None if the time is over.
-        """
+        """Return the loss over all samples and the loss on validation data, after the last step. The second is None
+        without such data. Both are None if the time is over."""
         if self.total_work + self.validation_work <= QUICK_OPERATIONS:
             self.watch = None
         try:

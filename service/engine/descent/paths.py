@@ -74,10 +74,8 @@ class Paths:
         return arrays + [state for states in self.states for state in states.values()]
 
     def of(self, run: int, ended: int, end: Snapshot) -> dict[str, Any]:
-        """Return the recorded path of one run by name: points, values, and what else the plan includes.
-
-        The run ended after `ended` steps; the snapshot `end` supplies the last point where that step was not recorded.
-        """
+        """Return the recorded path of one run by name: points, values, and what else the plan includes. The run ended
+        after `ended` steps; the snapshot `end` supplies the last point where that step was not recorded."""
         count = int(np.searchsorted(self.steps, ended, side="right"))
         complete = self.steps[count - 1] == ended
 

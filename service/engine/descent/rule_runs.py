@@ -59,10 +59,8 @@ class RuleRuns:
             group.update.move(group.gradient, own, step + 1, rate)
 
     def _gradients_ahead(self, step: int) -> Array:
-        """Return the gradients that rules get, (variables, runs): at points ahead, and with noise.
-
-        Only rules that look ahead, such as Nesterov's, get the gradient at another point than the position.
-        """
+        """Return the gradients that rules get, (variables, runs): at points ahead, and with noise. Only rules that look
+        ahead, such as Nesterov's, get the gradient at another point than the position."""
         ahead = []
         for group in self.groups:
             offset = group.update.ahead()

@@ -23,16 +23,12 @@ MOST_EXPLAINED = 1_000
 
 
 class RunEnds(EndPoints):
-    """The ends of all runs: the stationary points where they arrived, and sentences that say why each run ended.
-
-    Call `advance` until `finished`; only then all of it is there.
-    """
+    """The ends of all runs: the stationary points where they arrived, and sentences that say why each run ended. Call
+    `advance` until `finished`; only then all of it is there."""
 
     def __init__(self, runs: Runs, known: Known | None = None, following: bool = True) -> None:
-        """Take over runs that have ended. `known` is the only minimum, if it is known beforehand.
-
-        With `following`, the search also looks for the basins of runs that have not arrived.
-        """
+        """Take over runs that have ended. `known` is the only minimum, if it is known beforehand. With `following`, the
+        search also looks for the basins of runs that have not arrived."""
         super().__init__(runs)
         self.reasons: list[str] = []
         self.finished = False

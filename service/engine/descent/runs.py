@@ -37,10 +37,8 @@ STATUS = ("", "completed", "stopped", "diverged", "cancelled")
 
 
 class Runs:
-    """All runs of a plan: each start with each optimizer. They hold memory until `close`.
-
-    The run from start `s` with optimizer `o` has the number `o * count + s`, where `count` is the number of starts.
-    """
+    """All runs of a plan: each start with each optimizer. They hold memory until `close`. The run from start `s` with
+    optimizer `o` has the number `o * count + s`, where `count` is the number of starts."""
 
     def __init__(
         self,
@@ -110,11 +108,8 @@ class Runs:
         self._stack.close()
 
     def advance(self) -> Snapshot | None:
-        """Evaluate at the points of all runs, then move all runs one step; after the last step only evaluate.
-
-        Returns the evaluated points, if the plan records this step. Where searches run, one step may take several
-        calls.
-        """
+        """Evaluate at the points of all runs, then move all runs one step; after the last step only evaluate. Returns
+        the evaluated points, if the plan records this step. Where searches run, one step may take several calls."""
         return without_float_warnings(self._advance)
 
     def _advance(self) -> Snapshot | None:

@@ -264,9 +264,7 @@ def cosine_restarts(
 
 def _restarts(count: int, first: int, longer: float) -> tuple[int, float]:
     """Return how many restarts there were before step `count`, and which part of the present decay is over (0 to 1).
-
-    The first decay takes `first` steps; each decay is `longer` times as long as the one before.
-    """
+    The first decay takes `first` steps; each decay is `longer` times as long as the one before."""
     growth = longer - 1.0
     if not growth:
         return count // first, count % first / first

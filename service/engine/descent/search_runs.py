@@ -78,10 +78,8 @@ class SearchRuns:
         return self._moving is not None
 
     def add(self, optimizer: Selection[Optimizer], place: int) -> None:
-        """Add a run from each start for an optimizer. `place` is the optimizer's position in the plan.
-
-        Raises `LimitExceeded` where one step would take too many calls of NumPy.
-        """
+        """Add a run from each start for an optimizer. `place` is the optimizer's position in the plan. Raises
+        `LimitExceeded` where one step would take too many calls of NumPy."""
         function = self._compiled(1, 1)
         each = len(function.program.nodes) + SEARCH_CALLS
         calls = optimizer.declaration.most_evaluations(**Rules(optimizer).own_options) * each
@@ -107,10 +105,8 @@ class SearchRuns:
         self._moving = iter(self._descents)
 
     def go_on(self, positions: Array, moves: Array, number: int) -> bool:
-        """Move runs for a few milliseconds. Return whether all of them have made step `number`.
-
-        `positions` is (variables, runs), changed in place; `moves` marks the runs that have not ended.
-        """
+        """Move runs for a few milliseconds. Return whether all of them have made step `number`. `positions` is
+        (variables, runs), changed in place; `moves` marks the runs that have not ended."""
         assert self._moving is not None
         end = time.monotonic() + SEARCH_SECONDS
         for run, descent in self._moving:

@@ -23,9 +23,7 @@ TRACED = ("gradients", "parameters", "state", "updates", "effective_learning_rat
 
 class Recorded(NamedTuple):
     """A step of the trace, with what the trace includes of this step by name: trees, numbers, indices of samples.
-
-    `more` has a `checkpoint` where the plan asks for one, the step was made, and all numbers are finite.
-    """
+    `more` has a `checkpoint` where the plan asks for one, the step was made, and all numbers are finite."""
 
     step: Step
     more: dict[str, Any]

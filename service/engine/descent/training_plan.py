@@ -36,10 +36,8 @@ class Plan:
     """The trace also holds each step whose number this divides, with a checkpoint."""
 
     def batches_of(self, samples: int, seed: int) -> Batches:
-        """Return the batches of a training on this many samples.
-
-        Raises `InvalidRequest` for listed batches with wrong indices, `LimitExceeded` for too many batch sizes.
-        """
+        """Return the batches of a training on this many samples. Raises `InvalidRequest` for listed batches with wrong
+        indices, `LimitExceeded` for too many batch sizes."""
         if self.batches is not None:
             _check_listed(self.batches, samples)
             return ListedBatches(self.batches)

@@ -61,10 +61,8 @@ class Rules:
 
 
 class Update:
-    """An optimizer in use, which updates parameters in place and keeps its state.
-
-    The parameters are a flat vector, or a matrix with a column for each of many runs.
-    """
+    """An optimizer in use, which updates parameters in place and keeps its state. The parameters are a flat vector, or
+    a matrix with a column for each of many runs."""
 
     def __init__(self, rules: Rules, parameters: Array, steps_per_epoch: int = 1) -> None:
         options = rules.optimizer.options
@@ -158,10 +156,8 @@ class Update:
         return first
 
     def _parts_of(self, gradient: Array) -> Sequence[tuple[slice, Array, Array, State]]:
-        """Return views of parameters, gradient and state in blocks that fit into the processor's cache.
-
-        They are made once for each gradient array.
-        """
+        """Return views of parameters, gradient and state in blocks that fit into the processor's cache. They are made
+        once for each gradient array."""
         for known, parts in self._parts:
             if known is gradient:
                 return parts
@@ -175,10 +171,8 @@ class Update:
         return parts
 
     def compared(self, learning_rate: float, curvature: float, *, is_function: bool = False) -> Sentence:
-        """Return a clause that compares a learning rate with the largest curvature of the objective.
-
-        `is_function` says that the objective is a typed function, not a loss.
-        """
+        """Return a clause that compares a learning rate with the largest curvature of the objective. `is_function` says
+        that the objective is a typed function, not a loss."""
         of = say("findings.bound.function") if is_function else say("findings.bound.loss")
         largest = f"{curvature:.4g}"
         factor = self.stable_factor
@@ -210,10 +204,8 @@ class Update:
 
 
 def _shrinking(longest: float, norm: Array | float, epsilon: float) -> Array | float:
-    """Return the factor that shortens gradients of this norm to `longest`; 1 for shorter gradients.
-
-    `norm` may be an array, with a norm for each of many runs.
-    """
+    """Return the factor that shortens gradients of this norm to `longest`; 1 for shorter gradients. `norm` may be an
+    array, with a norm for each of many runs."""
     if isinstance(norm, float):
         return min(1.0, longest / (norm + epsilon)) if norm else 1.0
     shrinking: Array = np.minimum(1.0, longest / (norm + epsilon))

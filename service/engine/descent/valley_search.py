@@ -108,10 +108,8 @@ class ValleySearch:
         self.valleys.basins = basins.tolist()
 
     def find_basins(self) -> Iterator[None]:
-        """Follow gradient flow from the ends of runs that have not arrived, and add the valleys it leads to.
-
-        Yields between two blocks of work.
-        """
+        """Follow gradient flow from the ends of runs that have not arrived, and add the valleys it leads to. Yields
+        between two blocks of work."""
         of_run = np.array(self.valleys.of_run)
         followed = np.flatnonzero(self.ends.settled & ((of_run == NOWHERE) | (of_run == UNKNOWN)))[:MOST_FOLLOWED]
         if not len(followed) or any(check.singularity.kind == "jump" for check in self.runs.function.checks):
@@ -143,11 +141,8 @@ class ValleySearch:
                 self.valleys.basins[run] = place
 
     def _refined(self, function: Function, places: Array, reach: Array) -> Generator[None, None, tuple[Array, Array]]:
-        """Find stationary points near places (points, variables) with Newton's method.
-
-        Yields between blocks. Returns the stationary points, and a mask that says which of them are within `reach`, a
-        distance for each place.
-        """
+        """Find stationary points near places (points, variables) with Newton's method. Yields between blocks. Returns
+        the stationary points, and a mask that says which of them are within `reach`, a distance for each place."""
         arrivals, there = places.copy(), np.zeros(len(places), bool)
         size = block_size(function)
         for start in range(0, len(places), size):
@@ -168,10 +163,8 @@ class ValleySearch:
             points[start : start + size] = polish(function, points[start : start + size])
 
     def _set_valleys(self, function: Function, points: Array, flat: Array, of_run: Array) -> None:
-        """Make these points the valleys and analyse them.
-
-        `flat` marks points where a curvature vanishes; `of_run` is the valley of each run.
-        """
+        """Make these points the valleys and analyse them. `flat` marks points where a curvature vanishes; `of_run` is
+        the valley of each run."""
         calculus = analyse(function, points, math.inf, flat=flat) if len(points) else None
         self._flat = flat
         counts = np.bincount(of_run[of_run >= 0], minlength=len(points)).tolist()
@@ -183,10 +176,8 @@ class ValleySearch:
         ]
 
     def _add(self, function: Function, found: Array, ends_here: Array) -> list[int]:
-        """Add the points where gradient flow ends to the valleys, unless they are valleys already.
-
-        `ends_here` marks the minima and maxima. Returns the valley of each point, or NOWHERE.
-        """
+        """Add the points where gradient flow ends to the valleys, unless they are valleys already. `ends_here` marks
+        the minima and maxima. Returns the valley of each point, or NOWHERE."""
         valleys = self.valleys
         before = len(valleys.points)
         same = close_to(found, valleys.points)

@@ -72,10 +72,8 @@ def sizes(points: Array) -> Array:
 
 
 def different(points: Array) -> tuple[Array, Array]:
-    """Return the rows of the distinct points, and for each point the position of its equal among them.
-
-    `points` are stationary points, (points, variables).
-    """
+    """Return the rows of the distinct points, and for each point the position of its equal among them. `points` are
+    stationary points, (points, variables)."""
     return distinct(points, SAME * sizes(points), MOST_VALLEYS)
 
 

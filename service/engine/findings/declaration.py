@@ -90,11 +90,8 @@ def found(
     step: int | None = None,
     **words: Any,
 ) -> Found:
-    """Return the finding called `code` about a value, even if the value crosses no threshold.
-
-    `severity` is given where the value does not decide it. `words` fill the places of its sentence beside layer and
-    step.
-    """
+    """Return the finding called `code` about a value, even if the value crosses no threshold. `severity` is given where
+    the value does not decide it. `words` fill the places of its sentence beside layer and step."""
     finding = findings[code]
     judged = finding.judge(value)
     threshold = judged[1] if judged is not None else next(iter(finding.severities.values()))
@@ -125,10 +122,8 @@ def found_if(
     step: int | None = None,
     **words: Any,
 ) -> list[Found]:
-    """Return a list of the finding called `code` if the value crosses a threshold, else an empty list.
-
-    `words` fill the places of its sentence.
-    """
+    """Return a list of the finding called `code` if the value crosses a threshold, else an empty list. `words` fill the
+    places of its sentence."""
     if findings[code].judge(value) is None:
         return []
     return [found(code, value=value, layer=layer, quantity=quantity, step=step, **words)]

@@ -347,10 +347,8 @@ class Algebra(PartTable):
         return value**exponent if exponent > 0 else self.exact(Fraction(value) ** exponent)
 
     def represent(self, whole: Sum) -> tuple[Sum, Rational]:
-        """Return the sum that stands for all multiples of a sum, and the factor from it to the given sum.
-
-        So x + y and 2x + 2y are multiples of one object.
-        """
+        """Return the sum that stands for all multiples of a sum, and the factor from it to the given sum. So x + y and
+        2x + 2y are multiples of one object."""
         known = self._representatives.get(whole)
         if known is None:
             self.spend(6 * len(whole.terms))

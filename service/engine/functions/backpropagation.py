@@ -110,10 +110,8 @@ class ExpressionGraph:
 
 
 def _inputs(node: Node) -> tuple[Node, ...]:
-    """Return the inputs of a value that the graph shows.
-
-    A value with a declared slope depends on the argument of this slope only.
-    """
+    """Return the inputs of a value that the graph shows. A value with a declared slope depends on the argument of this
+    slope only."""
     return node.inputs[1:2] if node.operation.name == "with_slope" else node.inputs
 
 

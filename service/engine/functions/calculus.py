@@ -178,10 +178,8 @@ def _doubtful(function: Function, points: Array, found: Calculus, watch: Watch |
 
 
 def _where_defined(results: Results) -> Results:
-    """Return the results with NaN for derivatives at points without a value.
-
-    Formulas of derivatives, such as 1/x, continue where log x has ended.
-    """
+    """Return the results with NaN for derivatives at points without a value. Formulas of derivatives, such as 1/x,
+    continue where log x has ended."""
     undefined = np.isnan(results.values)
     if undefined.any():
         results.gradients[undefined] = np.nan
@@ -191,10 +189,8 @@ def _where_defined(results: Results) -> Results:
 
 
 def _undefine(results: Results, rows: list[int]) -> None:
-    """Set value and derivatives to NaN, in place, at rows where a part of the expression has no value.
-
-    An example is the argument of `step`.
-    """
+    """Set value and derivatives to NaN, in place, at rows where a part of the expression has no value. An example is
+    the argument of `step`."""
     results.values[rows], results.gradients[rows] = np.nan, np.nan
     if results.hessians is not None:
         results.hessians[rows] = np.nan
@@ -209,10 +205,8 @@ def finite_matrices(hessians: Array) -> tuple[Array, Array]:
 
 
 def eigen(hessians: Array) -> tuple[Array, Array]:
-    """Return eigenvalues, ascending, and eigenvectors as rows of each matrix; NaN where a matrix is not finite.
-
-    The largest component of each eigenvector is positive.
-    """
+    """Return eigenvalues, ascending, and eigenvectors as rows of each matrix; NaN where a matrix is not finite. The
+    largest component of each eigenvector is positive."""
     whole = is_finite(hessians)
     if not whole:
         hessians, finite = finite_matrices(hessians)

@@ -195,10 +195,8 @@ class Function:
     """A compiled expression with its derivatives. Many threads may run it, each in a workspace of its own."""
 
     def __init__(self, task: FunctionTask, limits: Limits | None = None, pool: WorkspacePool | None = None) -> None:
-        """Build and plan the program.
-
-        Raises `LimitExceeded` when the expression and its derivatives are too long together.
-        """
+        """Build and plan the program. Raises `LimitExceeded` when the expression and its derivatives are too long
+        together."""
         expression, points, order = task.expression, task.points, task.order
         self.task = task
         self.expression = expression
@@ -299,10 +297,8 @@ class Function:
 
 
 def _kinks(checks: Sequence[Check], nodes: Sequence[Node]) -> list[str]:
-    """Return the texts of singularities where an expression has no gradient.
-
-    Roots of sums that are never 0 are left out.
-    """
+    """Return the texts of singularities where an expression has no gradient. Roots of sums that are never 0 are left
+    out."""
     texts = [
         check.singularity.text
         for check in checks

@@ -55,10 +55,8 @@ vanishing curvature; a point that rounding hides; no stationary point."""
 
 
 def judge(function: Function, points: Array, scale: Array, watch: Watch | None = None) -> Array:
-    """Return the verdict on each place where Newton's method has ended; `scale` is a length for each variable.
-
-    Raises what `watch` raises.
-    """
+    """Return the verdict on each place where Newton's method has ended; `scale` is a length for each variable. Raises
+    what `watch` raises."""
     if not len(points):
         return np.zeros(0, np.intp)
     return without_float_warnings(_judge, function, points, scale, watch)
@@ -127,10 +125,8 @@ def _approached(
 
 
 def in_noise(function: Function, points: Array, scale: Array, watch: Watch | None = None) -> Array:
-    """Return those points, (points, variables), whose gradient is only rounding noise.
-
-    Newton's next step from there is long, but means nothing.
-    """
+    """Return those points, (points, variables), whose gradient is only rounding noise. Newton's next step from there is
+    long, but means nothing."""
     if not len(points):
         return points
     sampled = sample(function, points, np.maximum(np.abs(points), scale), watch)
@@ -264,10 +260,8 @@ def _probe(
 
 
 def _around(function: Function, places: Array, scale: Array) -> tuple[Array, Array]:
-    """Return the largest curvature and the largest value around each point.
-
-    `places` are (places, points, variables); the results have an entry for each point.
-    """
+    """Return the largest curvature and the largest value around each point. `places` are (places, points, variables);
+    the results have an entry for each point."""
     results = function.run(places.reshape(-1, places.shape[-1]))
     assert results.hessians is not None
     shape = places.shape[:2]
@@ -282,10 +276,8 @@ def _sizes(hessians: Array, scale: Array) -> Array:
 
 
 def _faded(function: Function, points: Array, scale: Array, watch: Watch | None) -> Array:
-    """Return where gradients around are 0 only because they underflow, as far out on exp(-x^2).
-
-    The last gradient before 0, on the way from each point along the axes, decides.
-    """
+    """Return where gradients around are 0 only because they underflow, as far out on exp(-x^2). The last gradient
+    before 0, on the way from each point along the axes, decides."""
     dimension = points.shape[-1]
     ways = np.concatenate([np.eye(dimension), -np.eye(dimension)]) * scale
 

@@ -81,10 +81,8 @@ class Expression:
 
 
 def parse(text: str, variables: Sequence[str] | None = None) -> Expression:
-    """Parse an expression over these variables, in their order; None takes the variables of the text, sorted.
-
-    Raises `InvalidRequest` with faults at ("expression",) or ("variables", position).
-    """
+    """Parse an expression over these variables, in their order; None takes the variables of the text, sorted. Raises
+    `InvalidRequest` with faults at ("expression",) or ("variables", position)."""
     listed = None if variables is None else _checked(variables)
     if len(text) > LONGEST_EXPRESSION:
         raise _refused(f"the expression has {len(text):,} characters; allowed are {LONGEST_EXPRESSION:,}")
@@ -189,10 +187,8 @@ class _Parser(Refusing):
             left = self.step(word, (left, right), start)
 
     def operand(self) -> int:
-        """Read what stands beside an operator; return the position of its step.
-
-        That is a number, a name, a call, parentheses, bars, or the negative of one of these.
-        """
+        """Read what stands beside an operator; return the position of its step. That is a number, a name, a call,
+        parentheses, bars, or the negative of one of these."""
         token = self.tokens[self.at]
         kind = token.kind
         if kind == "name":

@@ -82,10 +82,8 @@ class Line(NamedTuple):
 
 
 def fit_line(points: Sequence[tuple[float, float]], loss: str, names: tuple[str, str]) -> Line:
-    """Return the line with the least `loss`, out of `LOSSES`; `names` are the names of slope and intercept.
-
-    Raises `InvalidRequest` where the points do not determine it.
-    """
+    """Return the line with the least `loss`, out of `LOSSES`; `names` are the names of slope and intercept. Raises
+    `InvalidRequest` where the points do not determine it."""
     count = len(points)
     xs = [x for x, _ in points]
     try:
@@ -146,10 +144,8 @@ def _whole(numbers: Sequence[float]) -> tuple[list[int], int]:
 
 
 def _eigenvalues(hessian: list[list[float]], determinant: float) -> list[float]:
-    """Return the eigenvalues of a symmetric 2 × 2 matrix, ascending.
-
-    The smaller one is computed by division, as a difference would cancel.
-    """
+    """Return the eigenvalues of a symmetric 2 × 2 matrix, ascending. The smaller one is computed by division, as a
+    difference would cancel."""
     trace = hessian[0][0] + hessian[1][1]
     largest = 0.5 * (trace + math.hypot(hessian[0][0] - hessian[1][1], 2.0 * hessian[0][1]))
     return [determinant / largest, largest]

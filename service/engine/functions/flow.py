@@ -56,10 +56,8 @@ class Ways(NamedTuple):
 
 
 def follow(function: Function, starts: Array, signs: Array) -> Generator[None, None, Ways]:
-    """Follow gradient flow from each start, downhill where the sign is 1 and uphill where it is -1.
-
-    `function` has second derivatives. Yields after each step, so that other work has its turn, and returns the ends.
-    """
+    """Follow gradient flow from each start, downhill where the sign is 1 and uphill where it is -1. `function` has
+    second derivatives. Yields after each step, so that other work has its turn, and returns the ends."""
     ways = Ways(starts.copy(), np.zeros(len(starts)))
     flow = without_float_warnings(_Flow, function, starts, signs)
     for _ in range(STEPS):
@@ -131,10 +129,8 @@ class _Flow:
             setattr(self, name, getattr(self, name)[staying])
 
     def _look(self, points: Array, signs: Array) -> tuple[Array, Array, Array, Array]:
-        """Return values, gradients and Hessians at points, and a mask of those where all are finite.
-
-        Uphill they are those of the negative function.
-        """
+        """Return values, gradients and Hessians at points, and a mask of those where all are finite. Uphill they are
+        those of the negative function."""
         results = self.function.run(points)
         assert results.hessians is not None
         hessians, defined = finite_matrices(results.hessians)
@@ -143,10 +139,8 @@ class _Flow:
         return signs[:, 0] * results.values, signs * results.gradients, signs[..., None] * hessians, defined
 
     def advance(self) -> _Landed:
-        """Try one step from each point; return the paths that ended in it.
-
-        Paths with a certain end leave, and so do lost ones.
-        """
+        """Try one step from each point; return the paths that ended in it. Paths with a certain end leave, and so do
+        lost ones."""
         tried = self._try()
         lowest = self.eigenvalues[:, 0]
         shares = np.where(tried.seen, norms_of(tried.errors) / tried.lengths, np.inf)
@@ -222,10 +216,8 @@ class _Flow:
         return near
 
     def _unforeseen(self, moves: Array) -> tuple[Array, Array, Array]:
-        """Return how far gradients after the moves are from the quadratic model, and two masks.
-
-        The masks say where values are as the model predicts, and where all numbers are finite.
-        """
+        """Return how far gradients after the moves are from the quadratic model, and two masks. The masks say where
+        values are as the model predicts, and where all numbers are finite."""
         values, gradients, _, defined = self._look(self.points + moves, self.signs)
         bends = _times(self.hessians, moves)
         left = gradients - (self.gradients + bends)
@@ -267,10 +259,8 @@ def _phi_1(z: Array) -> Array:
 
 
 def _phis(z: Array) -> tuple[Array, Array, Array]:
-    """Return the functions phi_1, phi_3 and phi_4 of exponential integrators, elementwise.
-
-    phi_1 is as above, and phi_k+1 = (phi_k - 1/k!)/z. Series near 0 avoid cancellation.
-    """
+    """Return the functions phi_1, phi_3 and phi_4 of exponential integrators, elementwise. phi_1 is as above, and
+    phi_k+1 = (phi_k - 1/k!)/z. Series near 0 avoid cancellation."""
     near = np.abs(z) < 1.0
     far = np.where(near, 1.0, z)
     small = np.where(near, z, 0.0)

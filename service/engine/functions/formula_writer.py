@@ -83,10 +83,8 @@ class Printer:
         return self.notation.fraction(top, self.notation.number(str(divisor)))
 
     def _ordered(self, whole: Sum) -> list[tuple[Term, Rational]]:
-        """Return the terms in order of printing, with a positive term first.
-
-        A typed sum keeps its order; in others polynomials come by degree, then functions, then constants.
-        """
+        """Return the terms in order of printing, with a positive term first. A typed sum keeps its order; in others
+        polynomials come by degree, then functions, then constants."""
         terms = list(whole.terms.items())
         if whole.index >= self.typed:
             terms.sort(key=_rank)
@@ -95,10 +93,8 @@ class Printer:
         return terms
 
     def _group(self, terms: Sequence[tuple[Term, Rational]]) -> Fragment | None:
-        """Write a sum as one product plus the rest, as in 400 x (x^2 - y) - 2 (1 - x).
-
-        None where no part of the sum is a multiple of a typed sum.
-        """
+        """Write a sum as one product plus the rest, as in 400 x (x^2 - y) - 2 (1 - x). None where no part of the sum is
+        a multiple of a typed sum."""
         group = {term: c for term, c in terms if not any(isinstance(base, Sum) for base, _ in term.factors)}
         if len(group) < 2 or math.gcd(*[c.numerator for c in group.values()]) == 1:
             return None
@@ -176,10 +172,8 @@ def _divisor(terms: Sequence[tuple[Term, Rational]]) -> int:
 
 
 def _display(factor: Factor) -> tuple[int, int]:
-    """Return the sorting key of a factor in a product.
-
-    The order is numbers, constants, variables, powers and roots, functions, sums.
-    """
+    """Return the sorting key of a factor in a product. The order is numbers, constants, variables, powers and roots,
+    functions, sums."""
     base, exponent = factor
     if isinstance(base, Atom) and base.constant and not isinstance(exponent, Sum):
         kind = 0 if base.name.isdecimal() else 1
@@ -217,10 +211,8 @@ class FormulaWriter:
         self._within(most_work // 2, self._begin, value)
 
     def printed(self, nodes: Sequence[Node]) -> list[Printed | None]:
-        """Return the formula of each node; None where a formula is too costly or too long.
-
-        A formula may take thrice its share of the work that is left.
-        """
+        """Return the formula of each node; None where a formula is too costly or too long. A formula may take thrice
+        its share of the work that is left."""
         remaining = range(len(nodes), 0, -1)
         return [
             self._within(3 * self.left // (count + 2), self._printed, node)

@@ -194,10 +194,8 @@ def _descend(function: Function, starts: Array, low: Array, high: Array, reach: 
 def near(
     function: Function, points: Array, reach: Array, watch: Watch | None = None, *, scale: Array | None = None
 ) -> Array:
-    """Return a mask of the points, (points, variables), that have a stationary point within `reach`.
-
-    One step of Newton's method decides; `reach` is a length for each point.
-    """
+    """Return a mask of the points, (points, variables), that have a stationary point within `reach`. One step of
+    Newton's method decides; `reach` is a length for each point."""
     units = np.ones(points.shape[-1]) if scale is None else scale
     return without_float_warnings(_near, function, points, reach, watch, units)
 
@@ -249,10 +247,8 @@ class Curvature:
     """True for curvatures that rounding cannot have made of 0."""
 
     def __init__(self, hessians: Array, scale: Array | None = None, flat: float = 0.0) -> None:
-        """Decompose Hessians, (points, variables, variables).
-
-        Curvatures up to the share `flat` of the largest count as unknown, with variables in units of `scale`.
-        """
+        """Decompose Hessians, (points, variables, variables). Curvatures up to the share `flat` of the largest count as
+        unknown, with variables in units of `scale`."""
         matrices = finite_matrices(hessians)[0]
         if flat and scale is not None:
             matrices = scale[:, None] * matrices * scale
@@ -287,9 +283,7 @@ class Curvature:
 
     def steps(self, gradients: Array, downhill: bool = False) -> Array:
         """Return the steps of Newton's method, (points, variables): minus the inverse Hessian times the gradient.
-
-        Directions of unknown curvature are left out. With `downhill`, curvatures count by their absolute values.
-        """
+        Directions of unknown curvature are left out. With `downhill`, curvatures count by their absolute values."""
         inverse = np.abs(self._inverse) if downhill else self._inverse
         found: Array = -(self.vectors @ (inverse * self.components(gradients))[..., None])[..., 0]
         return found
@@ -341,10 +335,8 @@ def distinct(points: Array, apart: Array, most: int) -> tuple[Array, Array]:
 
 
 def polish(function: Function, points: Array, watch: Watch | None = None, *, scale: Array | None = None) -> Array:
-    """Return stationary points, moved to the exact ones as far as float64 allows.
-
-    `points` are (points, variables), each near a stationary point.
-    """
+    """Return stationary points, moved to the exact ones as far as float64 allows. `points` are (points, variables),
+    each near a stationary point."""
     units = np.ones(points.shape[-1]) if scale is None else scale
     return without_float_warnings(_polish, function, points, watch, units)
 

@@ -131,10 +131,8 @@ class Text:
         return self.call("sqrt", [piece])
 
     def call(self, name: str, arguments: Sequence[Fragment]) -> Fragment:
-        """Return the fragment of a function of arguments.
-
-        A comparison has a last argument b - a or, for `greater_equal`, a - b.
-        """
+        """Return the fragment of a function of arguments. A comparison has a last argument b - a or, for
+        `greater_equal`, a - b."""
         if name == "greater":
             return Fragment(f"1 - step({arguments[-1].text})", SUM)
         if name == "greater_equal":
@@ -142,10 +140,8 @@ class Text:
         return Fragment(f"{name}({', '.join(argument.text for argument in arguments)})")
 
     def rational(self, value: Rational, *, divides: bool = False) -> tuple[str, int]:
-        """Return a positive number as a numerator, which may be a decimal, and a denominator.
-
-        With `divides`, there is a denominator in any case.
-        """
+        """Return a positive number as a numerator, which may be a decimal, and a denominator. With `divides`, there is
+        a denominator in any case."""
         top, bottom = value.numerator, value.denominator
         if (value < SMALLEST_PLAIN and bottom > LARGEST_DIGITS) or value >= LARGEST_WHOLE:
             return _shortest(value), 1
@@ -294,10 +290,8 @@ def latex_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def _beside(left: str, right: str, *, apart: bool) -> str:
-    """Return two LaTeX factors side by side, with a dot or a space between them where needed.
-
-    With `apart`, a parenthesis after `left` would be read as its argument, so a dot comes before the parenthesis.
-    """
+    """Return two LaTeX factors side by side, with a dot or a space between them where needed. With `apart`, a
+    parenthesis after `left` would be read as its argument, so a dot comes before the parenthesis."""
     if (
         right[0].isdecimal()
         or (left[-1].isdecimal() and re.match(r"\\frac\{[0-9]", right))
@@ -382,10 +376,8 @@ def _written(notation: Text, step: ExpressionStep, operands: list[Fragment]) -> 
 
 
 def _chained(notation: Text, left: Fragment, minus: bool, right: Fragment) -> Fragment:
-    """Return the fragment of a sum or difference as typed.
-
-    The right part keeps no parentheses of its own, unless it begins with a sign.
-    """
+    """Return the fragment of a sum or difference as typed. The right part keeps no parentheses of its own, unless it
+    begins with a sign."""
     text = notation.group(right.text) if right.text[0] == "-" else notation.wrap(right, QUOTIENT if minus else SUM)
     return Fragment(f"{notation.wrap(left, SUM)} {'-' if minus else '+'} {text}", SUM)
 

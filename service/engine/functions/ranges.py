@@ -45,10 +45,8 @@ def _within(check: Check, ranges: list[Range]) -> bool:
 
 
 def ranges_of(expression: Expression, low: list[float], high: list[float]) -> list[Range]:
-    """Return for each step of an expression an interval that contains all its values in the box [low, high].
-
-    A step with an unknown word may have any value.
-    """
+    """Return for each step of an expression an interval that contains all its values in the box [low, high]. A step
+    with an unknown word may have any value."""
     literals = literals_of(expression)
     found: list[Range] = []
     for place, step in enumerate(expression.steps):

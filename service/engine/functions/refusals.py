@@ -121,10 +121,8 @@ class Refusing:
 
 
 def _factors(name: str, known: set[str], called: bool) -> list[str]:
-    """Return the fewest known names that spell `name` one after the other; an empty list if none do.
-
-    With `called`, the last one may be a function.
-    """
+    """Return the fewest known names that spell `name` one after the other; an empty list if none do. With `called`, the
+    last one may be a function."""
     best: list[list[str] | None] = [[], *([None] * len(name))]
     for stop in range(1, len(name) + 1):
         for start in range(stop):

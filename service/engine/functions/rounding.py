@@ -36,10 +36,8 @@ class Sample(NamedTuple):
     """Differences of the Hessians: (neighbours, points, variables, variables)."""
 
     def along(self, vectors: Array) -> tuple[Array, Array]:
-        """Return the rounding errors of slopes and curvatures along vectors, (points, directions) each.
-
-        `vectors` are (points, variables, directions), a column for each direction.
-        """
+        """Return the rounding errors of slopes and curvatures along vectors, (points, directions) each. `vectors` are
+        (points, variables, directions), a column for each direction."""
         slopes = np.abs(self.differences[:, :, None, :] @ vectors)[:, :, 0, :]
         curvatures = np.abs((vectors * (self.changes @ vectors)).sum(-2))
         # Next to the border of the domain, only the neighbours inside count.
@@ -47,10 +45,8 @@ class Sample(NamedTuple):
 
 
 def sample(function: Function, points: Array, units: Array, watch: Watch | None = None) -> Sample:
-    """Measure gradients and Hessians at points, and their rounding, from evaluations at neighbouring floats.
-
-    A neighbour is a few `units` of rounding away along each variable. Raises what `watch` raises.
-    """
+    """Measure gradients and Hessians at points, and their rounding, from evaluations at neighbouring floats. A
+    neighbour is a few `units` of rounding away along each variable. Raises what `watch` raises."""
     offsets = np.resize(np.array(OFFSETS, float), (len(OFFSETS), points.shape[-1]))
     places = np.concatenate([points[None], points + offsets[:, None, :] * (EPS * units)])
     results = function.run(places.reshape(-1, points.shape[-1]), watch)
@@ -62,10 +58,8 @@ def sample(function: Function, points: Array, units: Array, watch: Watch | None 
 
 
 def equilibrating(matrices: Array) -> Array:
-    """Return powers of two, D, that bring the largest number in each row of D H D to about 1.
-
-    `matrices` are (points, variables, variables); D has a number for each variable (Ruiz 2001).
-    """
+    """Return powers of two, D, that bring the largest number in each row of D H D to about 1. `matrices` are (points,
+    variables, variables); D has a number for each variable (Ruiz 2001)."""
     sizes = np.abs(matrices)
     factors = np.ones(matrices.shape[:-1])
     for _ in range(SWEEPS):

@@ -102,10 +102,8 @@ class Surroundings:
         self.nodes: Sequence[Node] = reachable([self.output])
 
     def look(self, points: Array, values: Array) -> Sides | None:
-        """Return the derivatives to all sides at each row of `points`, where the function has `values`.
-
-        None if the expression has an operation that cannot be expanded.
-        """
+        """Return the derivatives to all sides at each row of `points`, where the function has `values`. None if the
+        expression has an operation that cannot be expanded."""
         axes = np.concatenate([np.eye(points.shape[1]), -np.eye(points.shape[1])])
         first = self._ends(points, values, np.broadcast_to(axes, (len(points), *axes.shape)))
         if first is None:
@@ -248,10 +246,8 @@ def _blurred(errors: Array, numbers: Array) -> Array:
 
 
 def _along(alive: Array, numbers: Array, errors: Array, parity: float) -> tuple[Array, Array]:
-    """Return derivatives along each axis and their errors, from both sides or from the only side there is.
-
-    The columns of rays ahead come first, then those of rays behind, whose numbers are multiplied by `parity`.
-    """
+    """Return derivatives along each axis and their errors, from both sides or from the only side there is. The columns
+    of rays ahead come first, then those of rays behind, whose numbers are multiplied by `parity`."""
     half = numbers.shape[1] // 2
     ahead, behind = numbers[:, :half], parity * numbers[:, half:]
     allowed = 8.0 * (errors[:, :half] + errors[:, half:])
@@ -262,10 +258,8 @@ def _along(alive: Array, numbers: Array, errors: Array, parity: float) -> tuple[
 
 
 def _mixed(axes: Ends, between: Ends, four: slice, directions: Array, i: int, j: int) -> tuple[Array, Array]:
-    """Return the mixed derivative by variables i and j, and its error; NaN unless four sides agree.
-
-    `four` is the slice of the rays between the two axes.
-    """
+    """Return the mixed derivative by variables i and j, and its error; NaN unless four sides agree. `four` is the slice
+    of the rays between the two axes."""
     a, b = directions[:, four, i], directions[:, four, j]
     curvatures, errors, alive = between.curvatures[:, four], between.curvature_errors[:, four], between.alive[:, four]
     straight = np.zeros_like(curvatures)
@@ -309,10 +303,8 @@ def settle(
     problems: dict[int, list[PointProblem]],
     watch: Watch | None = None,
 ) -> Settled:
-    """Return value and derivatives at points with problems, found from all sides.
-
-    A problem that the sides disprove is removed. Raises what `watch` raises.
-    """
+    """Return value and derivatives at points with problems, found from all sides. A problem that the sides disprove is
+    removed. Raises what `watch` raises."""
     rows = [
         row
         for row, met in problems.items()

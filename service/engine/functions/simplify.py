@@ -89,10 +89,8 @@ class Tidier(Algebra):
         return best
 
     def _collected(self, whole: Sum) -> Sum:
-        """Return the formula with the common factors of all terms pulled out.
-
-        Terms come over a common denominator where this is simple.
-        """
+        """Return the formula with the common factors of all terms pulled out. Terms come over a common denominator
+        where this is simple."""
         if len(whole.terms) < 2:
             return whole
         exponents: dict[Base, list[Exponent]] = {}
@@ -116,10 +114,8 @@ class Tidier(Algebra):
         return self.product(1, [(self.neat(rest), 1), *common])
 
     def _grouped(self, whole: Sum) -> Sum:
-        """Return the formula with terms joined that have a sum as a factor.
-
-        The terms join with as much of this sum as the other terms contain.
-        """
+        """Return the formula with terms joined that have a sum as a factor. The terms join with as much of this sum as
+        the other terms contain."""
         groups: dict[Sum, dict[Term, Rational]] = {}
         others: dict[Term, Rational] = {}
         for term, c in whole.terms.items():

@@ -189,10 +189,8 @@ def _known(name: str, functions: Collection[str]) -> str:
 
 
 def slips(text: str, variables: Iterable[str], functions: Collection[str]) -> tuple[str, ...]:
-    """Return sentences about names that are probably no variables, such as `sinx`.
-
-    Only names that the caller has not listed as variables are judged.
-    """
+    """Return sentences about names that are probably no variables, such as `sinx`. Only names that the caller has not
+    listed as variables are judged."""
     sentences = []
     names = tuple(variables)
     if re.search(r"(?<!\w)d\s*/\s*d\w(?!\w)", text):

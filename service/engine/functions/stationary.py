@@ -68,10 +68,8 @@ class StationarySearch(NamedTuple):
 
 
 def search(function: Function, low: Array, high: Array, starts: int, watch: Watch | None = None) -> StationarySearch:
-    """Return the stationary points in the box [low, high], found from about `starts` places spread over it.
-
-    Newton's method leads from the places to the points. Raises what `watch` raises.
-    """
+    """Return the stationary points in the box [low, high], found from about `starts` places spread over it. Newton's
+    method leads from the places to the points. Raises what `watch` raises."""
     return without_float_warnings(_search, function, low, high, starts, watch)
 
 
@@ -137,10 +135,8 @@ def _lower(
     high: Array,
     watch: Watch | None,
 ) -> Array:
-    """Return stationary points downhill from the lowest starts, if these are lower than all minima in `found`.
-
-    Newton's method for the gradient misses minima in long valleys, where bends attract it instead.
-    """
+    """Return stationary points downhill from the lowest starts, if these are lower than all minima in `found`. Newton's
+    method for the gradient misses minima in long valleys, where bends attract it instead."""
     size = high - low
     candidates = np.where(every((places >= low) & (places <= high)) & np.isfinite(values), values, np.inf)
     # The minimum is first looked for among the points lower than all starts, to save the curvatures of the others.
@@ -188,10 +184,8 @@ def _flat(function: Function, places: Array, refined: Refined, found: Array, wat
 def _without_plains(
     function: Function, points: Array, plain: Array, size: Array, watch: Watch | None
 ) -> tuple[Array, Array]:
-    """Return the points with one of each group of close degenerate points, and a mask of the degenerate ones.
-
-    The gradient is too flat there to separate the points of a group.
-    """
+    """Return the points with one of each group of close degenerate points, and a mask of the degenerate ones. The
+    gradient is too flat there to separate the points of a group."""
     plains = points[plain]
     chosen, groups = distinct(plains, SPREAD * size, len(plains))
     if len(chosen) in (0, len(plains)):
@@ -216,10 +210,8 @@ def usual_size(values: Array) -> float:
 
 
 def lowest_first(points: Array, values: Array, usual: float) -> Array:
-    """Return the order of the points by value, as row numbers.
-
-    Points whose values differ by rounding only, relative to `usual`, are ordered by their coordinates.
-    """
+    """Return the order of the points by value, as row numbers. Points whose values differ by rounding only, relative to
+    `usual`, are ordered by their coordinates."""
     order = np.argsort(values, kind="stable")
     steps = np.diff(values[order], prepend=values[order[:1]])
     level = np.cumsum(steps > SAME_VALUE * np.maximum(usual, np.abs(values[order])))
@@ -228,10 +220,8 @@ def lowest_first(points: Array, values: Array, usual: float) -> Array:
 
 
 def spread(low: Array, high: Array, count: int) -> Array:
-    """Return about `count` places in a box, (places, variables).
-
-    They are a grid off its symmetries; in many variables, a sequence that fills the box.
-    """
+    """Return about `count` places in a box, (places, variables). They are a grid off its symmetries; in many variables,
+    a sequence that fills the box."""
     dimension = len(low)
     each = round(count ** (1.0 / dimension))
     if each >= 3:

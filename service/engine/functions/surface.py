@@ -43,10 +43,8 @@ class Levels(NamedTuple):
 
 
 def grid_points(axes: tuple[Axis, ...], at: Array) -> Array:
-    """Return every point of the grid, (points, variables), the first axis fastest.
-
-    Variables without an axis have the values in `at`.
-    """
+    """Return every point of the grid, (points, variables), the first axis fastest. Variables without an axis have the
+    values in `at`."""
     meshes = np.meshgrid(*[axis.numbers for axis in axes])
     points = np.tile(at, (meshes[0].size, 1))
     for axis, mesh in zip(axes, meshes, strict=True):

@@ -34,10 +34,8 @@ Block: TypeAlias = tuple[int | slice, ...]
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """A division of arrays of one shape into blocks, so that a chain works on parts that fit into the cache.
-
-    A block is one index of the axes before `axis`, with a range of at most `rows` of this axis.
-    """
+    """A division of arrays of one shape into blocks, so that a chain works on parts that fit into the cache. A block is
+    one index of the axes before `axis`, with a range of at most `rows` of this axis."""
 
     shape: Shape
     axis: int
@@ -91,10 +89,8 @@ Step: TypeAlias = tuple[Sequence[Node], Chain | None]
 
 
 def schedule(nodes: Sequence[Node], views: Set[int], last_use: Mapping[int, int]) -> list[Step]:
-    """Return the nodes in topological order, each chain in one piece.
-
-    `views` are the indices of nodes without memory of their own; `last_use` maps every other node to its last reader.
-    """
+    """Return the nodes in topological order, each chain in one piece. `views` are the indices of nodes without memory
+    of their own; `last_use` maps every other node to its last reader."""
     least = LARGE_BYTES // 8
     if not [node for node in nodes if node.size >= least and _may_join(node)]:
         return [(nodes, None)]

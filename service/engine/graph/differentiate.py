@@ -170,10 +170,8 @@ def differentiate(
 
 
 class _Part:
-    """A part of the elements of a value: those that one selection chooses, or the union of two parts.
-
-    A selection, such as max, passes a derivative to some elements only.
-    """
+    """A part of the elements of a value: those that one selection chooses, or the union of two parts. A selection, such
+    as max, passes a derivative to some elements only."""
 
     __slots__ = ("_mask", "above", "known", "node", "position")
 
@@ -199,10 +197,8 @@ class _Part:
 
 
 class _Reach:
-    """The elements of each node that influence the output through selections, and nodes with infinite slopes.
-
-    It decides where `differentiate` needs a gate.
-    """
+    """The elements of each node that influence the output through selections, and nodes with infinite slopes. It
+    decides where `differentiate` needs a gate."""
 
     def __init__(self, output: Node, reached: Iterable[int]) -> None:
         self.everywhere = bytearray(output.index + 1)

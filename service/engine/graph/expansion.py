@@ -29,10 +29,8 @@ from service.engine.graph.series import (
 
 
 def _power(a: Series, exponent: float, *, root: bool = False) -> Series:
-    """Return the expansion of `a` to a power that is the same along all rays.
-
-    `root` is for cube roots, also of negative numbers.
-    """
+    """Return the expansion of `a` to a power that is the same along all rays. `root` is for cube roots, also of
+    negative numbers."""
     whole = float(exponent).is_integer()
     if exponent == 0.0:
         return uniform(a, 1.0)
@@ -225,10 +223,8 @@ def _absolute(a: Series) -> Series:
 
 
 def _choose(a: Series, b: Series, sign: Array, difference: Series) -> Series:
-    """Return `b` where the sign is negative, else `a`.
-
-    Where the sign is unknown, return the terms that both have in common.
-    """
+    """Return `b` where the sign is negative, else `a`. Where the sign is unknown, return the terms that both have in
+    common."""
     chosen = a.where(sign < 0.0, b)
     close = np.isnan(sign)
     common = a.only(np.maximum(difference.first - a.first, 0))
@@ -380,11 +376,8 @@ RULES: dict[str, Callable[..., Series]] = {
 
 
 def expand(output: Node, nodes: Sequence[Node], variables: Mapping[Node, tuple[Array, Array]]) -> Series | None:
-    """Return the expansion of `output` along rays; None where an operation has no rule.
-
-    `nodes` are the nodes that `output` needs, in order; `variables` maps each variable to its points and directions,
-    one number for each ray.
-    """
+    """Return the expansion of `output` along rays; None where an operation has no rule. `nodes` are the nodes that
+    `output` needs, in order; `variables` maps each variable to its points and directions, one number for each ray."""
     steps = 1
     while True:
         try:

@@ -102,10 +102,8 @@ class Operation:
 
     @property
     def signature(self) -> str:
-        """The inputs and attributes, written as parameters of a Python function, for the list of operations.
-
-        A view has only the input that it shows.
-        """
+        """The inputs and attributes, written as parameters of a Python function, for the list of operations. A view has
+        only the input that it shows."""
         names = [*(_FIELDS.get(name, (name,)) for name in self.attribute_names)]
         attributes = [f"{name}=None" for several in names for name in several]
         if self.view is not None:
@@ -272,10 +270,8 @@ class Graph:
         return self.apply("vector", attributes=(values,))
 
     def apply(self, name: str, *inputs: Node | float, attributes: Attributes = ()) -> Node:
-        """Return the node of the operation `name` applied to inputs; numbers among the inputs become constants.
-
-        Raises `LimitExceeded` when the graph or the value would be too large, and what the watch raises.
-        """
+        """Return the node of the operation `name` applied to inputs; numbers among the inputs become constants. Raises
+        `LimitExceeded` when the graph or the value would be too large, and what the watch raises."""
         operation = OPERATIONS[name]
         nodes: tuple[Node, ...] = inputs  # type: ignore[assignment]
         for x in inputs:
@@ -302,11 +298,8 @@ class Graph:
         return known
 
     def seal(self) -> None:
-        """Forget all nodes, so that no more can be made. Nodes that are referenced elsewhere stay alive.
-
-        A graph and its nodes reference each other, and would otherwise stay until the garbage collector finds such
-        cycles.
-        """
+        """Forget all nodes, so that no more can be made. Nodes that are referenced elsewhere stay alive. A graph and
+        its nodes reference each other, and would otherwise stay until the garbage collector finds such cycles."""
         self.nodes.clear()
         self._known.clear()
         self._constants.clear()
@@ -343,10 +336,8 @@ def sealing() -> Iterator[None]:
 
 
 def reachable(outputs: Iterable[Node], *, gradients: bool = False) -> list[Node]:
-    """Return all nodes that the values of `outputs` need, in topological order.
-
-    With `gradients`, also the nodes of declared slopes, which only gradients need.
-    """
+    """Return all nodes that the values of `outputs` need, in topological order. With `gradients`, also the nodes of
+    declared slopes, which only gradients need."""
     wanted = list(outputs)
     if not wanted:
         return []

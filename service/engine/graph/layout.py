@@ -248,10 +248,8 @@ class Layout:
             self.arena.give_back(place.offset, place.nbytes)
 
     def _ending_in(self, chain: Chain, indices: set[int]) -> dict[int, int | None]:
-        """Return the values from outside that nobody reads after the chain, with the position of their last reader.
-
-        The position is None where a node may read other elements of the value than those of its own block.
-        """
+        """Return the values from outside that nobody reads after the chain, with the position of their last reader. The
+        position is None where a node may read other elements of the value than those of its own block."""
         ending: dict[int, int | None] = {}
         for position, node in enumerate(chain.members):
             for x in node.operands:

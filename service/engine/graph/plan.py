@@ -259,10 +259,8 @@ class Workspace:
 def _in_blocks(
     chain: Chain, program: Program, arrays: dict[int, Array], array: Callable[[Place], Array]
 ) -> Iterator[Call]:
-    """Yield the calls of a chain, block by block.
-
-    The arrays of its values are added to `arrays`; values that stay inside the chain have one block.
-    """
+    """Yield the calls of a chain, block by block. The arrays of its values are added to `arrays`; values that stay
+    inside the chain have one block."""
     for node in chain.nodes:
         index = node.index
         if index in program.views:

@@ -123,10 +123,8 @@ class Series:
             self.ends = self.ends & ~rows
 
     def at(self, first: Array) -> tuple[Array, Array, Array]:
-        """Return terms, errors and the number of known terms, counted from the power `first` of each ray.
-
-        `first` is at or before the first term.
-        """
+        """Return terms, errors and the number of known terms, counted from the power `first` of each ray. `first` is at
+        or before the first term."""
         lag = np.minimum(self.first - first, self.length)
         if not lag.any():
             return self.terms, self.errors, self.known

@@ -72,11 +72,8 @@ class NetworkCheck(TrainedNetwork):
     def __init__(
         self, task: Task, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None
     ) -> None:
-        """Build the graphs.
-
-        Raises `InvalidRequest` when the definition or the shapes do not fit, `LimitExceeded` when it is large, and what
-        `watch` raises.
-        """
+        """Build the graphs. Raises `InvalidRequest` when the definition or the shapes do not fit, `LimitExceeded` when
+        it is large, and what `watch` raises."""
         super().__init__(task, limits, watch, "check")
         self.subject = _subject_of(self.prepared, pool)
         self.twin = self.subject
@@ -93,10 +90,8 @@ class NetworkCheck(TrainedNetwork):
         self.weight = 2 * len(self.prepared.model.graph.nodes)
 
     def run(self, feed: Feed, wanted: CheckOptions, watch: Watch | None = None) -> Checked:
-        """Check the gradient with the numbers of a request.
-
-        Raises `InvalidRequest` when the numbers do not fit, and what `watch` raises.
-        """
+        """Check the gradient with the numbers of a request. Raises `InvalidRequest` when the numbers do not fit, and
+        what `watch` raises."""
         faults = _faults_of_claim(self.side, wanted.claimed)
         leaves = self.leaves(feed, faults, watch)
         values = leaves.values()

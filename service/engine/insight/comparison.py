@@ -79,10 +79,8 @@ class EntryComparison:
         self.labels: list[str] | None = None
 
     def judged(self, piece: Piece, places: Array, compared: str) -> TensorCheck:
-        """Judge the entries of a tensor at these places of the flat gradient, each by an evaluation.
-
-        `compared` names the kind of comparison in the result.
-        """
+        """Judge the entries of a tensor at these places of the flat gradient, each by an evaluation. `compared` names
+        the kind of comparison in the result."""
         found = TensorCheck(piece.path, piece.stop - piece.start, "right", compared, 0.0)
         allowed = self.allowed(piece)
         for place in places.tolist():
@@ -148,11 +146,8 @@ class EntryComparison:
         return allowed
 
     def _kink(self, piece: Piece) -> tuple[CheckedEntry, tuple[float, float]] | None:
-        """Return an entry with different slopes on both sides of the point, and these slopes.
-
-        For a large tensor, a random direction through all entries takes the place of an entry. None if there is no
-        kink.
-        """
+        """Return an entry with different slopes on both sides of the point, and these slopes. For a large tensor, a
+        random direction through all entries takes the place of an entry. None if there is no kink."""
         places = range(piece.start, piece.stop) if piece.stop - piece.start <= MOST_SIDES else ()
         for place in places:
             unit = np.zeros(self.space.size)
@@ -226,10 +221,8 @@ class TensorComparison(EntryComparison):
         return found
 
     def _residual(self, places: Array, weights: Array) -> tuple[float, bool]:
-        """Return the relative error of the gradient along some entries, and whether it is too large.
-
-        `weights` are the components of the direction, for all entries.
-        """
+        """Return the relative error of the gradient along some entries, and whether it is too large. `weights` are the
+        components of the direction, for all entries."""
         direction = np.zeros(self.space.size)
         direction[places] = weights[places]
         parts = self.tested[places] * direction[places]
@@ -279,10 +272,8 @@ def largest(errors: Array) -> float:
 
 
 def ratio(tested: Array, exact: Array) -> float | None:
-    """Return the quotient of tested by exact entries if it is the same for all of them, else None.
-
-    A single factor, such as 2, points to a mistake.
-    """
+    """Return the quotient of tested by exact entries if it is the same for all of them, else None. A single factor,
+    such as 2, points to a mistake."""
     used = (np.abs(exact) > 1e-6 * np.abs(exact).max(initial=0.0)) & ~np.isnan(tested)
     if used.sum() < 2:
         return None
@@ -292,10 +283,8 @@ def ratio(tested: Array, exact: Array) -> float | None:
 
 
 def between(slope: float, convention: float, sides: tuple[float, float]) -> bool:
-    """Return whether another convention at kinks may give this slope.
-
-    With several kinks, each may be on its other side; `sides` are the slopes on both.
-    """
+    """Return whether another convention at kinks may give this slope. With several kinks, each may be on its other
+    side; `sides` are the slopes on both."""
     choices = (*sides, convention, sum(sides) - convention)
     room = ASIDE_TOLERANCE * max(map(abs, choices))
     return min(choices) - room <= slope <= max(choices) + room

@@ -98,10 +98,8 @@ class Computation:
         self.gradients = dict(zip([path for path, _ in self.roots.wrt], of_targets, strict=True))
 
     def _served(self) -> dict[Node, Node]:
-        """Return for each backward node the forward node that it passes a derivative through.
-
-        A declared slope serves the value that declares it.
-        """
+        """Return for each backward node the forward node that it passes a derivative through. A declared slope serves
+        the value that declares it."""
         nodes = self.nodes[0].graph.nodes
         forward = set(self.forward)
         served: dict[Node, Node] = {}
@@ -137,11 +135,8 @@ class NetworkGraph:
     """The computational graph of a network, to be shown with its values."""
 
     def __init__(self, task: Task, limits: Limits, watch: Watch | None = None) -> None:
-        """Build the graph.
-
-        Raises `InvalidRequest` when the definition or the shapes do not fit, `LimitExceeded` when it is large, and what
-        `watch` raises.
-        """
+        """Build the graph. Raises `InvalidRequest` when the definition or the shapes do not fit, `LimitExceeded` when
+        it is large, and what `watch` raises."""
         self.task = task
         self.prepared = prepare(task, limits, watch)
         self.model = self.prepared.model
@@ -155,10 +150,8 @@ class NetworkGraph:
         self.warnings: list[Caution] = blocked(self.computation.blocked, self.model)
 
     def run(self, feed: Feed, watch: Watch | None = None) -> ComputedValues:
-        """Compute every value with the numbers of a request.
-
-        Raises `InvalidRequest` when the numbers do not fit, and what `watch` raises.
-        """
+        """Compute every value with the numbers of a request. Raises `InvalidRequest` when the numbers do not fit, and
+        what `watch` raises."""
         leaves = leaves_of(self.prepared, self.feeder, feed, watch)
         values = self.computation.evaluate(leaves.values(), watch)
         return ComputedValues(values, leaves.tree() if feed.parameters is None else None)
@@ -214,9 +207,7 @@ class FunctionGraph:
 
 
 def check_size(asked: float, allowed: float, path: tuple[str, ...], what: str, instead: str) -> None:
-    """Raise `InvalidRequest` at `path` if an answer would be too long.
-
-    `what` names what is counted, and `instead` says what to ask for instead.
-    """
+    """Raise `InvalidRequest` at `path` if an answer would be too long. `what` names what is counted, and `instead` says
+    what to ask for instead."""
     if asked > allowed:
         raise InvalidRequest([Fault(path, f"the graph has {asked:,} {what}; allowed are {allowed:,}; {instead}")])

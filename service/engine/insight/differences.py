@@ -75,10 +75,8 @@ class Taylor:
 
 
 def curve_along(here: Located, direction: Array, slope: float, steps: Sequence[float]) -> DifferenceCurve:
-    """Return the errors of central differences along a direction for several steps.
-
-    `slope` is the gradient's product with the direction, which the differences should give.
-    """
+    """Return the errors of central differences along a direction for several steps. `slope` is the gradient's product
+    with the direction, which the differences should give."""
     reached = _kinks(here, direction, steps)
     rows = []
     for step, kink in zip(steps, reached, strict=True):
@@ -103,10 +101,8 @@ def curve_along(here: Located, direction: Array, slope: float, steps: Sequence[f
 
 
 def taylor_along(here: Located, direction: Array, slope: float, digit: float, steps: Sequence[float]) -> Taylor:
-    """Return Taylor remainders along a direction for several steps.
-
-    `slope` is the gradient's product with the direction, `digit` the relative rounding of values.
-    """
+    """Return Taylor remainders along a direction for several steps. `slope` is the gradient's product with the
+    direction, `digit` the relative rounding of values."""
     start = here.value(here.point)
     taylor = Taylor(slope)
     largest = abs(start)
@@ -124,10 +120,8 @@ def taylor_along(here: Located, direction: Array, slope: float, digit: float, st
 
 
 def _kinks(here: Located, direction: Array, steps: Sequence[float]) -> list[bool]:
-    """Return for each step whether an operation takes another branch within it.
-
-    Steps shorter than one without a kink have none.
-    """
+    """Return for each step whether an operation takes another branch within it. Steps shorter than one without a kink
+    have none."""
     base = here.branches()
     reached = dict.fromkeys(steps, False)
     for step in sorted(steps if base else (), reverse=True):

@@ -154,10 +154,8 @@ def _principal(points: Array, count: int, paths: Sequence[Path]) -> Principal:
 
 
 def check_plane(one: Array, other: Array, path: Path) -> float:
-    """Return the cosine of the angle between two directions.
-
-    Raises `InvalidRequest` at `path` where they are parallel and span no plane.
-    """
+    """Return the cosine of the angle between two directions. Raises `InvalidRequest` at `path` where they are parallel
+    and span no plane."""
     cosine = float((one / norm_of_flat(one)) @ (other / norm_of_flat(other)))
     if 1.0 - abs(cosine) <= PARALLEL:
         way = "the same way as" if cosine > 0.0 else "the opposite way of"

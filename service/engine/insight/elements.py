@@ -202,10 +202,8 @@ def _check_length(count: int) -> None:
 
 
 def _reduced(node: Node, place: int, x: Node, term: Terms) -> list[NumberFormula]:
-    """Return the elements of `x` that an element of a reduction, such as a sum, is made of.
-
-    The first attribute of the node is the axes that disappear.
-    """
+    """Return the elements of `x` that an element of a reduction, such as a sum, is made of. The first attribute of the
+    node is the axes that disappear."""
     return [term(x, k) for k in _over_axes(x, node.attributes[0], index_of(node.shape, place))]
 
 
@@ -352,10 +350,8 @@ class Elements:
         return self._nodes[element[0]]
 
     def formula(self, node: Node, place: int) -> NumberFormula:
-        """Return the formula of an element.
-
-        It refers to elements that have names, long formulas or several uses; others are written out in it.
-        """
+        """Return the formula of an element. It refers to elements that have names, long formulas or several uses;
+        others are written out in it."""
         moved = self._moved(node, place)
         if isinstance(moved, float):
             return Constant(moved)
@@ -384,10 +380,8 @@ class Elements:
 
     @contextmanager
     def spending(self, most: int) -> Iterator[None]:
-        """Limit the names in all formulas that are read within the `with` block.
-
-        The count outside of the block leaves them out.
-        """
+        """Limit the names in all formulas that are read within the `with` block. The count outside of the block leaves
+        them out."""
         before = self._work, self._most_work
         self._work, self._most_work = 0, most
         try:
@@ -412,10 +406,8 @@ class Elements:
         return found
 
     def _part(self, node: Node, place: int, longest: int) -> NumberFormula:
-        """Return an element as a part of a formula, where `node` has a name or does more than move numbers.
-
-        Formulas with more than `longest` names become references.
-        """
+        """Return an element as a part of a formula, where `node` has a name or does more than move numbers. Formulas
+        with more than `longest` names become references."""
         element = (node.index, place)
         if node.index in self.named or node.operation.name == "input":
             return Ref(element)
@@ -437,10 +429,8 @@ class Elements:
         return found
 
     def _moved(self, node: Node, place: int) -> Moved:
-        """Return where an element comes from, or the constant that it is.
-
-        The search passes nodes that only move numbers and have no name.
-        """
+        """Return where an element comes from, or the constant that it is. The search passes nodes that only move
+        numbers and have no name."""
         first = True
         while first or node.index not in self.named:
             first = False
@@ -484,10 +474,8 @@ class Elements:
 
 
 def _uses(nodes: Sequence[Node], named: Collection[int]) -> tuple[frozenset[int], frozenset[int]]:
-    """Return the indices of nodes with several uses, and of nodes whose single use takes each element several times.
-
-    A user of a node that only moves numbers counts as a user of the origin, unless the node has a name.
-    """
+    """Return the indices of nodes with several uses, and of nodes whose single use takes each element several times. A
+    user of a node that only moves numbers counts as a user of the origin, unless the node has a name."""
     readers: dict[int, set[tuple[int, int]]] = {}
     spread: set[int] = set()
     mixed: set[int] = set()

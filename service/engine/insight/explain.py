@@ -52,10 +52,8 @@ class ExplainTask:
         return 2.0 * self.task.effort
 
     def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> Explanation:
-        """Build the outline of the derivation.
-
-        Raises `InvalidRequest` for an unknown parameter or sample, or too many steps; and what `watch` raises.
-        """
+        """Build the outline of the derivation. Raises `InvalidRequest` for an unknown parameter or sample, or too many
+        steps; and what `watch` raises."""
         return Explanation(self, build_scene(self.task, limits, self.parameter, self.sample, watch), limits)
 
 
@@ -98,11 +96,8 @@ class Explanation:
         scene.prepared.model.graph.seal()
 
     def run(self, feed: Feed, learning_rate: float, watch: Watch | None = None) -> WorkedDerivation:
-        """Compute all values with the numbers of a request, and fill them in.
-
-        `feed` holds all samples, also where one was chosen. Raises `InvalidRequest` when the numbers do not fit, and
-        what `watch` raises.
-        """
+        """Compute all values with the numbers of a request, and fill them in. `feed` holds all samples, also where one
+        was chosen. Raises `InvalidRequest` when the numbers do not fit, and what `watch` raises."""
         inputs, parameters = self._inputs(feed, watch)
         values: dict[int, Array] = {}
         for node, value in interpreted([*self.scene.outputs, *self.feeder.parameters.nodes], inputs):

@@ -108,10 +108,8 @@ def _identities(view: View) -> dict[str, str]:
 
 
 def _groups(view: View) -> list[tuple[str | None, list[ViewVertex]]]:
-    """Return the vertices grouped by layer and pass, each group with its title, to draw boxes around them.
-
-    In a view by layers each vertex is a box already, so there are no groups.
-    """
+    """Return the vertices grouped by layer and pass, each group with its title, to draw boxes around them. In a view by
+    layers each vertex is a box already, so there are no groups."""
     if view.detail == "layers":
         return [(None, view.vertices)]
 

@@ -37,10 +37,8 @@ FLOAT_BYTES = {"float64": 8, "float32": 4}
 
 
 class GridTask(NamedTuple):
-    """The task of computing losses at many points of a line or plane, for given shapes.
-
-    It is hashable: equal tasks share one program. `task` has losses, no `include`, and a reduction to one number.
-    """
+    """The task of computing losses at many points of a line or plane, for given shapes. It is hashable: equal tasks
+    share one program. `task` has losses, no `include`, and a reduction to one number."""
 
     task: Task
     moved: tuple[str, ...]
@@ -197,10 +195,8 @@ def _start(part: Piece) -> int:
 
 
 def _along(number: Node, ways: Mapping[Node, Node]) -> Node:
-    """Return the derivatives of a number along the directions, (axes,).
-
-    `ways` has for each parameter its part of the directions, (axes, size).
-    """
+    """Return the derivatives of a number along the directions, (axes,). `ways` has for each parameter its part of the
+    directions, (axes, size)."""
     nodes = list(ways)
     gradients = dense(differentiate(number, nodes).nodes, nodes)
     total: Node | float = 0.0

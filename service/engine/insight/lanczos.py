@@ -105,10 +105,8 @@ class Krylov:
             self.next = rest / length
 
     def _orthogonal(self, vector: Array, size: int) -> Array:
-        """Return a vector without its part in the basis and in the locked vectors.
-
-        Removing it twice is enough (Parlett, Kahan).
-        """
+        """Return a vector without its part in the basis and in the locked vectors. Removing it twice is enough
+        (Parlett, Kahan)."""
         rest = vector.copy()
         for _ in range(2):
             rest -= self.basis[:size].T @ (self.basis[:size] @ rest)
@@ -173,10 +171,8 @@ def extremes(
 
 
 def _scaled(product: Product, vector: Array) -> tuple[Product, float]:
-    """Return the matrix times a power of two that brings it near 1, and the inverse of this power.
-
-    The squares of its numbers then neither overflow nor vanish.
-    """
+    """Return the matrix times a power of two that brings it near 1, and the inverse of this power. The squares of its
+    numbers then neither overflow nor vanish."""
     largest = float(np.abs(product(vector)).max())
     exponent = max(-1000, min(1000, int(np.frexp(largest)[1]))) if largest else 0
     if abs(exponent) < ORDINARY:
@@ -218,10 +214,8 @@ def _search(
 
 
 def _more_extreme(values: Array, bounds: Array, known: Array, counts: tuple[int, int], scale: float) -> Array:
-    """Return a mask of the values that belong among the known extreme ones, or are copies of the last of them.
-
-    `bounds` are the errors of the values, `counts` how many largest and smallest ones are wanted.
-    """
+    """Return a mask of the values that belong among the known extreme ones, or are copies of the last of them. `bounds`
+    are the errors of the values, `counts` how many largest and smallest ones are wanted."""
     above, below = counts
     ordered = np.sort(known)
     slack = bounds + 1e-9 * scale

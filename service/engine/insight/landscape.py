@@ -87,10 +87,8 @@ class Survey:
         reserve: Callable[[int], None],
         watch: Watch,
     ) -> None:
-        """Prepare a landscape around the parameters of `feed`.
-
-        `evaluation` computes the loss there. `reserve` is called with the bytes that the whole survey holds so far.
-        """
+        """Prepare a landscape around the parameters of `feed`. `evaluation` computes the loss there. `reserve` is
+        called with the bytes that the whole survey holds so far."""
         self.compile, self.limits, self.watch = compile, limits, watch
         self.evaluation, self.asked = evaluation, asked
         self.task: Task = evaluation.task
@@ -370,10 +368,8 @@ class _Drawing:
         return grid
 
     def _projected(self, points: Array, rows: Array, centre: Sequence[float]) -> PathValues:
-        """Return the places on the line or plane that are nearest to the points of a trajectory.
-
-        `rows` are the directions of the axes, `centre` the place of the present parameters.
-        """
+        """Return the places on the line or plane that are nearest to the points of a trajectory. `rows` are the
+        directions of the axes, `centre` the place of the present parameters."""
         lengths = np.array([norm_of_flat(row) for row in rows])
         units = rows / lengths[:, None]
         away = points - self.survey.base
@@ -406,10 +402,8 @@ class _Drawing:
 
 
 def _default_range(asked: AskedAxis, centre: float, way: Array | None) -> tuple[float, float]:
-    """Return a useful range for an axis.
-
-    It shows all of a trajectory; a weight from its negative to three times itself; else one length to each side.
-    """
+    """Return a useful range for an axis. It shows all of a trajectory; a weight from its negative to three times
+    itself; else one length to each side."""
     if way is not None:
         low, high = min(float(way.min()), centre), max(float(way.max()), centre)
         if high > low:

@@ -13,10 +13,8 @@ from service.engine.watch import Watch
 
 
 class Leaves:
-    """The values of all inputs of a network's graph, filled as those of a workspace are.
-
-    The interpreter computes from them.
-    """
+    """The values of all inputs of a network's graph, filled as those of a workspace are. The interpreter computes from
+    them."""
 
     def __init__(self, prepared: Prepared, feeder: Feeder) -> None:
         model = prepared.model
@@ -44,10 +42,8 @@ class Leaves:
 
 
 def leaves_of(prepared: Prepared, feeder: Feeder, feed: Feed, watch: Watch | None) -> Leaves:
-    """Return the leaves of a network with the numbers of a request.
-
-    Raises `InvalidRequest` when the numbers do not fit, `DeadlineExceeded` while parameters are initialised.
-    """
+    """Return the leaves of a network with the numbers of a request. Raises `InvalidRequest` when the numbers do not
+    fit, `DeadlineExceeded` while parameters are initialised."""
     leaves = Leaves(prepared, feeder)
     feeder.fill(leaves, feed, watch)
     return leaves

@@ -82,11 +82,8 @@ def meaning_of(
     heaton: bool,
     value: Callable[[Key], float],
 ) -> Meaning:
-    """Return the meaning of one gradient.
-
-    `numbers` are the parameter, the shown gradient, and the new parameter. `heaton` says that gradients have the other
-    sign. `value` returns the number in the graph of an element.
-    """
+    """Return the meaning of one gradient. `numbers` are the parameter, the shown gradient, and the new parameter.
+    `heaton` says that gradients have the other sign. `value` returns the number in the graph of an element."""
     parameter, gradient, updated = numbers
     slope = -gradient if heaton else gradient
     if slope != slope:

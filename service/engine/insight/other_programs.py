@@ -34,10 +34,8 @@ class OtherPrograms:
         self.here = here
 
     def spread(self, generator: np.random.Generator, digit: float, repeats: int) -> tuple[Array, float]:
-        """Return the noise of each entry of the gradient, flat, and of the value, in other programs.
-
-        `digit` is the relative rounding. The noise is a root mean square over the repeats.
-        """
+        """Return the noise of each entry of the gradient, flat, and of the value, in other programs. `digit` is the
+        relative rounding. The noise is a root mean square over the repeats."""
         exact = self._answers
         totals = {node: np.zeros(node.shape) for node in exact}
         for _ in range(repeats):
@@ -91,10 +89,8 @@ class OtherPrograms:
 
 
 def _as_others_compute(node: Node, operands: list[Array], generator: np.random.Generator, digit: float) -> Array:
-    """Return the value of a node with the rounding of the plainest formula for it.
-
-    `digit` is the relative rounding of a number.
-    """
+    """Return the value of a node with the rounding of the plainest formula for it. `digit` is the relative rounding of
+    a number."""
     name = node.operation.name
     if node.operation.view is not None or not node.inputs:
         return evaluate(node, operands)
@@ -123,10 +119,8 @@ def _as_others_compute(node: Node, operands: list[Array], generator: np.random.G
 
 
 def _smoothed(noise: Array) -> Array:
-    """Return the noise of a matrix, raised to what its row and column let expect.
-
-    A few runs may miss the noise of one entry.
-    """
+    """Return the noise of a matrix, raised to what its row and column let expect. A few runs may miss the noise of one
+    entry."""
     largest = float(noise.max(initial=0.0))
     if noise.ndim < 2 or not 0.0 < largest < math.inf:
         return noise

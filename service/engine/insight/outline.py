@@ -137,10 +137,8 @@ class _Growth:
             self._follow([(objective.total.index, 0)], deepest)
 
     def _follow(self, level: list[Element], fits: int) -> int:
-        """Derive elements, and the elements in their formulas, level by level; return the depth reached.
-
-        `fits` is a depth that is certainly short enough, for the error.
-        """
+        """Derive elements, and the elements in their formulas, level by level; return the depth reached. `fits` is a
+        depth that is certainly short enough, for the error."""
         depth = 1
         while level and (self.depth is None or depth < self.depth):
             following: dict[Element, None] = {}
@@ -394,10 +392,8 @@ class _Writing:
         return (rank, self.positions[str(step.key)], 0)
 
     def _heatons_order(self, step: DerivationStep) -> tuple[object, ...]:
-        """Return the sorting key of a step in Heaton's order.
-
-        For each sample the outputs come first, each unit with sum, output and delta; then gradients, a unit at a time.
-        """
+        """Return the sorting key of a step in Heaton's order. For each sample the outputs come first, each unit with
+        sum, output and delta; then gradients, a unit at a time."""
         depth = self._depth_of(step.layer)
         if step.kind == "gradient" or step.kind == "update":
             rows = step.unit[:-1] or [10**9]  # a bias comes after the weights of its unit
@@ -420,11 +416,8 @@ _FEWER = "name a single 'parameter', such as layer.kernel[0][0], or a 'sample'"
 
 
 def draw(scene: Scene, indices: Mapping[int, Array], depth: int | None, convention: str) -> Outline:
-    """Return the outline of a scene's derivation.
-
-    `indices` are the integers of inputs, by node; `depth` limits the steps back from the gradients. Raises
-    `InvalidRequest` when there are too many steps.
-    """
+    """Return the outline of a scene's derivation. `indices` are the integers of inputs, by node; `depth` limits the
+    steps back from the gradients. Raises `InvalidRequest` when there are too many steps."""
     growth = _Growth(scene, indices, depth, convention)
     growth.grow()
     return _Writing(growth).finish()

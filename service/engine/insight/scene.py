@@ -136,11 +136,8 @@ def letter(symbol: str, owner: str) -> str:
 
 
 def build_scene(task: Task, limits: Limits, path: str | None, sample: int | None, watch: Watch | None = None) -> Scene:
-    """Build the scene of a task: of all samples, or of one.
-
-    `path` selects parameters, as `hidden.kernel` does; None selects all. Raises `InvalidRequest` for an unknown
-    parameter or sample, and what `prepare` and `watch` raise.
-    """
+    """Build the scene of a task: of all samples, or of one. `path` selects parameters, as `hidden.kernel` does; None
+    selects all. Raises `InvalidRequest` for an unknown parameter or sample, and what `prepare` and `watch` raise."""
     whole: Task | None = None
     if sample is not None:
         if sample >= task.samples:
@@ -197,11 +194,8 @@ def _one(task: Task) -> Task:
 
 
 def _selected(prepared: Prepared, path: str | None) -> list[tuple[Parameter, range]]:
-    """Return the parameters that a path names, each with the places of the selected elements.
-
-    A path is `hidden`, `hidden.kernel` or `hidden.kernel[0][1]`; None names all. Raises `InvalidRequest` where there is
-    none.
-    """
+    """Return the parameters that a path names, each with the places of the selected elements. A path is `hidden`,
+    `hidden.kernel` or `hidden.kernel[0][1]`; None names all. Raises `InvalidRequest` where there is none."""
     model, definition = prepared.model, prepared.task.definition
     trained = {(each.layer, each.name): each for each in model.parameters if each.trainable}
     if path is None:

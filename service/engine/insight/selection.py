@@ -49,10 +49,8 @@ class SelectedNumbers:
 
 
 def select(text: str, parts: Sequence[Piece], path: Path) -> list[SelectedNumbers]:
-    """Return the numbers that a selector names: all parameters of a layer, one of them, or a part of one.
-
-    `path` is the place of the selector in the request. Raises `InvalidRequest` with the possible names.
-    """
+    """Return the numbers that a selector names: all parameters of a layer, one of them, or a part of one. `path` is the
+    place of the selector in the request. Raises `InvalidRequest` with the possible names."""
     found = SELECTOR.fullmatch(text)
     if found is None:
         detail = f"takes a layer, a parameter and indices counted from 0, such as {EXAMPLE}, got {text[:60]!r}"

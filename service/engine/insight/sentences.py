@@ -23,11 +23,8 @@ def sentence_of(
     heaton: bool,
     path: str = "",
 ) -> Sentence:
-    """Return the sentence of a step of a derivation.
-
-    `node` is the node of the step's element, `unit` its index without the sample; `path` names the parameter of a
-    gradient.
-    """
+    """Return the sentence of a step of a derivation. `node` is the node of the step's element, `unit` its index without
+    the sample; `path` names the parameter of a gradient."""
     where = unit_text(unit)
     match quantity:
         case "pre_activation":

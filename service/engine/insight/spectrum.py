@@ -110,10 +110,8 @@ class Spectrum:
 
 
 class Hessian:
-    """A function that multiplies the Hessian of a loss with vectors, at the parameters of a feed.
-
-    It holds memory until it is closed.
-    """
+    """A function that multiplies the Hessian of a loss with vectors, at the parameters of a feed. It holds memory until
+    it is closed."""
 
     def __init__(self, derivation: Derivation, feed: Feed, watch: Watch | None) -> None:
         """Take memory and fill in the feed. `derivation` computes one product of the Hessian with a vector."""
@@ -237,9 +235,7 @@ def _lanczos(hessian: Hessian, asked: AskedSpectrum, seed: int, dtype: str) -> S
 
 def _density(probes: list[Quadrature], asked: AskedSpectrum, estimated: int) -> Density:
     """Return the density as a sum of Gaussians, one for each node, over a range that shows the ends of the spectrum.
-
-    `estimated` is the number of random vectors behind it.
-    """
+    `estimated` is the number of random vectors behind it."""
     low = min(float(probe.nodes.min()) for probe in probes)
     high = max(float(probe.nodes.max()) for probe in probes)
     width = (high - low) / FULL_WIDTH or max(abs(high), 1.0) / FULL_WIDTH

@@ -111,10 +111,8 @@ class Located:
 
     @cached_property
     def declared(self) -> dict[Node, Array]:
-        """A mask, by node, of the elements where a declared slope counts: in place of 0, or at a pole.
-
-        A step function has a slope in place of 0.
-        """
+        """A mask, by node, of the elements where a declared slope counts: in place of 0, or at a pole. A step function
+        has a slope in place of 0."""
         return {node: mask for node, (mask, _) in self._slopes_taken.items() if mask.any()}
 
     @cached_property
@@ -142,10 +140,8 @@ class Located:
         return self._workspace.gradients.astype(np.float64)
 
     def noise(self, generator: np.random.Generator, digit: float) -> Array:
-        """Return the noise of each entry of the gradient, flat, from random last digits of every value.
-
-        `digit` is the relative rounding of a number.
-        """
+        """Return the noise of each entry of the gradient, flat, from random last digits of every value. `digit` is the
+        relative rounding of a number."""
         exact = self._interpret(self.subject.gradients, self.leaves)
         spread = np.zeros(self.subject.space.size)
         for _ in range(REPEATS):
@@ -171,10 +167,8 @@ class Located:
         return Located(self.subject, self.leaves | self._cut(point), self.watch)
 
     def branches(self, point: Array | None = None) -> list[Array]:
-        """Return the branch of each element of each operation that has kinks or jumps.
-
-        The point is by default the subject's own. Branches that differ between two points show a kink between these.
-        """
+        """Return the branch of each element of each operation that has kinks or jumps. The point is by default the
+        subject's own. Branches that differ between two points show a kink between these."""
         nodes = self.subject.branching
         if not nodes:
             return []
@@ -259,10 +253,8 @@ class Located:
         return value.real + 1j * along
 
     def _is_declared(self, node: Node) -> tuple[Array, Array] | None:
-        """Return a mask of the elements where a declared slope counts, and a mask of those at a kink.
-
-        A declared slope counts where the value has the slope 0 or a huge one. None where both masks are empty.
-        """
+        """Return a mask of the elements where a declared slope counts, and a mask of those at a kink. A declared slope
+        counts where the value has the slope 0 or a huge one. None where both masks are empty."""
         value, x, slope = node.inputs
         declared = self.values[slope]
         if x.shape != node.shape:

@@ -42,10 +42,8 @@ class TrainedNetwork:
     """A prepared network with trained parameters, whose gradient a request checks or claims."""
 
     def __init__(self, task: Task, limits: Limits, watch: Watch | None, purpose: str) -> None:
-        """Prepare the network. A network without trained parameters is refused, with `purpose` in the error.
-
-        Raises what `prepare` and `watch` raise.
-        """
+        """Prepare the network. A network without trained parameters is refused, with `purpose` in the error. Raises
+        what `prepare` and `watch` raise."""
         self.task = task
         self.prepared = prepare(task, limits, watch)
         self.feeder = Feeder(self.prepared, limits)
@@ -56,10 +54,8 @@ class TrainedNetwork:
         self.warnings: list[Caution] = doubtful(task, self.prepared.model)
 
     def leaves(self, feed: Feed, faults: Sequence[Fault], watch: Watch | None) -> Leaves:
-        """Return the numbers of a request as leaves.
-
-        `faults` are those of the request's claims: `InvalidRequest` is raised with these and the faults of the numbers.
-        """
+        """Return the numbers of a request as leaves. `faults` are those of the request's claims: `InvalidRequest` is
+        raised with these and the faults of the numbers."""
         try:
             leaves = leaves_of(self.prepared, self.feeder, feed, watch)
         except InvalidRequest as error:

@@ -42,9 +42,7 @@ def doubtful(task: Task, model: Model) -> list[Caution]:
 
 def unfit(task: Task, feed: Feed, whole: bool = True) -> list[Caution]:
     """Warn of targets that a loss is not made for, and of weights whose mean other frameworks define otherwise.
-
-    `whole`: one mean is taken over all samples, not one over each batch.
-    """
+    `whole`: one mean is taken over all samples, not one over each batch."""
     cautions = []
     for name, loss in zip(task.definition.output_names, task.losses or (), strict=False):
         if loss.declaration.targets is not None:
@@ -69,10 +67,8 @@ def _class_indices(loss: Selection[Loss], targets: Array) -> Array | None:
 
 
 def _other_mean(task: Task, weights: Array, whole: bool, layer: str | None = None) -> Iterator[Caution]:
-    """Warn where it matters whether a mean divides by the sum of the weights or by their count.
-
-    The weights are those of the samples, or those of the classes of a layer.
-    """
+    """Warn where it matters whether a mean divides by the sum of the weights or by their count. The weights are those
+    of the samples, or those of the classes of a layer."""
     if task.reduction != "mean" or task.normalize_weights is not None:
         return
     total, count = float(weights.sum(dtype=np.float64)), weights.size
@@ -160,10 +156,8 @@ def _blocked(node: Node, model: Model) -> Caution:
 def first_non_finite(
     program: Program, workspace: Workspace, model: Model, pieces: Sequence[Piece], watch: Watch | None
 ) -> Caution:
-    """Find the first value that is not finite, by a second run that keeps every value.
-
-    `pieces` are the places of the model's parameters in the flat vector of the workspace.
-    """
+    """Find the first value that is not finite, by a second run that keeps every value. `pieces` are the places of the
+    model's parameters in the flat vector of the workspace."""
     fallback = caution("non_finite")
     if sum(node.size for node in program.nodes) * 8 > EXPLAIN_BYTES:
         return fallback

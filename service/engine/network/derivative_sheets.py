@@ -77,10 +77,8 @@ class Sheets:
         return Sheet(write, lambda: self._nested(arrays))
 
     def hessian(self) -> Sheet:
-        """Make symmetric matrices: the mean of both halves, which differ by rounding.
-
-        The mean is no less exact, and symmetric to the last bit, as factorisations expect.
-        """
+        """Make symmetric matrices: the mean of both halves, which differ by rounding. The mean is no less exact, and
+        symmetric to the last bit, as factorisations expect."""
         width = self.columns.size
         matrices = [np.empty((*lead, width, width), self.dtype) for lead in self.leads]
         targets = [
@@ -104,10 +102,8 @@ class Sheets:
         return self.of.nested(map(self.columns.nested, jacobians))
 
     def _write_rows(self, targets: Sequence[Sequence[Array]], rows_of_each: int) -> Write:
-        """Return a function that writes rows into `targets`: by output and piece, arrays `(apart, rows, size)`.
-
-        Each number of an output has `rows_of_each` rows.
-        """
+        """Return a function that writes rows into `targets`: by output and piece, arrays `(apart, rows, size)`. Each
+        number of an output has `rows_of_each` rows."""
 
         def write(start: int, stop: int, block: Sequence[Array]) -> None:
             for row, piece in zip(targets, self.rows.pieces, strict=True):

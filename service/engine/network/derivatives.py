@@ -49,10 +49,8 @@ OBJECT_BYTES = 256
 
 
 class DerivativeTask(NamedTuple):
-    """The description of a derivative, without numbers. Hashable: equal tasks share one derivation.
-
-    `task` has losses exactly where the derivative is `of` the loss, and no `include`. Its reduction is not `none`.
-    """
+    """The description of a derivative, without numbers. Hashable: equal tasks share one derivation. `task` has losses
+    exactly where the derivative is `of` the loss, and no `include`. Its reduction is not `none`."""
 
     task: Task
     kind: str
@@ -75,10 +73,8 @@ class DerivativeTask(NamedTuple):
 
 @dataclass
 class Derivative:
-    """The numbers of one run. All arrays belong to the caller.
-
-    An entry is an array of shape `()` for the loss, arrays by name for inputs and outputs, a tree for parameters.
-    """
+    """The numbers of one run. All arrays belong to the caller. An entry is an array of shape `()` for the loss, arrays
+    by name for inputs and outputs, a tree for parameters."""
 
     values: Entry
     """The outputs or the loss."""
@@ -133,10 +129,8 @@ class Derivation:
         """Memory of an answer, roughly."""
 
     def run(self, feed: Feed, vectors: Sequence[Entry] = (), watch: Watch | None = None) -> Derivative:
-        """Compute for the numbers of `feed`, and for as many vectors as the task names.
-
-        Raises `InvalidRequest` when the numbers do not fit, and what `watch` raises.
-        """
+        """Compute for the numbers of `feed`, and for as many vectors as the task names. Raises `InvalidRequest` when
+        the numbers do not fit, and what `watch` raises."""
         return without_float_warnings(self._run, feed, vectors, watch)
 
     def _run(self, feed: Feed, vectors: Sequence[Entry], watch: Watch | None) -> Derivative:

@@ -108,9 +108,7 @@ class Evaluation:
 
     def run(self, feed: Feed, watch: Watch | None = None, *, consume: bool = False) -> Result:
         """Compute for the numbers of `feed`. With `consume`, the feed drops its parameters as soon as they are copied.
-
-        Raises `InvalidRequest` when the numbers do not fit, and what `watch` raises.
-        """
+        Raises `InvalidRequest` when the numbers do not fit, and what `watch` raises."""
         return without_float_warnings(self._run, feed, watch, consume)
 
     def _run(self, feed: Feed, watch: Watch | None, consume: bool) -> Result:
@@ -227,11 +225,8 @@ class EvaluationTask:
 def compile_task(
     task: Task, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None
 ) -> Evaluation:
-    """Build, differentiate and plan. Runs borrow their memory from `pool`.
-
-    Raises `InvalidRequest` when the definition or the shapes do not fit, `LimitExceeded` when it
-    would cost too much, and what `watch` raises.
-    """
+    """Build, differentiate and plan. Runs borrow their memory from `pool`. Raises `InvalidRequest` when the definition
+    or the shapes do not fit, `LimitExceeded` when it would cost too much, and what `watch` raises."""
     # Each layer has a delta of its own, so no two layers may become one node.
     prepared = prepare(task, limits, watch, distinct_layers=task.losses is not None and _asks_deltas(task))
     model, objective = prepared.model, prepared.objective

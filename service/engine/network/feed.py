@@ -48,10 +48,8 @@ class Feeder:
         self.parameters = ParameterVector(self.task.definition, self.model.parameters)
 
     def fill(self, workspace: Fillable, feed: Feed, watch: Watch | None) -> None:
-        """Write everything that a run needs.
-
-        Raises `InvalidRequest` when the numbers do not fit, `DeadlineExceeded` while initialising.
-        """
+        """Write everything that a run needs. Raises `InvalidRequest` when the numbers do not fit, `DeadlineExceeded`
+        while initialising."""
         self.check(feed)
         self.fill_parameters(workspace.parameters, feed, watch)
         self.fill_samples(workspace, feed)

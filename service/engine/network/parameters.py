@@ -26,10 +26,8 @@ MOST_LISTED = 20
 
 
 class ParameterVector:
-    """The place of each parameter in a flat vector, and the check that a tree holds exactly these parameters.
-
-    Trained parameters come first, in the order of the gradients. The others follow.
-    """
+    """The place of each parameter in a flat vector, and the check that a tree holds exactly these parameters. Trained
+    parameters come first, in the order of the gradients. The others follow."""
 
     def __init__(self, definition: NetworkDefinition, parameters: Sequence[Parameter]) -> None:
         self.definition = definition
@@ -94,10 +92,8 @@ class ParameterVector:
         return faults
 
     def initialize(self, flat: Array, seed: int, limits: Limits, watch: Watch | None = None) -> None:
-        """Fill the flat vector with the initializers of the layers.
-
-        Raises `LimitExceeded` when that would take too many operations, `DeadlineExceeded` between two parameters.
-        """
+        """Fill the flat vector with the initializers of the layers. Raises `LimitExceeded` when that would take too
+        many operations, `DeadlineExceeded` between two parameters."""
         limits.check_operations(
             sum(
                 p.initializer.declaration.work(piece.shape)

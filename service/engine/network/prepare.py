@@ -34,11 +34,8 @@ class Prepared:
 
 
 def prepare(task: Task, limits: Limits, watch: Watch | None = None, *, distinct_layers: bool = False) -> Prepared:
-    """Build the model and, where the task has losses, the total loss.
-
-    Raises `InvalidRequest` when the definition or the shapes do not fit, `LimitExceeded` when the
-    network is too large, and what `watch` raises.
-    """
+    """Build the model and, where the task has losses, the total loss. Raises `InvalidRequest` when the definition or
+    the shapes do not fit, `LimitExceeded` when the network is too large, and what `watch` raises."""
     limits.check_layers(len(task.definition.layers))
     _check_inputs(task)
     graph = Graph(task.dtype, limits.graph_nodes, limits.workspace_bytes, watch)

@@ -58,11 +58,8 @@ def in_balance(g: Node, x: Node) -> Node:
 
 @dataclass(frozen=True)
 class Example:
-    """One application of an operation to inputs of these shapes.
-
-    The values are a shuffled even grid over all inputs together: no two are equal, and by default none
-    is near 0, so kinks and ties are far away.
-    """
+    """One application of an operation to inputs of these shapes. The values are a shuffled even grid over all inputs
+    together: no two are equal, and by default none is near 0, so kinks and ties are far away."""
 
     operation: str
     shapes: tuple[Shape, ...]

@@ -120,10 +120,8 @@ def learning_rate(default: float) -> Number:
 
 
 def decay(default: float = 0.0, *, decoupled: bool = False) -> tuple[Option, ...]:
-    """Return the options of weight decay and of ascent, which every rule has.
-
-    `decoupled` is the default of the option that takes weight decay out of the gradient.
-    """
+    """Return the options of weight decay and of ascent, which every rule has. `decoupled` is the default of the option
+    that takes weight decay out of the gradient."""
     return (
         Number(
             name=WEIGHT_DECAY,
@@ -142,10 +140,8 @@ def decay(default: float = 0.0, *, decoupled: bool = False) -> tuple[Option, ...
 
 
 def convention(text: str) -> Choice:
-    """Return the option that chooses PyTorch's form of a rule or Keras's. `text` says how Keras's form differs.
-
-    Keras's defaults go to `conventions`.
-    """
+    """Return the option that chooses PyTorch's form of a rule or Keras's. `text` says how Keras's form differs. Keras's
+    defaults go to `conventions`."""
     return Choice(
         name=CONVENTION,
         default="pytorch",

@@ -23,9 +23,7 @@ MOMENTUM = Number(name="momentum", default=0.0, minimum=0.0, description="how mu
 
 def _stable(momentum: float, nesterov: bool, dampening: float = 0.0) -> float:
     """Return the product of learning rate and curvature up to which descent with momentum is stable on a parabola.
-
-    There an eigenvalue of the step reaches -1.
-    """
+    There an eigenvalue of the step reaches -1."""
     if momentum >= 1.0:
         return 0.0  # the buffer only grows
     fresh = 1.0 - dampening

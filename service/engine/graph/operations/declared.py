@@ -52,10 +52,8 @@ def with_slope(x: Node, value: Node, slope: Node) -> Node:
 
 
 def _taken(value: Node, x: Node) -> Node | bool:
-    """Return the mask of where `value` takes the value of `x`: True everywhere, False nowhere.
-
-    Selections, such as max, tell where.
-    """
+    """Return the mask of where `value` takes the value of `x`: True everywhere, False nowhere. Selections, such as max,
+    tell where."""
     if value is x:
         return True
     parts = [(position, _taken(part, x)) for position, part in enumerate(value.operands)]

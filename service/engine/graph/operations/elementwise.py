@@ -106,10 +106,8 @@ def batch_elementwise(node: Node, inputs: Sequence[Node], is_batched: Sequence[b
 
 
 def through_broadcasts(name: str, graph: Graph, inputs: tuple[Node, ...], attributes: Attributes) -> Node | None:
-    """Return the operation on scalars in place of repeated scalars; None if no input repeats one.
-
-    A ufunc takes a scalar at full speed, and constants fold.
-    """
+    """Return the operation on scalars in place of repeated scalars; None if no input repeats one. A ufunc takes a
+    scalar at full speed, and constants fold."""
     for x in inputs:
         if x.operation.name == "broadcast" and x.inputs[0].shape == ():
             break

@@ -60,10 +60,8 @@ def _with_batch(x: Node, is_batched: bool, size: int) -> Node:
 
 
 def gather_rows(table: Node, indices: Node, lead: int = 0) -> Node:
-    """Return rows of a table by index: `(*b, rows, width)` and int64 `(*b, *s)` to `(*b, *s, width)`.
-
-    b are `lead` axes that table and indices share.
-    """
+    """Return rows of a table by index: `(*b, rows, width)` and int64 `(*b, *s)` to `(*b, *s, width)`. b are `lead` axes
+    that table and indices share."""
     return table.graph.apply("gather_rows", table, indices, attributes=(lead,))
 
 
@@ -104,10 +102,8 @@ declare(
 
 
 def scatter_rows(values: Node, indices: Node, rows: int, lead: int = 0) -> Node:
-    """Return values added up in rows, the transpose of `gather_rows`: `(*b, *s, width)` to `(*b, rows, width)`.
-
-    Values with the same index are added; b are `lead` axes.
-    """
+    """Return values added up in rows, the transpose of `gather_rows`: `(*b, *s, width)` to `(*b, rows, width)`. Values
+    with the same index are added; b are `lead` axes."""
     return values.graph.apply("scatter_rows", values, indices, attributes=(rows, lead))
 
 
@@ -274,10 +270,8 @@ def _bind_first_largest(
 
 
 def _in_parts(call: Callable[[Array, Array], None], x: Array, y: Array, first: int) -> Iterable[Call]:
-    """Return calls that apply `call` to parts of both arrays along the longest axis from `first` on.
-
-    np.argmax copies its input, so parts keep this copy small.
-    """
+    """Return calls that apply `call` to parts of both arrays along the longest axis from `first` on. np.argmax copies
+    its input, so parts keep this copy small."""
     axes = range(first, x.ndim)
     if not axes:
         return [partial(call, x, y)]

@@ -34,10 +34,8 @@ def _infer_slice(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape,
 
 
 def _pull_slices(position: int, cotangents: Sequence[Node], slices: Sequence[Node]) -> Node | None:
-    """Return the cotangent of a value that was read in slices, in one piece.
-
-    Padding each slice would take quadratic time. None where slices overlap or have different axes.
-    """
+    """Return the cotangent of a value that was read in slices, in one piece. Padding each slice would take quadratic
+    time. None where slices overlap or have different axes."""
     (source,) = slices[0].inputs
     axis = slices[0].attributes[0]
     if any(y.attributes[0] != axis for y in slices):

@@ -28,10 +28,8 @@ def declare_view(
     view: Callable[[Array, Attributes, Shape], Array] = lambda value, attributes, shape: value,
     **details: Any,
 ) -> None:
-    """Add an operation that shows its first input in another way and computes nothing.
-
-    `view` takes the array, the attributes and the shape. `details` are other fields of `Operation`.
-    """
+    """Add an operation that shows its first input in another way and computes nothing. `view` takes the array, the
+    attributes and the shape. `details` are other fields of `Operation`."""
     declare(name, view=view, bind=bind_nothing, **{"numpy": "a", **details})
 
 

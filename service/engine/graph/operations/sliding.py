@@ -120,10 +120,8 @@ class Sliding(NamedTuple):
 
 
 def windows(x: Node, sliding: Sliding, fill: float = 0.0) -> Node:
-    """Return all windows of `x`: the covered axes become positions, and the window's axes are inserted.
-
-    Padding has the value `fill`.
-    """
+    """Return all windows of `x`: the covered axes become positions, and the window's axes are inserted. Padding has the
+    value `fill`."""
     return x.graph.apply("windows", x, attributes=(sliding, fill))
 
 

@@ -30,10 +30,8 @@ class Diagnosis:
 
 
 def diagnose(evaluation: Evaluation, feed: Feed, watch: Watch | None = None) -> Diagnosis:
-    """Run an evaluation that includes `INCLUDE`, and judge its numbers.
-
-    Raises `InvalidRequest` when the numbers do not fit, and what `watch` raises.
-    """
+    """Run an evaluation that includes `INCLUDE`, and judge its numbers. Raises `InvalidRequest` when the numbers do not
+    fit, and what `watch` raises."""
     result = evaluation.run(feed, watch)
     health = measure(evaluation, feed, result)
     if watch is not None:

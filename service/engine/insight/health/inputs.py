@@ -70,10 +70,8 @@ def _condition(x: Array) -> float | None:
 
 
 def weighed_inputs(definition: NetworkDefinition) -> list[str]:
-    """Return the names of the inputs that reach layers with weights directly.
-
-    Inputs with a normalization or a lookup before any weights are left out.
-    """
+    """Return the names of the inputs that reach layers with weights directly. Inputs with a normalization or a lookup
+    before any weights are left out."""
     found = []
     for name in definition.inputs:
         takers = [layer.layer for place, layer in enumerate(definition.layers) if name in definition.inputs_of(place)]

@@ -51,20 +51,16 @@ class Health:
 
     @property
     def ratio(self) -> float | None:
-        """The norm of the first delta of the chain divided by that of the last; None where it is not defined.
-
-        A small ratio means vanishing gradients, a large one exploding gradients.
-        """
+        """The norm of the first delta of the chain divided by that of the last; None where it is not defined. A small
+        ratio means vanishing gradients, a large one exploding gradients."""
         if len(self.chain) < 2:
             return None
         return self.layers[self.chain[0]].ratio
 
     @property
     def factor(self) -> float | None:
-        """The factor by which one layer of the chain changes the norm of the delta, as a geometric mean.
-
-        Below 1 gradients vanish layer by layer, above 1 they explode. None where `ratio` is None or 0.
-        """
+        """The factor by which one layer of the chain changes the norm of the delta, as a geometric mean. Below 1
+        gradients vanish layer by layer, above 1 they explode. None where `ratio` is None or 0."""
         ratio = self.ratio
         return None if ratio is None or ratio <= 0.0 else ratio ** (1.0 / (len(self.chain) - 1))
 

@@ -29,10 +29,8 @@ NEAR = 0.5
 
 
 class Tails(NamedTuple):
-    """The ends of an activation: up to which number, and from which on, it is saturated or flat.
-
-    A bound is None where there is no such end.
-    """
+    """The ends of an activation: up to which number, and from which on, it is saturated or flat. A bound is None where
+    there is no such end."""
 
     left: float | None
     """Below, it is saturated."""

@@ -83,11 +83,8 @@ class LossSeries:
 
 
 def judge_record(record: Record, status: str | None = None) -> list[Found]:
-    """Return the findings in the numbers of a training's steps, in no order.
-
-    `status` is how the training ended, if known. The record may hold few of all steps; findings about neighbours are
-    then about steps of the record.
-    """
+    """Return the findings in the numbers of a training's steps, in no order. `status` is how the training ended, if
+    known. The record may hold few of all steps; findings about neighbours are then about steps of the record."""
     return without_float_warnings(lambda: list(_judge(record, status)))
 
 
@@ -275,10 +272,8 @@ def _overfits(record: Record) -> Iterator[Found]:
 def ratios_of(
     updates: Mapping[str, Mapping[str, Array]], weights: Mapping[str, Mapping[str, Array]]
 ) -> dict[str, float]:
-    """Return for each layer the norm of its update divided by the norm of its weights.
-
-    Layers with weights of 0 are left out.
-    """
+    """Return for each layer the norm of its update divided by the norm of its weights. Layers with weights of 0 are
+    left out."""
     return without_float_warnings(_ratios_of, updates, weights)
 
 

@@ -55,10 +55,8 @@ def _is_of_state(y: Node) -> bool:
 def _inside(
     network: Network, name: str, rule: Callable[[Node, Node], Node], chosen: Callable[[Node], bool] = _any_activation
 ) -> Change | None:
-    """Return a change at the activations inside a recurrent layer; None if the layer has no such activations.
-
-    `rule` makes the new cotangent from the activation and its cotangent.
-    """
+    """Return a change at the activations inside a recurrent layer; None if the layer has no such activations. `rule`
+    makes the new cotangent from the activation and its cotangent."""
     if network.types[name] not in ("simple_rnn", "lstm", "gru", "bidirectional", "time_distributed"):
         return None
     nodes = [node for node in network.nodes_of(name, *STEPS) if node.index in network.moving and chosen(node)]

@@ -113,10 +113,8 @@ def of_one_sample(network: Network) -> Iterator[Change]:
 
 
 def _spread_over_samples(network: Network) -> Iterator[Change]:
-    """Yield changes of shared biases to which one layer adds a delta for each sample.
-
-    Deltas of the other layers then count N times.
-    """
+    """Yield changes of shared biases to which one layer adds a delta for each sample. Deltas of the other layers then
+    count N times."""
     samples = network.task.samples
     owners = {each.name: each.shares or each.name for each in network.definition.layers}
     uses = dict(_uses_of_biases(network))

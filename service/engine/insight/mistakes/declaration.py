@@ -48,10 +48,8 @@ mistakes: Registry[Mistake] = Registry("mistake", "mistakes", Mistake, answers_o
 def declare(
     code: str, kind: str = "rule", *, wrong: str = "", right: str = "", **details: Any
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return a decorator that declares a mistake, with the decorated function as its rule.
-
-    `code` names the mistake, also in the texts of its sentences; `wrong` and `right` are a line of NumPy each.
-    """
+    """Return a decorator that declares a mistake, with the decorated function as its rule. `code` names the mistake,
+    also in the texts of its sentences; `wrong` and `right` are a line of NumPy each."""
     assert kind in KINDS
     what, change = (Sentence(f"mistake.{code}.{part}", {}) for part in ("what", "change"))
     english, chinese = (telling(language)(what) for language in LANGUAGES)

@@ -64,10 +64,8 @@ _NORMALIZED = "dx = gamma / std * (dy - dy.mean(0) - xhat * (dy * xhat).mean(0))
 
 
 def _statistics(network: Network) -> Iterator[tuple[str, list[tuple[Node, int]], list[tuple[Node, int]]]]:
-    """Yield each normalizing layer with the places where means are subtracted and where deviations divide.
-
-    A place is a node and the position of an input.
-    """
+    """Yield each normalizing layer with the places where means are subtracted and where deviations divide. A place is a
+    node and the position of an input."""
     for name in network.order:
         if "normalization" not in network.types[name] and network.types[name] not in ("time_distributed",):
             continue

@@ -31,10 +31,8 @@ def _flipped(x: Node, axes: Sequence[int]) -> Node:
 def through_updated(
     network: Network, layers: Collection[str], rate: Node, penalties: Mapping[tuple[str, ...], Node]
 ) -> Changes:
-    """Return changes in which deltas pass through weights that were updated too early.
-
-    `rate` is the learning rate. `penalties` are the gradients of penalties in these updates.
-    """
+    """Return changes in which deltas pass through weights that were updated too early. `rate` is the learning rate.
+    `penalties` are the gradients of penalties in these updates."""
     replaced = {
         each.node: each.node - rate * penalties[each.layer, each.name]
         for each in network.trained
@@ -62,10 +60,8 @@ def _through_updated(network: Network, node: Node, position: int, factor: Node, 
 
 
 def with_other_parameters(network: Network, replaced: Mapping[Node, Node], layer: str | None = None) -> Changes:
-    """Return changes in which cotangents pass through other parameters than in the forward pass.
-
-    `replaced` maps the parameters to the others. With `layer`, only this layer changes.
-    """
+    """Return changes in which cotangents pass through other parameters than in the forward pass. `replaced` maps the
+    parameters to the others. With `layer`, only this layer changes."""
     of_parameters = network.descendants(replaced)
     rules = {}
     nodes = network.forward if layer is None else network.by_scope.get(layer, [])

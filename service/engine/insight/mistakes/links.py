@@ -38,10 +38,8 @@ def _owner(network: Network, name: str) -> str | None:
 
 
 def _uses_of_views(network: Network, users: Sequence[str], own: set[int]) -> Iterator[Change]:
-    """Yield changes in which the parameters `own` get no gradient from one of the layers that use them.
-
-    Views of a parameter do not count as uses.
-    """
+    """Yield changes in which the parameters `own` get no gradient from one of the layers that use them. Views of a
+    parameter do not count as uses."""
     views = set(own)
     for node in network.forward:
         if node.operation.view is not None and node.inputs[0].index in views:

@@ -98,10 +98,8 @@ class Network:
         return found
 
     def substituted(self, node: Node, replaced: Mapping[Node, Node]) -> Node:
-        """Return the computation of `node` with other nodes in place of some that it depends on.
-
-        Nodes between the replaced ones and `node` are made anew.
-        """
+        """Return the computation of `node` with other nodes in place of some that it depends on. Nodes between the
+        replaced ones and `node` are made anew."""
         made: dict[Node, Node] = dict(replaced)
         first = min(each.index for each in replaced)
         needed, waiting = {node.index: node}, [node]
@@ -121,10 +119,8 @@ class Network:
 
     @staticmethod
     def pulled(node: Node, position: int, g: Node, *inputs: Node) -> Node | None:
-        """Return the cotangent of an input by the pullback of a node; None where there is none.
-
-        `inputs` may be others than the node's.
-        """
+        """Return the cotangent of an input by the pullback of a node; None where there is none. `inputs` may be others
+        than the node's."""
         found = node.operation.pullback(position)(g, node, *(inputs or node.inputs))
         return None if isinstance(found, NoGradient) else found
 
@@ -150,10 +146,8 @@ class Network:
 
     @cached_property
     def outputs(self) -> list[tuple[str, Counts, Callable[[float], Node]]]:
-        """Each of several outputs, with the counts of its mean and a function of a factor of its loss.
-
-        The function returns the node that such a factor adds to the loss. Empty for a network with one output.
-        """
+        """Each of several outputs, with the counts of its mean and a function of a factor of its loss. The function
+        returns the node that such a factor adds to the loss. Empty for a network with one output."""
         parts = self.objective.by_output
         if len(parts) < 2 or self.task.reduction == "none":
             return []
@@ -220,10 +214,8 @@ class Network:
             yield values if self.prepared.weights is None else values * self.prepared.weights
 
     def total_for(self, layer: str) -> Node | None:
-        """Return the loss to differentiate so that the activation of a layer is in the backward graph.
-
-        None stands for the usual loss.
-        """
+        """Return the loss to differentiate so that the activation of a layer is in the backward graph. None stands for
+        the usual loss."""
         return self.unfused if any(ending.fused and ending.layer == layer for ending in self.endings) else None
 
 

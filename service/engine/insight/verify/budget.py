@@ -51,10 +51,8 @@ class Budget:
     """The seconds of work that the search for mistakes in one request may still spend."""
 
     def __init__(self, gradient: float, most: float, held: int, reserve: Reserve, watch: Watch | None) -> None:
-        """Set the limit from the costs, in seconds, of the right gradient and of the largest search (`most`).
-
-        `held` are the bytes of the verdict itself.
-        """
+        """Set the limit from the costs, in seconds, of the right gradient and of the largest search (`most`). `held`
+        are the bytes of the verdict itself."""
         self.left = min(max(LEAST, SHARE * gradient), most)
         self.watch = watch
         self.missed: dict[str, None] = {}

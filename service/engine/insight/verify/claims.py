@@ -164,10 +164,8 @@ class Claims:
 
 
 def undone(array: Array, shape: Shape, kind: str) -> Iterator[tuple[str, Array]]:
-    """Yield tensors of a shape that known mistakes may have turned into `array`, with the names of the mistakes.
-
-    `kind` is the type of the layer.
-    """
+    """Yield tensors of a shape that known mistakes may have turned into `array`, with the names of the mistakes. `kind`
+    is the type of the layer."""
     for mistake in mistakes:
         if mistake.kind == "arrangement":
             for candidate in mistake.build(array, shape, kind):

@@ -124,10 +124,8 @@ class DataGradients:
         several: Iterable[Mapping[str, Array]],
         watch: Watch | None,
     ) -> Iterator[dict[str, Array]]:
-        """Yield the outputs of a program for each of several changes of its inputs.
-
-        Each change names the inputs that it replaces; the next one starts from the leaves again.
-        """
+        """Yield the outputs of a program for each of several changes of its inputs. Each change names the inputs that
+        it replaces; the next one starts from the leaves again."""
         with program.workspace(watch) as workspace:
             plain = {**self.signs, **leaves}
             fill(workspace.inputs, plain, self.inputs)
@@ -145,10 +143,8 @@ class DataGradients:
                         room[...] = plain[name]
 
     def of_samples(self, leaves: Mapping[str, Array], watch: Watch | None) -> dict[Path, tuple[Array, Array]]:
-        """Return for each parameter the pictures of every sample's gradient, and that of the penalties.
-
-        The former have a row for each output and sample.
-        """
+        """Return for each parameter the pictures of every sample's gradient, and that of the penalties. The former have
+        a row for each output and sample."""
         assert self.program is not None
         rows: dict[Path, list[Array]] = {path: [] for path in self.paths}
         penalties: dict[Path, Array] = {}
@@ -167,10 +163,8 @@ class DataGradients:
                 yield chosen
 
     def at_rate(self, form: int, leaves: Mapping[str, Array], rate: float, watch: Watch | None) -> dict[Path, Array]:
-        """Return the pictures of gradients through weights that were updated too early, at a learning rate.
-
-        `form` numbers the sets of layers that may have been updated.
-        """
+        """Return the pictures of gradients through weights that were updated too early, at a learning rate. `form`
+        numbers the sets of layers that may have been updated."""
         assert self.updated is not None
         given = self.run(self.updated, leaves, {RATE: np.asarray(rate)}, watch)
         return {path: given[f"updated/{form}/{number}"] for number, path in enumerate(self.paths)}

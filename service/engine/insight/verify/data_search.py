@@ -102,10 +102,8 @@ class _UpdatedWeights(_OneSearch):
         return []
 
     def _refined(self, form: int, reading: Reading, rate: float) -> float:
-        """Return the learning rate that fits one claimed tensor, improved by the secant method.
-
-        The tensor is not linear in the rate; `rate` is the first guess, `form` the set of layers that were updated.
-        """
+        """Return the learning rate that fits one claimed tensor, improved by the secant method. The tensor is not
+        linear in the rate; `rate` is the first guess, `form` the set of layers that were updated."""
         claim, before, picture_before = reading.options[0].picture, 0.0, self.right[reading.path]
         left = float(np.linalg.norm(claim - picture_before))
         for _ in range(MOST_STEPS):
@@ -178,10 +176,8 @@ class _SampleShares(_OneSearch):
     def _mistakes_of(
         self, readings: Sequence[Reading], ratios: Array, near: float, precision: float, weights: Array | None
     ) -> Iterator[ClaimDiagnosis]:
-        """Yield the mistake that the shares of samples show.
-
-        `ratios` are the shares divided by the right ones, (outputs, samples).
-        """
+        """Yield the mistake that the shares of samples show. `ratios` are the shares divided by the right ones,
+        (outputs, samples)."""
         said = [_of_shares(own, near, weights) for own in ratios]
         wrong = [place for place, each in enumerate(said) if each != ("", -1)]
         if not wrong or any(said[place][0] == "?" for place in wrong) or len({said[place] for place in wrong}) > 1:
@@ -250,10 +246,8 @@ class DataSearch(_OneSearch):
         return [found for search in self._searches for found in search.look(readings)]
 
     def versions(self) -> tuple[list[Variant], list[dict[str, Array]], dict[Path, Array]]:
-        """Return wrong gradients of the usual mistakes of data, to combine them with other mistakes.
-
-        They come as variants, with the changed leaves of each, and as pictures of all versions of each tensor.
-        """
+        """Return wrong gradients of the usual mistakes of data, to combine them with other mistakes. They come as
+        variants, with the changed leaves of each, and as pictures of all versions of each tensor."""
         variants: list[Variant] = []
         changes: list[dict[str, Array]] = []
         pictures: dict[Path, list[Array]] = {path: [self.right[path]] for path in self.data.paths}
@@ -293,10 +287,8 @@ class DataSearch(_OneSearch):
 
 
 def _of_shares(ratios: Array, near: float, weights: Array | None) -> tuple[str, int]:
-    """Return the mistake that shares of samples show, and the sample in question or -1.
-
-    `ratios` are the shares divided by the right ones. An empty code means right shares, and `?` an unknown mistake.
-    """
+    """Return the mistake that shares of samples show, and the sample in question or -1. `ratios` are the shares divided
+    by the right ones. An empty code means right shares, and `?` an unknown mistake."""
     count = len(ratios)
 
     def are(values: Array | float) -> Array:

@@ -147,10 +147,8 @@ class FormulaJudge(Judge):
         return ranked(found or self._search.parts(readings))
 
     def _is_between_slopes(self, readings: Sequence[Reading]) -> bool:
-        """Return whether the point lies on a kink and the claim between the slopes on both sides.
-
-        The claim must do so in every direction: along each variable, and along sums and differences of two of them.
-        """
+        """Return whether the point lies on a kink and the claim between the slopes on both sides. The claim must do so
+        in every direction: along each variable, and along sums and differences of two of them."""
         here = self.rounding.here
         if not here.ties():
             return False

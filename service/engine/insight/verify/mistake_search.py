@@ -184,10 +184,8 @@ class MistakeSearch:
     def _made(
         self, family: str, base: Made | None = None, form: int = 0, *, layer: str = "", like: Variants | None = None
     ) -> tuple[Variants, VariantSearch] | None:
-        """Return the wrong gradients of the rules, with a search among them; None if they cost too much.
-
-        With `base`, they have one more mistake beside this one. `like` are others with probably the same cost.
-        """
+        """Return the wrong gradients of the rules, with a search among them; None if they cost too much. With `base`,
+        they have one more mistake beside this one. `like` are others with probably the same cost."""
         asked = VariantsTask(self.verify.task, base, form, layer)
         if asked not in self._searches:
             self._searches[asked] = None
@@ -307,9 +305,7 @@ def _with_rate(diagnosis: ClaimDiagnosis, rate: float, everywhere: bool) -> Clai
 
 def _rates(readings: Sequence[Reading], at_zero: Mapping[Path, Array], at_one: Mapping[Path, Array]) -> list[float]:
     """Return learning rates that fit the tensors nearest to the loss, for any version of them, whole or times a factor.
-
-    Where weights first change a tensor, it is linear in the rate: a times the version plus b times the change.
-    """
+    Where weights first change a tensor, it is linear in the rate: a times the version plus b times the change."""
     found: list[float] = []
     for reading in readings:
         if not reading.options or reading.options[0].codes or reading.size < FEW:

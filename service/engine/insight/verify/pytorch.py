@@ -41,10 +41,8 @@ class PyTorchLayout:
                     yield name
 
     def turned(self, layer: str, name: str, array: Array) -> Iterator[tuple[Path, Array]]:
-        """Yield our parameters that a tensor of PyTorch belongs to, each with the tensor in our layout.
-
-        A tensor of an unexpected shape stays as it is.
-        """
+        """Yield our parameters that a tensor of PyTorch belongs to, each with the tensor in our layout. A tensor of an
+        unexpected shape stays as it is."""
         kind = self.types.get(layer, "")
         owned = {path[1] for path in self.shapes if path[0] == layer}
         if kind in ("simple_rnn", "lstm", "gru", "bidirectional"):

@@ -122,10 +122,8 @@ class Rounding:
     # --- quotients of differences ---
 
     def differences(self, claim: Array, wrong: Array, pieces: list[slice], dtype: str) -> Differences | None:
-        """Return quotients of differences that give a claim; None if none do.
-
-        `wrong` marks the entries that differ from the exact gradient, `pieces` are the tensors with such entries.
-        """
+        """Return quotients of differences that give a claim; None if none do. `wrong` marks the entries that differ
+        from the exact gradient, `pieces` are the tensors with such entries."""
         off = np.where(wrong, np.abs(claim - self.exact), 0.0)
         worst = int(off.argmax())
         noise = self.noise_of_value(dtype)
@@ -151,10 +149,8 @@ class Rounding:
         return bool(off <= allowed + self.relative * abs(claim[place]))
 
     def _candidates(self, place: int, claimed: float, noise: float, least: float) -> Iterator[tuple[str, float]]:
-        """Yield kinds of differences and steps that give the claimed number at a place.
-
-        The largest step of each kind comes first.
-        """
+        """Yield kinds of differences and steps that give the claimed number at a place. The largest step of each kind
+        comes first."""
         exact = float(self.exact[place])
         error = claimed - exact
         for kind, order in (("central_differences", 2.0), ("forward_differences", 1.0)):

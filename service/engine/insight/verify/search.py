@@ -89,10 +89,8 @@ class Fit(NamedTuple):
 
 
 def fit(claim: Array, versions: Array, squares: Array, noise: float = 0.0) -> Fit:
-    """Compare the picture of a claim with those of all versions: (versions, numbers).
-
-    Differences up to the length of `noise` count as 0.
-    """
+    """Compare the picture of a claim with those of all versions: (versions, numbers). Differences up to the length of
+    `noise` count as 0."""
     with np.errstate(all="ignore"):
         size = math.sqrt(float(claim @ claim))
         sizes = np.sqrt(squares)
@@ -183,10 +181,8 @@ class VariantSearch:
     def look(
         self, readings: Sequence[Reading], fits: Mapping[Path, list[Fit]] | None = None, *, pairs: bool = False
     ) -> list[ClaimDiagnosis]:
-        """Return all diagnoses that explain the whole claim with as few mistakes as possible.
-
-        `fits` are those of the readings, if they are known.
-        """
+        """Return all diagnoses that explain the whole claim with as few mistakes as possible. `fits` are those of the
+        readings, if they are known."""
         fits = self.fits(readings) if fits is None else fits
         return self._fewest(self._possible(readings, fits), readings, fits, pairs=pairs)
 
@@ -379,9 +375,7 @@ def _covers(ways: Sequence[Sequence[frozenset[str]]], limit: int) -> Iterator[fr
 
 def ranked(found: Iterable[ClaimDiagnosis]) -> list[ClaimDiagnosis]:
     """Rank the diagnoses of one claim; those with the same numbers become one, with the others as its equivalents.
-
-    Among equals, a mistake in all layers comes before one in some, and then the order of the table counts.
-    """
+    Among equals, a mistake in all layers comes before one in some, and then the order of the table counts."""
     names = {mistake.name: place for place, mistake in enumerate(mistakes)}
 
     def key(each: ClaimDiagnosis) -> tuple[float, ...]:

@@ -74,8 +74,7 @@ class NetworkVerify(TrainedNetwork):
         self, task: Task, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None
     ) -> None:
         """Raises `InvalidRequest` when the definition or the shapes do not fit, `LimitExceeded` when it is large, and
-        what `watch` raises.
-        """
+        what `watch` raises."""
         super().__init__(task, limits, watch, "compare with")
         self.limits = limits
         self.claims = Claims(self.side, task.definition)
@@ -104,10 +103,8 @@ class NetworkVerify(TrainedNetwork):
         most: float = MOST,
         watch: Watch | None = None,
     ) -> Verdicts:
-        """Judge every claim. The search for mistakes may take `most` seconds, as `Budget` counts them.
-
-        Raises `InvalidRequest` when the numbers do not fit, and what `reserve` and `watch` raise.
-        """
+        """Judge every claim. The search for mistakes may take `most` seconds, as `Budget` counts them. Raises
+        `InvalidRequest` when the numbers do not fit, and what `reserve` and `watch` raise."""
         read, faults = [], []
         for submission in wanted.submissions:
             claim = self.claims.read(submission.claimed, wanted.layout, submission.place)

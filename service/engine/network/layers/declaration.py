@@ -117,9 +117,7 @@ class LayerContext:
         reason: str = "",
     ) -> Node:
         """Make a trainable array of this layer, by default with the options `<name>_initializer`, `<name>_regularizer`.
-
-        `also` lists other shapes that a caller may send. `reason` ends the sentence that refuses a wrong shape.
-        """
+        `also` lists other shapes that a caller may send. `reason` ends the sentence that refuses a wrong shape."""
         size = math.prod(shape)
         return self.builder.parameter(
             self.prefix + name,
