@@ -58,11 +58,7 @@ class Comparison:
     """Trainings of several contenders, made one after the other. `start` makes the training of a contender."""
 
     def __init__(
-        self,
-        contenders: Sequence[Contender],
-        recipe: Recipe,
-        start: Callable[[Contender], Training],
-        limits: Limits,
+        self, contenders: Sequence[Contender], recipe: Recipe, start: Callable[[Contender], Training], limits: Limits
     ) -> None:
         """Start the first training. All contenders share `recipe`. Raises what `start` raises for the first contender,
         `LimitExceeded` when all together cost too much."""

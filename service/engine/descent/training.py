@@ -106,12 +106,7 @@ class Training:
             raise
 
     def _prepare(
-        self,
-        limits: Limits,
-        feed: Feed,
-        checkpoint: Checkpoint | None,
-        reserve: Callable[[int], None],
-        place: Path,
+        self, limits: Limits, feed: Feed, checkpoint: Checkpoint | None, reserve: Callable[[int], None], place: Path
     ) -> None:
         objective, recipe = self.objective, self.plan.recipe
         self.plan.check_weights(objective.largest, feed)

@@ -76,12 +76,7 @@ def analyse(
 
 
 def _analyse(
-    function: Function,
-    points: Array,
-    results: Results,
-    tolerance: float,
-    watch: Watch | None,
-    flat: Array | None,
+    function: Function, points: Array, results: Results, tolerance: float, watch: Watch | None, flat: Array | None
 ) -> Calculus:
     results = _where_defined(results)
     problems = function.problems(points, results)

@@ -12,17 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 
-from service.engine.functions.algebra import (
-    Algebra,
-    Atom,
-    Base,
-    Exponent,
-    Factor,
-    NoFormula,
-    Sum,
-    Term,
-    WorkExhausted,
-)
+from service.engine.functions.algebra import Algebra, Atom, Base, Exponent, Factor, NoFormula, Sum, Term, WorkExhausted
 from service.engine.functions.formula_reader import Leaf, read
 from service.engine.functions.printing import HALF, Fragment, Latex, Rational, Text, latex_names
 from service.engine.functions.simplify import Tidier
@@ -111,10 +101,7 @@ class Printer:
     def _term(self, term: Term, coefficient: Rational) -> Fragment:
         top: list[Fragment] = []
         bottom: list[Fragment] = []
-        roots: tuple[list[Fragment], list[Fragment]] = (
-            [],
-            [],
-        )  # of constants: one root above, and one below
+        roots: tuple[list[Fragment], list[Fragment]] = ([], [])  # of constants: one root above, and one below
         for base, exponent in sorted(term.factors, key=_display):
             if isinstance(exponent, Sum):
                 top.append(self._power(base, exponent))

@@ -75,11 +75,7 @@ presets: Registry[Preset] = Registry("preset", "presets", Preset, within="functi
 
 
 def _preset(
-    name: str,
-    expression: str,
-    domain: tuple[tuple[float, float], ...],
-    teaches: Mapping[str, str],
-    **details: Any,
+    name: str, expression: str, domain: tuple[tuple[float, float], ...], teaches: Mapping[str, str], **details: Any
 ) -> None:
     """Declare a preset. Its variables are the first of x, y, z and w, as many as `domain` has intervals."""
     variables = ("x", "y", "z", "w")[: len(domain)]
@@ -211,11 +207,7 @@ _preset(
     zh="对数障碍",
     minima=(Minimum((1.0,), 1.0),),
     starts=((3.0,), (0.5,)),
-    trials=(
-        _trial("sgd", 60, learning_rate=0.5),
-        _trial("sgd", 60, learning_rate=5.0),
-        _trial("newton", 10),
-    ),
+    trials=(_trial("sgd", 60, learning_rate=0.5), _trial("sgd", 60, learning_rate=5.0), _trial("newton", 10)),
     sources=("Boyd, Vandenberghe: Convex Optimization, chapter 11",),
 )
 _preset(
@@ -272,11 +264,7 @@ _preset(
     zh="狭长的峡谷",
     minima=(Minimum((0.0, 0.0), 0.0),),
     starts=((-10.0, 1.0),),
-    trials=(
-        _trial("sgd", 200, learning_rate=0.019),
-        _trial("momentum", 200, learning_rate=0.01),
-        _trial("newton", 1),
-    ),
+    trials=(_trial("sgd", 200, learning_rate=0.019), _trial("momentum", 200, learning_rate=0.01), _trial("newton", 1)),
     sources=("Goh 2017, https://distill.pub/2017/momentum/",),
 )
 _preset(
@@ -293,11 +281,7 @@ _preset(
     zh="马鞍面",
     stationary=(Stationary((0.0, 0.0), SADDLE),),
     starts=((1.5, 0.0), (1.5, 0.001)),
-    trials=(
-        _trial("sgd", 40, learning_rate=0.1),
-        _trial("newton", 1),
-        _trial("newton", 10, absolute_eigenvalues=True),
-    ),
+    trials=(_trial("sgd", 40, learning_rate=0.1), _trial("newton", 1), _trial("newton", 10, absolute_eigenvalues=True)),
     sources=(SADDLES,),
 )
 _preset(
@@ -382,11 +366,7 @@ _preset(
     zh="Booth 函数",
     minima=(Minimum((1.0, 3.0), 0.0),),
     starts=((-8.0, 8.0),),
-    trials=(
-        _trial("sgd", 50, learning_rate=0.1),
-        _trial("sgd", 20, learning_rate=0.12),
-        _trial("newton", 1),
-    ),
+    trials=(_trial("sgd", 50, learning_rate=0.1), _trial("sgd", 20, learning_rate=0.12), _trial("newton", 1)),
     sources=(LIBRARY,),
 )
 _preset(
@@ -443,10 +423,7 @@ _preset(
     en="Beale's function",
     zh="Beale 函数",
     minima=(Minimum((3.0, 0.5), 0.0),),
-    stationary=(
-        Stationary((0.0, 1.0), SADDLE),
-        Stationary((0.10053793732415836, -2.644513585023125), SADDLE),
-    ),
+    stationary=(Stationary((0.0, 1.0), SADDLE), Stationary((0.10053793732415836, -2.644513585023125), SADDLE)),
     starts=((1.0, 1.0), (-1.0, 1.0)),
     trials=(_trial("adam", 1000, learning_rate=0.05), _trial("newton", 20)),
     sources=("Beale 1958", LIBRARY),
@@ -467,10 +444,7 @@ _preset(
     en="Well of cosines",
     zh="余弦井",
     minima=(Minimum((0.0, 0.0), -4.0),),
-    stationary=(
-        Stationary((math.pi / 2, 0.0), SADDLE),
-        Stationary((0.0, math.pi / 2), SADDLE),
-    ),
+    stationary=(Stationary((math.pi / 2, 0.0), SADDLE), Stationary((0.0, math.pi / 2), SADDLE)),
     starts=((1.4, 1.5), (1.5, 0.1)),
     trials=(_trial("sgd", 100, learning_rate=0.05),),
     sources=("https://en.wikipedia.org/wiki/Gradient",),

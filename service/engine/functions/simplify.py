@@ -6,17 +6,7 @@ import math
 from contextlib import suppress
 from fractions import Fraction
 
-from service.engine.functions.algebra import (
-    Algebra,
-    Atom,
-    Base,
-    Exponent,
-    Factor,
-    NoFormula,
-    Sum,
-    Term,
-    plain,
-)
+from service.engine.functions.algebra import Algebra, Atom, Base, Exponent, Factor, NoFormula, Sum, Term, plain
 from service.engine.functions.printing import SMALLEST_PLAIN, Rational
 
 MOST_POWER = 8

@@ -79,13 +79,7 @@ def _power(a: Series, exponent: float, *, root: bool = False) -> Series:
 def _derived(a: Series) -> Series:
     exponents = (a.first[:, None] + np.arange(a.length)) / a.steps
     found = Series(
-        a.first - a.steps,
-        a.terms * exponents,
-        a.errors * np.abs(exponents),
-        a.known,
-        a.gone,
-        a.steps,
-        a.ends,
+        a.first - a.steps, a.terms * exponents, a.errors * np.abs(exponents), a.known, a.gone, a.steps, a.ends
     )
     return found.where(a.zero, zeros(a)).normal()
 

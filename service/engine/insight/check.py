@@ -121,13 +121,7 @@ class _Check:
     """A gradient check at one point, with what it has measured so far."""
 
     def __init__(
-        self,
-        here: Located,
-        claimed: Array | None,
-        dtype: str,
-        seed: int,
-        tolerance: float | None,
-        computed: Located,
+        self, here: Located, claimed: Array | None, dtype: str, seed: int, tolerance: float | None, computed: Located
     ) -> None:
         self.here, self.computed = here, computed
         self.space = here.subject.space

@@ -38,9 +38,7 @@ def of_tensor(tensor: TensorCheck) -> list[Sentence]:
         left, right = tensor.sides
         return [say("check.tensor.kink", label=worst.label, gradient=worst.gradient, left=left, right=right)]
     if tensor.verdict == "unsure":
-        return [
-            say("check.tensor.unsure", label=worst.label, gradient=worst.gradient, reference=worst.reference),
-        ]
+        return [say("check.tensor.unsure", label=worst.label, gradient=worst.gradient, reference=worst.reference)]
     sentences = [
         say(
             "check.tensor.wrong",

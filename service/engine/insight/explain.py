@@ -111,11 +111,7 @@ class Explanation:
         return self._filled(outline, values, learning_rate, parameters)
 
     def _filled(
-        self,
-        outline: Outline,
-        values: Mapping[int, Array],
-        rate: float,
-        parameters: dict[str, dict[str, Array]] | None,
+        self, outline: Outline, values: Mapping[int, Array], rate: float, parameters: dict[str, dict[str, Array]] | None
     ) -> WorkedDerivation:
         def held(key: Key) -> float:
             """Return the number in the graph at a key."""

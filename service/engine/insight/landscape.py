@@ -19,9 +19,7 @@ from service.engine.compiling import Compiler
 from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest, Path
 from service.engine.float_warnings import without_float_warnings
 from service.engine.functions.surface import levels_for
-from service.engine.insight.directions import (
-    STREAM as DIRECTIONS_STREAM,
-)
+from service.engine.insight.directions import STREAM as DIRECTIONS_STREAM
 from service.engine.insight.directions import (
     AskedAxis,
     Direction,
@@ -238,9 +236,7 @@ class _Directions:
             found.warnings.append(Caution("not_converged", message, quantity="spectrum"))
         if self.survey.asked.spectrum is not None:
             found.spectrum = replace(
-                spectrum,
-                largest=spectrum.largest.first(asked.largest),
-                smallest=spectrum.smallest.last(asked.smallest),
+                spectrum, largest=spectrum.largest.first(asked.largest), smallest=spectrum.smallest.last(asked.smallest)
             )
 
     def find(self, points: Array | None) -> list[Direction]:

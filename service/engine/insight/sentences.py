@@ -15,13 +15,7 @@ def unit_text(unit: Sequence[int]) -> str:
 
 
 def sentence_of(
-    quantity: str,
-    scene: Scene,
-    node: Node | None,
-    layer: str | None,
-    unit: Sequence[int],
-    heaton: bool,
-    path: str = "",
+    quantity: str, scene: Scene, node: Node | None, layer: str | None, unit: Sequence[int], heaton: bool, path: str = ""
 ) -> Sentence:
     """Return the sentence of a step of a derivation. `node` is the node of the step's element, `unit` its index without
     the sample; `path` names the parameter of a gradient."""

@@ -329,9 +329,7 @@ def mish(x: Node) -> Node:
     curvature = ((m + n) * divisor + x * change) * tail * tail / divisor
     value = _times_exponential(x, negative) * share
     return with_slope(
-        x,
-        value,
-        with_slope(x, _times_exponential(slope, negative), 8.0 * _times_exponential(curvature, negative)),
+        x, value, with_slope(x, _times_exponential(slope, negative), 8.0 * _times_exponential(curvature, negative))
     )
 
 

@@ -62,13 +62,7 @@ def test_directional_derivatives(member, tolerance):
 
 # --- graphs -------------------------------------------------------------------------------------
 
-WRITTEN = {
-    "add": "({} + {})",
-    "sub": "({} - {})",
-    "mul": "({} * {})",
-    "square": "({}^2)",
-    "half": "({} / 2)",
-}
+WRITTEN = {"add": "({} + {})", "sub": "({} - {})", "mul": "({} * {})", "square": "({}^2)", "half": "({} / 2)"}
 """An operation of a case in the words of an expression."""
 
 

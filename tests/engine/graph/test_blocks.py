@@ -34,13 +34,7 @@ from service.engine.graph.operations import (
 )
 from service.engine.graph.plan import CALL_BYTES, NODE_BYTES, Program
 from tests.engine.graph.examples import EXAMPLES
-from tests.engine.graph.test_plan import (
-    assert_identical,
-    assert_run_before_forgotten,
-    input_values,
-    planned,
-    run_once,
-)
+from tests.engine.graph.test_plan import assert_identical, assert_run_before_forgotten, input_values, planned, run_once
 from tests.engine.support import dense_gradients, random_examples
 from tests.watches import Looks
 

@@ -36,15 +36,7 @@ from service.engine.graph.operations import (
     transpose,
     with_slope,
 )
-from tests.engine.graph.examples import (
-    ALL_EXAMPLES,
-    EXAMPLES,
-    LEAVES,
-    NOT_ANALYTIC,
-    OPAQUE,
-    STEPPED,
-    missing_examples,
-)
+from tests.engine.graph.examples import ALL_EXAMPLES, EXAMPLES, LEAVES, NOT_ANALYTIC, OPAQUE, STEPPED, missing_examples
 from tests.support import every
 
 TINY = 1e-30

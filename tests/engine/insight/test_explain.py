@@ -280,10 +280,7 @@ ONE = {"hidden": {"kernel": [[1.0]], "bias": [0.0]}, "output": {"kernel": [[1.0]
 
 def pair(activation, hidden=None, output=None, last="linear"):
     """Build one hidden unit and one output, with their parameters."""
-    parameters = {
-        "hidden": ONE["hidden"] | (hidden or {}),
-        "output": ONE["output"] | (output or {}),
-    }
+    parameters = {"hidden": ONE["hidden"] | (hidden or {}), "output": ONE["output"] | (output or {})}
     return network(dense("hidden", 1, activation), dense("output", 1, last)), parameters
 
 

@@ -12,14 +12,7 @@ from service.engine.graph.interpreter import interpret
 from service.engine.graph.ir import OPERATIONS, Graph, reachable
 from service.engine.insight.computation import FunctionGraph, NetworkGraph
 from service.engine.insight.graph_text import code, dot, mermaid
-from service.engine.insight.graph_view import (
-    BACKWARD,
-    FORWARD,
-    MOST_OPERATIONS,
-    by_layer,
-    by_operation,
-    chosen_detail,
-)
+from service.engine.insight.graph_view import BACKWARD, FORWARD, MOST_OPERATIONS, by_layer, by_operation, chosen_detail
 from service.engine.network.feed import Feed
 from service.engine.network.layers import layers
 from service.engine.texts import telling

@@ -301,12 +301,7 @@ def l_bfgs(
     second_order=True,
 )
 def newton(
-    objective: LocalObjective,
-    state: State,
-    step: int,
-    learning_rate: float,
-    damping: float,
-    absolute_eigenvalues: bool,
+    objective: LocalObjective, state: State, step: int, learning_rate: float, damping: float, absolute_eigenvalues: bool
 ) -> float:
     gradient = objective.gradient.astype(np.float64)
     hessian = np.asarray(objective.hessian(), np.float64)

@@ -7,15 +7,7 @@ from functools import partial
 
 from service.engine.graph.differentiate import Changes
 from service.engine.graph.ir import Node
-from service.engine.graph.operations import (
-    Sliding,
-    broadcast,
-    concatenate,
-    overlap_add,
-    reshape,
-    slice_axis,
-    transpose,
-)
+from service.engine.graph.operations import Sliding, broadcast, concatenate, overlap_add, reshape, slice_axis, transpose
 from service.engine.insight.mistakes.declaration import Change, declare
 from service.engine.insight.mistakes.network import Network, nothing, unchanged
 

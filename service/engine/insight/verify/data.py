@@ -118,11 +118,7 @@ class DataGradients:
         return next(self.runs(program, leaves, [more], watch))
 
     def runs(
-        self,
-        program: Program,
-        leaves: Mapping[str, Array],
-        several: Iterable[Mapping[str, Array]],
-        watch: Watch | None,
+        self, program: Program, leaves: Mapping[str, Array], several: Iterable[Mapping[str, Array]], watch: Watch | None
     ) -> Iterator[dict[str, Array]]:
         """Yield the outputs of a program for each of several changes of its inputs. Each change names the inputs that
         it replaces; the next one starts from the leaves again."""

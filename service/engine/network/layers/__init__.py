@@ -17,14 +17,7 @@ from service.engine.network.layers import (
     reshaping,
     wrappers,
 )
-from service.engine.network.layers.declaration import (
-    Builder,
-    Layer,
-    LayerContext,
-    LayerError,
-    LayerOutput,
-    layers,
-)
+from service.engine.network.layers.declaration import Builder, Layer, LayerContext, LayerError, LayerOutput, layers
 
 __all__ = [
     "Builder",

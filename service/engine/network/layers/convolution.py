@@ -272,10 +272,7 @@ def conv2d_transpose(layer: LayerContext, x: Node) -> LayerOutput:
     samples, *spatial, channels = x.shape
     field = math.prod(window)
     kernel = layer.parameter(
-        "kernel",
-        (*window, filters, channels),
-        fans=(field * filters, field * channels),
-        reason=layer.source,
+        "kernel", (*window, filters, channels), fans=(field * filters, field * channels), reason=layer.source
     )
     lengths, padding = _transposed_lengths(layer, spatial)
     sliding = Sliding(0, (2, 3), window, strides, options["dilation_rate"], padding)

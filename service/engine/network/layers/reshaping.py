@@ -16,15 +16,7 @@ from service.engine.building import (
     slice_axis,
     transpose,
 )
-from service.engine.network.layers.declaration import (
-    DATA_FORMAT,
-    KERAS,
-    LayerContext,
-    LayerOutput,
-    layers,
-    same,
-    sizes,
-)
+from service.engine.network.layers.declaration import DATA_FORMAT, KERAS, LayerContext, LayerOutput, layers, same, sizes
 
 LARGEST_FACTOR = 256
 """The largest factor of bilinear interpolation, which computes the places between two pixels one by one."""
@@ -166,10 +158,7 @@ def _repeat(x: Node, axis: int, factor: int) -> Node:
 def _interpolate(x: Node, axis: int, factor: int) -> Node:
     """Interpolate linearly along one axis, with half-pixel centres. Beyond the outermost centres the edge repeats."""
     count = x.shape[axis]
-    padded = concatenate(
-        [slice_axis(x, axis, 0, 1), x, slice_axis(x, axis, count - 1, count)],
-        axis,
-    )
+    padded = concatenate([slice_axis(x, axis, 0, 1), x, slice_axis(x, axis, count - 1, count)], axis)
     phases = []
     for phase in range(factor):
         place = (phase + 0.5) / factor - 0.5  # where this pixel lies, seen from the centre of its source
