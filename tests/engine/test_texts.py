@@ -1,7 +1,5 @@
 """The texts of every language: complete, used, with the same places, and in their own language throughout."""
 
-from __future__ import annotations
-
 import ast
 import functools
 import re

@@ -4,8 +4,6 @@ A case has a run from each of some starts. `trace` holds the first steps of each
 and the point after it. `value_curve` holds the value at regular steps.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

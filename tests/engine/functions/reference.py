@@ -13,8 +13,6 @@ skipped where rounding changes the value itself by a millionth, or where an inte
 neighbours of the point are beyond it, or as large as 64-bit numbers become.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import random

@@ -1,7 +1,5 @@
 """Arguments to try the words of expressions at, for the tests and for scripts/record_pytorch_functions.py."""
 
-from __future__ import annotations
-
 import math
 import operator
 from collections.abc import Callable

@@ -4,8 +4,6 @@ A case of a function has value, gradient, Hessian and kind at some points; one o
 of each of its nodes.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Formulas mean what the graph computes, look as in a textbook, and stay small for any expression."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence

@@ -3,8 +3,6 @@
 Numbers are compared with mpmath (reference.py) and with the closed forms of the same functions.
 """
 
-from __future__ import annotations
-
 import math
 from itertools import islice
 

@@ -1,7 +1,5 @@
 """Random networks around every type of layer, with any loss, reduction, weights and regularizers."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import dataclass, replace
 from functools import cache

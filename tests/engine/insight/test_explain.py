@@ -1,7 +1,5 @@
 """Derivations: every step is what its formula says, gradients are the engine's, and tables of a textbook come out."""
 
-from __future__ import annotations
-
 import json
 import random
 from pathlib import Path

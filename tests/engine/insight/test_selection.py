@@ -1,7 +1,5 @@
 """Parameters named in one string: what is selected, and what a refusal teaches."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
