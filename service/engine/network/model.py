@@ -27,7 +27,7 @@ ParameterShapes = Mapping[tuple[str, str], Shape]
 
 @dataclass(frozen=True)
 class Parameter:
-    """One array that a layer owns."""
+    """One array that a layer owns, trained or carried along."""
 
     layer: str
     name: str
@@ -40,7 +40,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Noise:
-    """Random numbers that every run draws anew."""
+    """Random numbers that every run draws anew, such as a dropout mask."""
 
     node: Node
     draw: Callable[..., Array]
@@ -49,7 +49,7 @@ class Noise:
 
 @dataclass
 class Model:
-    """A network in the graph."""
+    """A network in the graph: the nodes of its inputs, layers, parameters, random numbers and penalties."""
 
     graph: Graph
     inputs: dict[str, Node]
@@ -157,7 +157,7 @@ class _Assembler:
         return ordered
 
     def source(self, name: str) -> str:
-        """Explain the shape of an input or of the output of a layer, as the end of a sentence."""
+        """Return the reason for the shape of an input or of a layer's output, as the end of a sentence."""
         if name in self.model.inputs:
             count = self.model.inputs[name].shape[1:]
             features = (
@@ -220,7 +220,7 @@ class _Assembler:
         return None
 
     def check_indices(self, position: int, names: tuple[str, ...], inputs: list[Node]) -> bool:
-        """Return whether exactly the layers that look up indices get inputs of integers. Note the faults."""
+        """Return whether a layer gets integers exactly if it looks up indices. Note the faults."""
         layer = self.definition.layers[position]
         path: Path = ("layers", position, "inputs")
         for name, x in zip(names, inputs, strict=True):

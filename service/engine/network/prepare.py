@@ -34,8 +34,11 @@ class Prepared:
 
 
 def prepare(task: Task, limits: Limits, watch: Watch | None = None, *, distinct_layers: bool = False) -> Prepared:
-    """Build the model and, where the task has losses, the total loss. Raises `InvalidRequest` when the definition or
-    the shapes do not fit, `LimitExceeded` when the network is too large, and what `watch` raises."""
+    """Return the network of a task in the graph, with the total loss where the task has losses.
+
+    Raises `InvalidRequest` when the definition or the shapes do not fit, `LimitExceeded` when the network is too large,
+    and what `watch` raises.
+    """
     limits.check_layers(len(task.definition.layers))
     _check_inputs(task)
     graph = Graph(task.dtype, limits.graph_nodes, limits.workspace_bytes, watch)

@@ -44,7 +44,7 @@ class Task(NamedTuple):
 
     @property
     def effort(self) -> float:
-        """Nodes of its graph with gradients, roughly: most are those of steps that are written out one by one."""
+        """The graph nodes that the task makes, roughly. Most are those of steps that are written out one by one."""
         layers = self.definition.layers
         steps: int = max([shape[1] for _, shape in self.inputs if len(shape) > 1], default=1)
         lengths: list[int] = [layer.layer.options["n"] for layer in layers if layer.layer.name == "repeat_vector"]

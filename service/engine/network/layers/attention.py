@@ -117,7 +117,7 @@ def multi_head_attention(
 
 
 def _heads(layer: LayerContext, name: str, x: Node, heads: int, size: int) -> Node:
-    """Project x for each head: `(samples, heads, positions, size)`."""
+    """Return x projected for each head, `(samples, heads, positions, size)`."""
     samples, positions, features = x.shape
     kernel = layer.parameter(
         f"{name}_kernel",
