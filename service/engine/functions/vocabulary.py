@@ -372,17 +372,13 @@ _function(
 )
 
 
-def _plain_gaussian(a: Node) -> Node:
-    return operations.exp(-operations.square(a))
-
-
 _function(
     "gaussian",
     operations.gaussian,
     "e^{-a^2}",
     "The bell curve exp(-a^2).",
     "钟形曲线 exp(-a^2)。",
-    plain=_plain_gaussian,
+    plain=lambda a: operations.exp(-operations.square(a)),
 )
 
 
@@ -477,10 +473,6 @@ vocabulary.declare(
 )(raise_to)
 
 
-def _plain_mod(a: Node, b: Node) -> Node:
-    return a - b * operations.floor(a / b)
-
-
 @vocabulary.declare(
     "mod",
     en="The remainder a - b floor(a/b).",
@@ -491,14 +483,10 @@ def _plain_mod(a: Node, b: Node) -> Node:
         Singularity("pole", lambda a, b: b == 0.0, "there is no remainder of a division by 0"),
         _jump(lambda a, b: (b != 0.0) & (np.mod(a, b) == 0.0), "mod jumps where its arguments divide"),
     ),
-    plain=_plain_mod,
+    plain=lambda a, b: a - b * operations.floor(a / b),
 )
 def mod(a: Node, b: Node) -> Node:
     return operations.mod(a, b)
-
-
-def _plain_hypot(a: Node, b: Node) -> Node:
-    return operations.sqrt(operations.square(a) + operations.square(b))
 
 
 @vocabulary.declare(
@@ -508,7 +496,7 @@ def _plain_hypot(a: Node, b: Node) -> Node:
     arguments=2,
     latex=r"\sqrt{a^2 + b^2}",
     singularities=(_kink(lambda a, b: (a == 0.0) & (b == 0.0), "a length has a kink at 0"),),
-    plain=_plain_hypot,
+    plain=lambda a, b: operations.sqrt(operations.square(a) + operations.square(b)),
 )
 def hypot(a: Node, b: Node) -> Node:
     return operations.hypot(a, b)

@@ -208,14 +208,6 @@ _log = _by_slope(np.log, _reciprocal)
 _sigmoid = _by_slope(_logistic, lambda a: _times(_inverse_cosh_square(_times(a, 0.5)), 0.25))
 
 
-def _tan(a: Series) -> Series:
-    return _sin(a) * _reciprocal(_cos(a))
-
-
-def _absolute(a: Series) -> Series:
-    return a.where(a.sign() < 0.0, -a)
-
-
 def _choose(a: Series, b: Series, sign: Array, difference: Series) -> Series:
     """Return `b` where the sign is negative, else `a`. Where the sign is unknown, return the terms that both have in
     common."""
@@ -243,10 +235,6 @@ def _stepped(a: Series, values: Array) -> Series:
     found = uniform(a, np.nan_to_num(values)).where(np.isnan(values), lost(a))
     found.gone = a.gone
     return found
-
-
-def _sign(a: Series) -> Series:
-    return _stepped(a, a.sign())
 
 
 def _greater(a: Series, b: Series) -> Series:
@@ -279,14 +267,6 @@ _floor = _whole(np.floor, 0.0)
 
 def _quotient(a: Series, b: Series) -> Series:
     return uniform(a, 1.0).where(a.zero | a.vague, lost(a)) if a is b else a * _reciprocal(b)
-
-
-def _mod(a: Series, b: Series) -> Series:
-    return a - b * _floor(_quotient(a, b))
-
-
-def _hypot(a: Series, b: Series) -> Series:
-    return _sqrt(a * a + b * b)
 
 
 def _atan2(a: Series, b: Series) -> Series:
@@ -339,7 +319,7 @@ RULES: dict[str, Callable[..., Series]] = {
     "cbrt": lambda a: _power(a, 1.0 / 3.0, root=True),
     "sin": _sin,
     "cos": _cos,
-    "tan": _tan,
+    "tan": lambda a: _sin(a) * _reciprocal(_cos(a)),
     "asin": _by_slope(np.arcsin, lambda a: _power(_one_minus_square(a), -0.5)),
     "acos": _by_slope(np.arccos, lambda a: -_power(_one_minus_square(a), -0.5)),
     "atan": _by_slope(np.arctan, lambda a: _reciprocal(_plus(a * a, 1.0))),
@@ -354,17 +334,17 @@ RULES: dict[str, Callable[..., Series]] = {
     "softplus": _by_slope(_softplus, _sigmoid),
     "erf": _by_slope(_erf, _bell),
     "erfc": _by_slope(_erfc, lambda a: -_bell(a)),
-    "absolute": _absolute,
+    "absolute": lambda a: a.where(a.sign() < 0.0, -a),
     "maximum": _maximum,
     "minimum": _minimum,
-    "sign": _sign,
+    "sign": lambda a: _stepped(a, a.sign()),
     "greater": _greater,
     "greater_equal": _greater_equal,
     "floor": _floor,
     "ceil": _whole(np.ceil, 0.0),
     "round": _whole(np.rint, 0.5),
-    "mod": _mod,
-    "hypot": _hypot,
+    "mod": lambda a, b: a - b * _floor(_quotient(a, b)),
+    "hypot": lambda a, b: _sqrt(a * a + b * b),
 }
 """The expansion of each operation, by name, as a function of the expansions of its inputs."""
 

@@ -92,14 +92,6 @@ def _shifted(node: Node, place: int, axis: int, offset: int) -> Moved:
     return (x, place_of(x.shape, index)) if 0 <= index[axis] < x.shape[axis] else 0.0
 
 
-def _sliced(node: Node, place: int) -> Moved:
-    return _shifted(node, place, node.attributes[0], node.attributes[1])
-
-
-def _padded(node: Node, place: int) -> Moved:
-    return _shifted(node, place, node.attributes[0], -node.attributes[1])
-
-
 def _concatenated(node: Node, place: int) -> Moved:
     (axis,) = node.attributes
     index = index_of(node.shape, place)
@@ -128,8 +120,8 @@ MOVES: Mapping[str, Callable[[Node, int], Moved]] = {
     "reshape": _same,
     "transpose": _transposed,
     "broadcast": _broadcast,
-    "slice": _sliced,
-    "pad": _padded,
+    "slice": lambda node, place: _shifted(node, place, node.attributes[0], node.attributes[1]),
+    "pad": lambda node, place: _shifted(node, place, node.attributes[0], -node.attributes[1]),
     "concatenate": _concatenated,
     "windows": _windowed,
     "mark": _same,
@@ -211,10 +203,6 @@ def _all(terms: Sequence[NumberFormula]) -> NumberFormula:
     return total([(False, each) for each in terms])
 
 
-def _sum(node: Node, place: int, term: Terms) -> NumberFormula:
-    return _all(_reduced(node, place, node.inputs[0], term))
-
-
 def _matmul(node: Node, place: int, term: Terms) -> NumberFormula:
     a, b = node.inputs
     *lead, i, j = index_of(node.shape, place)
@@ -249,25 +237,9 @@ def _log_softmax(node: Node, place: int, term: Terms) -> NumberFormula:
     return _minus(parts[k], Call("log", (_exponentials(parts),)))
 
 
-def _logsumexp(node: Node, place: int, term: Terms) -> NumberFormula:
-    return Call("log", (_exponentials(_row(node.inputs[1], place, term)),))
-
-
-def _row_excess(node: Node, place: int, term: Terms) -> NumberFormula:
-    return _minus(_all(_row(node.inputs[1], place, term)), Constant(1.0))
-
-
-def _row_maximum(node: Node, place: int, term: Terms) -> NumberFormula:
-    return Call("max", _row(node.inputs[0], place, term))
-
-
 def _extreme(node: Node, place: int, term: Terms) -> NumberFormula:
     name = {"maximum": "max", "minimum": "min"}[node.attributes[0]]
     return Call(name, [term(x, place if x.shape else 0) for x in node.inputs[1:]])
-
-
-def _largest(node: Node, place: int, term: Terms) -> NumberFormula:
-    return Call("max", _reduced(node, place, node.inputs[0], term))
 
 
 def _first_largest(node: Node, place: int, term: Terms) -> NumberFormula:
@@ -311,15 +283,15 @@ def _overlapped(node: Node, place: int, term: Terms) -> NumberFormula:
 
 
 RULES: Mapping[str, Callable[[Node, int, Terms], NumberFormula]] = {
-    "sum": _sum,
+    "sum": lambda node, place, term: _all(_reduced(node, place, node.inputs[0], term)),
     "matmul": _matmul,
     "softmax": _softmax,
     "log_softmax": _log_softmax,
-    "logsumexp": _logsumexp,
-    "row_excess": _row_excess,
-    "row_maximum": _row_maximum,
+    "logsumexp": lambda node, place, term: Call("log", (_exponentials(_row(node.inputs[1], place, term)),)),
+    "row_excess": lambda node, place, term: _minus(_all(_row(node.inputs[1], place, term)), Constant(1.0)),
+    "row_maximum": lambda node, place, term: Call("max", _row(node.inputs[0], place, term)),
     "extreme": _extreme,
-    "largest": _largest,
+    "largest": lambda node, place, term: Call("max", _reduced(node, place, node.inputs[0], term)),
     "first_largest": _first_largest,
     "one_hot": _one_hot,
     "root_mean_square": _root_mean_square,

@@ -215,15 +215,11 @@ def _any_signed(formula: NumberFormula, signed: Callable[[Key], bool]) -> bool:
 # --- evaluating ---------------------------------------------------------------------------------
 
 
-def _first_largest(place: float, *values: float) -> float:
-    return float(values.index(max(values)) == int(place))
-
-
 FUNCTIONS: Mapping[str, Callable[..., float]] = {
     "max": lambda *values: max(values),
     "min": lambda *values: min(values),
     "equal": lambda a, b: float(a == b),
-    "first_largest": _first_largest,
+    "first_largest": lambda place, *values: float(values.index(max(values)) == int(place)),
 }
 """Functions that are no operation of the graph as they stand here; the others are."""
 

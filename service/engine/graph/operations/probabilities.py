@@ -231,14 +231,10 @@ def logsumexp(x: Node) -> Node:
     return x.graph.apply("logsumexp", log1p(row_excess(exponentials)) + largest, x)
 
 
-def _pull_logsumexp(g: Node, y: Node, value: Node, x: Node) -> Node:
-    return _spread_rows(g, x.shape) * softmax(x)
-
-
 declare_view(
     "logsumexp",
     infer=_infer_rows,
-    pullbacks=(disconnected, _pull_logsumexp),
+    pullbacks=(disconnected, lambda g, y, value, x: _spread_rows(g, x.shape) * softmax(x)),
     batch=batch_rows,
     latex=r"\ln \sum_j e^{x_j}",
     keeps_order=True,
