@@ -19,7 +19,7 @@ from service.engine.descent.objective import NetworkObjective
 from service.engine.descent.trace import Recorded, Tracer
 from service.engine.descent.training_plan import Plan
 from service.engine.errors import DeadlineExceeded, Fault, InvalidRequest, Path
-from service.engine.float_warnings import without_float_warnings
+from service.engine.float_warnings import ignoring_float_warnings
 from service.engine.limits import Limits
 from service.engine.network.evaluate import EvaluationTask
 from service.engine.network.feed import Feed
@@ -169,11 +169,9 @@ class Training:
         if self.status is None:
             self.status, self.reason = "cancelled", reason
 
+    @ignoring_float_warnings
     def outcome(self) -> Outcome:
         """Return the result of the training, after its last step."""
-        return without_float_warnings(self._outcome)
-
-    def _outcome(self) -> Outcome:
         objective, descent = self.objective, self.descent
         done = descent.progress.step
         loss, validation_loss = objective.final_losses(done)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.engine.arrays import Array, is_finite, norms_of
-from service.engine.float_warnings import without_float_warnings
+from service.engine.float_warnings import ignoring_float_warnings
 from service.engine.functions.compiled import Function, PointProblem, Results
 from service.engine.functions.rounding import graded_eigen, sample
 from service.engine.functions.sides import settle
@@ -58,6 +58,7 @@ class Calculus:
         return finite if self.eigenvalues is None else finite & np.isfinite(self.eigenvalues).all(-1)
 
 
+@ignoring_float_warnings
 def analyse(
     function: Function,
     points: Array,
@@ -71,14 +72,7 @@ def analyse(
     addition to what the points themselves show. Kinds need a function with second derivatives. Raises what `watch`
     raises.
     """
-    results = function.run(points, watch)
-    return without_float_warnings(_analyse, function, points, results, tolerance, watch, flat)
-
-
-def _analyse(
-    function: Function, points: Array, results: Results, tolerance: float, watch: Watch | None, flat: Array | None
-) -> Calculus:
-    results = _where_defined(results)
+    results = _where_defined(function.run(points, watch))
     problems = function.problems(points, results)
     kinks: set[int] = set()
     if problems:
@@ -245,12 +239,9 @@ def _class(norm: float, stationary: bool, lowest: float, highest: float, doubt: 
     return MAXIMUM if highest < -doubt else DEGENERATE
 
 
+@ignoring_float_warnings
 def along(gradients: Array, directions: Array) -> Array:
     """Return directional derivatives, (points, directions), for directions of any length but 0."""
-    return without_float_warnings(_along, gradients, directions)
-
-
-def _along(gradients: Array, directions: Array) -> Array:
     # The last digits of a matrix product would depend on the count of points.
     derivatives: Array = np.einsum("ni,ki->nk", gradients, directions / norms_of(directions)[:, None])
     return derivatives

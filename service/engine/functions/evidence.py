@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from service.engine.arrays import Array, every, norms_of
-from service.engine.float_warnings import without_float_warnings
+from service.engine.float_warnings import ignoring_float_warnings
 from service.engine.functions.compiled import Function
 from service.engine.functions.newton import FAR_OUT, NEAR, ROUNDING, SAME, Curvature, derivatives, refine
 from service.engine.functions.rounding import EPS, OFFSETS, Sample, sample
@@ -54,15 +54,12 @@ KNOWN, CURVE, DEGENERATE, HIDDEN, NONE = range(5)
 vanishing curvature; a point that rounding hides; no stationary point."""
 
 
+@ignoring_float_warnings
 def judge(function: Function, points: Array, scale: Array, watch: Watch | None = None) -> Array:
     """Return the verdict on each place where Newton's method has ended; `scale` is a length for each variable. Raises
     what `watch` raises."""
     if not len(points):
         return np.zeros(0, np.intp)
-    return without_float_warnings(_judge, function, points, scale, watch)
-
-
-def _judge(function: Function, points: Array, scale: Array, watch: Watch | None) -> Array:
     verdicts: Array = np.full(len(points), NONE)
     block = max(1, MOST_NUMBERS // (len(OFFSETS) * points.shape[-1] ** 2))
     for start in range(0, len(points), block):

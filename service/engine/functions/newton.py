@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from service.engine.arrays import Array, every, is_finite, norms_of
-from service.engine.float_warnings import without_float_warnings
+from service.engine.float_warnings import ignoring_float_warnings
 from service.engine.functions.calculus import finite_matrices
 from service.engine.functions.compiled import Function
 from service.engine.functions.rounding import EPS, GRADED, UNKNOWN, equilibrating
@@ -58,6 +58,7 @@ class Refined(NamedTuple):
     """True where the curvature is known in all directions."""
 
 
+@ignoring_float_warnings
 def refine(
     function: Function,
     starts: Array,
@@ -77,20 +78,7 @@ def refine(
     the share `flat` of the largest, so it reaches some point of a curve of stationary points. Raises what `watch`
     raises.
     """
-    units = np.ones(starts.shape[-1]) if scale is None else scale
-    return without_float_warnings(_refine, function, starts, reach, iterations, watch, halvings, units, flat)
-
-
-def _refine(
-    function: Function,
-    starts: Array,
-    reach: Array,
-    iterations: int,
-    watch: Watch | None,
-    halvings: int,
-    scale: Array,
-    flat: float,
-) -> Refined:
+    scale = np.ones(starts.shape[-1]) if scale is None else scale
     points = starts.copy()
     gradients, hessians = derivatives(function, points, watch)
     even = bool((scale == scale[0]).all())  # then the scale changes nothing in a comparison of norms
@@ -152,6 +140,7 @@ def _refine(
     return Refined(points, near & explained, near & ~explained, lengths, norms / first_norms, known)
 
 
+@ignoring_float_warnings
 def descend(
     function: Function, starts: Array, low: Array, high: Array, reach: float, watch: Watch | None = None
 ) -> Array:
@@ -161,10 +150,6 @@ def descend(
     step is longer than `reach`, in the size of the box, and it is halved until the value is lower. Raises what `watch`
     raises.
     """
-    return without_float_warnings(_descend, function, starts, low, high, reach, watch)
-
-
-def _descend(function: Function, starts: Array, low: Array, high: Array, reach: float, watch: Watch | None) -> Array:
     points, size = starts.copy(), high - low
     results = function.run(points, watch)
     values, gradients, hessians = results.values, results.gradients, results.hessians
@@ -191,16 +176,13 @@ def _descend(function: Function, starts: Array, low: Array, high: Array, reach: 
     return points
 
 
+@ignoring_float_warnings
 def near(
     function: Function, points: Array, reach: Array, watch: Watch | None = None, *, scale: Array | None = None
 ) -> Array:
     """Return a mask of the points, (points, variables), that have a stationary point within `reach`. One step of
     Newton's method decides; `reach` is a length for each point."""
-    units = np.ones(points.shape[-1]) if scale is None else scale
-    return without_float_warnings(_near, function, points, reach, watch, units)
-
-
-def _near(function: Function, points: Array, reach: Array, watch: Watch | None, scale: Array) -> Array:
+    scale = np.ones(points.shape[-1]) if scale is None else scale
     gradients, hessians = derivatives(function, points, watch)
     steps = Curvature(hessians, scale).steps(gradients)
     close: Array = (norms_of(steps / scale) <= reach) & np.isfinite(norms_of(gradients))
@@ -334,14 +316,11 @@ def distinct(points: Array, apart: Array, most: int) -> tuple[Array, Array]:
     return np.array(chosen, np.intp), found[inverse.reshape(-1)]
 
 
+@ignoring_float_warnings
 def polish(function: Function, points: Array, watch: Watch | None = None, *, scale: Array | None = None) -> Array:
     """Return stationary points, moved to the exact ones as far as float64 allows. `points` are (points, variables),
     each near a stationary point."""
-    units = np.ones(points.shape[-1]) if scale is None else scale
-    return without_float_warnings(_polish, function, points, watch, units)
-
-
-def _polish(function: Function, points: Array, watch: Watch | None, scale: Array) -> Array:
+    scale = np.ones(points.shape[-1]) if scale is None else scale
     if not len(points):
         return points
     reach = SAME * np.maximum(1.0, norms_of(points / scale))

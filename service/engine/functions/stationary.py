@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from service.engine.arrays import Array, every, norms_of
-from service.engine.float_warnings import without_float_warnings
+from service.engine.float_warnings import ignoring_float_warnings
 from service.engine.functions.compiled import Function, Results
 from service.engine.functions.evidence import CURVE, HIDDEN, KNOWN, NONE, in_noise, judge
 from service.engine.functions.newton import (
@@ -67,13 +67,10 @@ class StationarySearch(NamedTuple):
     finds a new place (Good 1953)."""
 
 
+@ignoring_float_warnings
 def search(function: Function, low: Array, high: Array, starts: int, watch: Watch | None = None) -> StationarySearch:
     """Return the stationary points in the box [low, high], found from about `starts` places spread over it. Newton's
     method leads from the places to the points. Raises what `watch` raises."""
-    return without_float_warnings(_search, function, low, high, starts, watch)
-
-
-def _search(function: Function, low: Array, high: Array, starts: int, watch: Watch | None) -> StationarySearch:
     places = spread(low, high, starts)
     size = high - low
     reach = np.full(len(places), 0.25 * math.sqrt(len(size)))

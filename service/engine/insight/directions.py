@@ -10,7 +10,7 @@ import numpy as np
 
 from service.engine.arrays import Array, norm_of_flat
 from service.engine.errors import Fault, InvalidRequest, Path
-from service.engine.float_warnings import without_float_warnings
+from service.engine.float_warnings import ignoring_float_warnings
 from service.engine.network.definition import LayerDefinition, NetworkDefinition
 from service.engine.network.flat import Piece
 
@@ -122,16 +122,13 @@ class Principal(NamedTuple):
     """The share of the variance of each."""
 
 
+@ignoring_float_warnings
 def principal_directions(points: Array, count: int, paths: Sequence[Path]) -> Principal:
     """Return the `count` directions along which points vary most about their mean.
 
     `points` are (steps, trained parameters); `paths` are the places of the axes in the request. Raises `InvalidRequest`
     where there are fewer such directions.
     """
-    return without_float_warnings(_principal, points, count, paths)
-
-
-def _principal(points: Array, count: int, paths: Sequence[Path]) -> Principal:
     centred = points - points.mean(0)
     largest = float(np.abs(centred).max())
     if not np.isfinite(largest):

@@ -16,7 +16,7 @@ import numpy as np
 
 from service.engine.arrays import Array, is_finite
 from service.engine.cautions import Caution
-from service.engine.float_warnings import without_float_warnings
+from service.engine.float_warnings import ignoring_float_warnings
 from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.ir import Node, reachable
 from service.engine.graph.operations import broadcast, concatenate, reshape, slice_axis, sum_over, transpose
@@ -90,6 +90,7 @@ class Grid:
         """Floating-point operations of a run, roughly."""
         self.weight = len(feeder.model.graph.nodes) + len(asked.task.parameters)
 
+    @ignoring_float_warnings
     def run(
         self, feed: Feed, base: Array, directions: Array, coordinates: Array, watch: Watch | None = None
     ) -> GridValues:
@@ -98,9 +99,6 @@ class Grid:
         `base` is `(parameters,)`, `directions` `(axes, parameters)`, both over the flat vector of all parameters;
         `coordinates` is `(points, axes)`. The feed's own parameters are ignored. Raises what `watch` raises.
         """
-        return without_float_warnings(self._run, feed, base, directions, coordinates, watch)
-
-    def _run(self, feed: Feed, base: Array, directions: Array, coordinates: Array, watch: Watch | None) -> GridValues:
         count, axes = coordinates.shape
         order, dtype = self.asked.order, self.asked.task.dtype
         values = GridValues(

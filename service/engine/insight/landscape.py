@@ -17,7 +17,7 @@ from service.engine.arrays import Array, is_finite, norm_of_flat
 from service.engine.cautions import Caution
 from service.engine.compiling import Compiler
 from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest, Path
-from service.engine.float_warnings import without_float_warnings
+from service.engine.float_warnings import ignoring_float_warnings
 from service.engine.functions.surface import levels_for
 from service.engine.insight.directions import STREAM as DIRECTIONS_STREAM
 from service.engine.insight.directions import (
@@ -98,11 +98,9 @@ class Survey:
         self.base: Array
         self.gradient: Array
 
+    @ignoring_float_warnings
     def run(self) -> Landscape:
         """Return the landscape. Raises `InvalidRequest`, `LimitExceeded` and what the watch raises."""
-        return without_float_warnings(self._run)
-
-    def _run(self) -> Landscape:
         size = self.vector.trained_size
         if not size:
             detail = "has no parameters that are trained, so the loss has no landscape"

@@ -23,7 +23,7 @@ import numpy as np
 from service.engine.arrays import Array, is_finite
 from service.engine.cautions import Caution
 from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest, LimitExceeded
-from service.engine.float_warnings import without_float_warnings
+from service.engine.float_warnings import ignoring_float_warnings
 from service.engine.graph.blocks import ITEMSIZE
 from service.engine.graph.ir import reachable
 from service.engine.graph.plan import Program, Workspace, WorkspacePool
@@ -128,12 +128,10 @@ class Derivation:
         self.result_bytes = size * ITEMSIZE[self.task.dtype] + arrays * OBJECT_BYTES
         """Memory of an answer, roughly."""
 
+    @ignoring_float_warnings
     def run(self, feed: Feed, vectors: Sequence[Entry] = (), watch: Watch | None = None) -> Derivative:
         """Compute the derivative with the numbers of `feed`, and for as many vectors as the task names. Raises
         `InvalidRequest` when the numbers do not fit, and what `watch` raises."""
-        return without_float_warnings(self._run, feed, vectors, watch)
-
-    def _run(self, feed: Feed, vectors: Sequence[Entry], watch: Watch | None) -> Derivative:
         sheet = self.graph.sheet()
         with self.program.workspace(watch) as workspace:
             rows = self._fill(workspace, feed, vectors, watch)

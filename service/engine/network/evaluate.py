@@ -14,7 +14,7 @@ import numpy as np
 
 from service.engine.arrays import Array, is_finite, norm, norm_of_flat
 from service.engine.cautions import Caution, caution
-from service.engine.float_warnings import without_float_warnings
+from service.engine.float_warnings import ignoring_float_warnings
 from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.ir import Node, NoGradient, Shape
 from service.engine.graph.operations import absolute, broadcast, reshape, sign
@@ -106,12 +106,10 @@ class Evaluation:
         self.weight = len(self.model.graph.nodes) + len(self.task.parameters)
         """Its share of a cache, in nodes."""
 
+    @ignoring_float_warnings
     def run(self, feed: Feed, watch: Watch | None = None, *, consume: bool = False) -> Result:
         """Compute outputs, loss and gradients with the numbers of `feed`. With `consume`, the feed drops its parameters
         as soon as they are copied. Raises `InvalidRequest` when the numbers do not fit, and what `watch` raises."""
-        return without_float_warnings(self._run, feed, watch, consume)
-
-    def _run(self, feed: Feed, watch: Watch | None, consume: bool) -> Result:
         initialised = feed.parameters is None
         with self.program.workspace(watch) as workspace:
             self.feeder.fill(workspace, feed, watch)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from service.engine.arrays import Array
-from service.engine.float_warnings import without_float_warnings
+from service.engine.float_warnings import ignoring_float_warnings
 from service.engine.network.definition import NetworkDefinition
 
 MOST_ROWS = 4096
@@ -35,12 +35,9 @@ class Scale(NamedTuple):
     """The same if each feature had mean 0 and variance 1."""
 
 
+@ignoring_float_warnings
 def scale_of(inputs: Array) -> Scale:
     """Return the scale of an input, (samples, ..., features)."""
-    return without_float_warnings(_scale_of, inputs)
-
-
-def _scale_of(inputs: Array) -> Scale:
     rows = inputs.reshape(-1, inputs.shape[-1]) if inputs.ndim > 1 else inputs.reshape(-1, 1)
     if len(rows) > MOST_ROWS:
         rows = rows[np.linspace(0, len(rows) - 1, MOST_ROWS).astype(np.intp)]

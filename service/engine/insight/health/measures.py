@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from service.engine.arrays import Array, is_finite, norm
-from service.engine.float_warnings import without_float_warnings
+from service.engine.float_warnings import ignoring_float_warnings
 from service.engine.insight.health.slopes import NO_TAILS, Tails, tails_of
 from service.engine.network.definition import NetworkDefinition
 from service.engine.network.evaluate import Evaluation, LayerValues, Result
@@ -65,12 +65,9 @@ class Health:
         return None if ratio is None or ratio <= 0.0 else ratio ** (1.0 / (len(self.chain) - 1))
 
 
+@ignoring_float_warnings
 def measure(evaluation: Evaluation, feed: Feed, result: Result) -> Health:
     """Measure the health of a network from the result of an evaluation that includes `layers`."""
-    return without_float_warnings(_measure, evaluation, feed, result)
-
-
-def _measure(evaluation: Evaluation, feed: Feed, result: Result) -> Health:
     definition = evaluation.task.definition
     kernels = kernels_of(result.parameters if result.parameters is not None else feed.parameters or {})
     owners = {layer.name: layer.shares or layer.name for layer in definition.layers}

@@ -12,7 +12,7 @@ import numpy as np
 from service.engine.arrays import Array
 from service.engine.descent.loop import RUNAWAY
 from service.engine.findings import Found, findings, found, found_if
-from service.engine.float_warnings import without_float_warnings
+from service.engine.float_warnings import ignoring_float_warnings, without_float_warnings
 
 FEWEST = 50
 """Fewest steps of a plateau."""
@@ -269,15 +269,12 @@ def _overfits(record: Record) -> Iterator[Found]:
     yield from found_if("overfitting", last / lowest, quantity="validation_loss", step=step, best=lowest, last=last)
 
 
+@ignoring_float_warnings
 def ratios_of(
     updates: Mapping[str, Mapping[str, Array]], weights: Mapping[str, Mapping[str, Array]]
 ) -> dict[str, float]:
     """Return for each layer the norm of its update divided by the norm of its weights. Layers with weights of 0 are
     left out."""
-    return without_float_warnings(_ratios_of, updates, weights)
-
-
-def _ratios_of(updates: Arrays, weights: Arrays) -> dict[str, float]:
     found_ratios = {}
     for layer, arrays in updates.items():
         pairs = [
