@@ -23,7 +23,6 @@ class Batches(Protocol):
 
     def rows(self, step: int) -> Array | None:
         """Return the indices of the samples of a step; None for all samples in their order."""
-        ...
 
 
 class FullBatch:

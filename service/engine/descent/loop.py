@@ -38,24 +38,19 @@ class Objective(Protocol):
 
     def begin(self, step: int) -> None:
         """Begin a step, counted from 0: take the batch and the random numbers of this step."""
-        ...
 
     def evaluate(self) -> tuple[float, Array]:
         """Return loss and gradient at the present parameters. The next call overwrites the array."""
-        ...
 
     def hessian(self, most_work: float = math.inf) -> Array:
         """Return the Hessian at the present parameters, (parameters, parameters). Raises an `EngineError` if that takes
         more than `most_work` floating-point operations."""
-        ...
 
     def finish(self) -> None:
         """Update what changes with a step beside the parameters, such as moving averages of layers."""
-        ...
 
     def validate(self) -> float | None:
         """Return the loss on validation data, or None without such data."""
-        ...
 
 
 class Stop(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from service.engine.arrays import Array
 from service.engine.cautions import Caution
 from service.engine.compiling import Compiler
 from service.engine.descent.batches import Batches, FullBatch
-from service.engine.errors import DeadlineExceeded, Fault, InvalidRequest, LimitExceeded, Path
+from service.engine.errors import DeadlineExceeded, Fault, InvalidRequest, LimitExceeded
 from service.engine.graph.plan import Workspace
 from service.engine.limits import WATCHED_OPERATIONS
 from service.engine.network.answer_warnings import first_non_finite, misread, unfit
@@ -120,7 +120,7 @@ class NetworkObjective:
                 raise InvalidRequest([Fault(("inputs",), detail)])
             evaluation.feeder.check(feed)
         except InvalidRequest as error:
-            raise InvalidRequest(_within(("validation",), error.faults)) from None
+            raise InvalidRequest([replace(each, path=("validation", *each.path)) for each in error.faults]) from None
         return evaluation
 
     def close(self) -> None:
@@ -250,7 +250,3 @@ def _rows_of(feed: Feed, rows: Array | None) -> Feed:
         targets={name: array[rows] for name, array in feed.targets.items()},
         sample_weights=None if weights is None else weights[rows],
     )
-
-
-def _within(path: Path, faults: Iterable[Fault]) -> list[Fault]:
-    return [replace(fault, path=(*path, *fault.path)) for fault in faults]

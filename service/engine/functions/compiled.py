@@ -217,7 +217,7 @@ class Function:
             limits.check_program(self.program)
         self.rows = len(rows)
         index = np.zeros((self.dimension, self.dimension), np.intp)
-        for row, (i, j) in enumerate(_pairs(self.dimension), 1 + self.dimension):
+        for row, (i, j) in enumerate(combinations_with_replacement(range(self.dimension), 2), 1 + self.dimension):
             index[i, j] = index[j, i] = row
         self._index = index
         """The row of each entry of the Hessian."""
@@ -324,7 +324,3 @@ def _rows(graph: Graph, value: Node, variables: Sequence[Node], order: int, shap
                     continue
                 rows += dense(differentiate(broadcast(derivative, shape), wrt, one).nodes, wrt)
     return [broadcast(row, shape) for row in rows]
-
-
-def _pairs(count: int) -> list[tuple[int, int]]:
-    return list(combinations_with_replacement(range(count), 2))

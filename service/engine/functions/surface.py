@@ -88,7 +88,7 @@ def _logarithmic(low: float, finite: Array, count: int) -> list[float]:
     near = max(float(above[len(above) // 50]), far / FARTHEST)
     ratio = max(far / near, 10.0)
     distances = near * ratio ** (np.arange(1, count + 1) / (count + 1))
-    rounded = [_round(distance) for distance in distances.tolist()]
+    rounded = [float(f"{distance:.1e}") for distance in distances.tolist()]
     base = _tidy(low, rounded[0])
     return sorted({base + distance for distance in rounded if low < base + distance < low + far})
 
@@ -97,11 +97,6 @@ def _round_up(step: float) -> float:
     """Return the next number, at or above `step`, of the form 1, 2 or 5 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(step))
     return next(factor * power for factor in (1.0, 2.0, 5.0, 10.0) if factor * power >= step * (1.0 - 1e-12))
-
-
-def _round(number: float) -> float:
-    """Return a number rounded to two digits."""
-    return float(f"{number:.1e}")
 
 
 def _tidy(value: float, step: float) -> float:

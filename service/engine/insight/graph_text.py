@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import Any
 
 from service.engine.arrays import Array
-from service.engine.insight.computation import Label
 from service.engine.insight.graph_view import BACKWARD, View, ViewVertex
 from service.engine.texts import Tell, short
 
@@ -22,11 +20,7 @@ LONGEST_LABEL = 60
 
 def label_of(vertex: ViewVertex, tell: Tell) -> str:
     """Return the roles of a vertex in words, such as "output of layer hidden"; empty where it has none."""
-    return "; ".join(_in_words(label, tell) for label in vertex.labels)
-
-
-def _in_words(label: Label, tell: Tell) -> str:
-    return label if isinstance(label, str) else tell(label)
+    return "; ".join(label if isinstance(label, str) else tell(label) for label in vertex.labels)
 
 
 def code(view: View, tell: Tell) -> str:
@@ -37,18 +31,13 @@ def code(view: View, tell: Tell) -> str:
 def _lines(vertices: Sequence[ViewVertex], tell: Tell) -> list[str]:
     lines = []
     for vertex in vertices:
-        arguments = [*vertex.inputs, *(f"{name}={_literal(value)}" for name, value in vertex.attributes.items())]
+        arguments = [*vertex.inputs, *(f"{name}={value!r}" for name, value in vertex.attributes.items())]
         line = f"{vertex.name} = {vertex.operation}({', '.join(arguments)})"
         label = label_of(vertex, tell)
         if not label and vertex.layer is not None:
             label = vertex.layer
         lines.append(f"{line:<{COMMENT_COLUMN}} # {_one_line(label)}" if label else line)
     return lines
-
-
-def _literal(value: Any) -> str:
-    """Return a value as Python writes it; a float that is not finite as `inf` or `nan`."""
-    return repr(value)
 
 
 def _one_line(text: str) -> str:

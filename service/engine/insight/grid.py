@@ -157,7 +157,10 @@ def compile_grid(
     assert prepared.objective is not None
     feeder = Feeder(prepared, limits)
     wanted = frozenset(asked.moved)
-    moved = sorted((part for part in feeder.parameters.pieces if f"{part.layer}.{part.name}" in wanted), key=_start)
+    moved = sorted(
+        (part for part in feeder.parameters.pieces if f"{part.layer}.{part.name}" in wanted),
+        key=lambda part: part.start,
+    )
     by_name = {(parameter.layer, parameter.name): parameter.node for parameter in model.parameters}
     nodes = [by_name[part.layer, part.name] for part in moved]
     directions = graph.input("directions", (asked.axes, sum(node.size for node in nodes)))
@@ -173,7 +176,7 @@ def compile_grid(
         results["slopes"] = slopes = _along(loss, ways)
         if asked.order > 1:
             rows = [_along(sum_over(slice_axis(slopes, 0, k, k + 1)), ways) for k in range(asked.axes)]
-            results["curvatures"] = _stacked(rows)
+            results["curvatures"] = reshape(concatenate(rows, 0), (len(rows), asked.axes))
     block = _block_of(results.values(), ways, asked)
     coordinates = graph.input("coordinates", (block, asked.axes))
     places = {
@@ -188,10 +191,6 @@ def compile_grid(
     return Grid(asked, program, block, feeder, moved)
 
 
-def _start(part: Piece) -> int:
-    return part.start
-
-
 def _along(number: Node, ways: Mapping[Node, Node]) -> Node:
     """Return the derivatives of a number along the directions, (axes,). `ways` has for each parameter its part of the
     directions, (axes, size)."""
@@ -203,11 +202,6 @@ def _along(number: Node, ways: Mapping[Node, Node]) -> Node:
         total = reshape(gradient, (1, node.size)) @ transpose(ways[node], (1, 0)) + total
     assert isinstance(total, Node)
     return reshape(total, (total.size,))
-
-
-def _stacked(rows: Sequence[Node]) -> Node:
-    """Return vectors of one length as the rows of a matrix."""
-    return reshape(concatenate(rows, 0), (len(rows), rows[0].size))
 
 
 def _block_of(results: Iterable[Node], ways: Mapping[Node, Node], asked: GridTask) -> int:

@@ -224,7 +224,8 @@ class _CauseSearch:
     def _of_element(self, element: Element) -> list[Cause | Element]:
         known = self.known.get(element)
         if known is None:
-            known = self.known[element] = list(self._named(element) or self._read(element))
+            read = self._named(element) or self._of(self.elements.formula(self.elements.node(element), element[1]))
+            known = self.known[element] = list(read)
         return known
 
     def _named(self, element: Element) -> list[Cause]:
@@ -237,9 +238,6 @@ class _CauseSearch:
         code = CODES.get(name.quantity)
         layer = name.owner if name.quantity in ("parameter", "output", "pre_activation") else ""
         return [] if code is None else [Cause(code, layer)]
-
-    def _read(self, element: Element) -> Iterable[Cause | Element]:
-        return self._of(self.elements.formula(self.elements.node(element), element[1]))
 
     def _of(self, formula: NumberFormula) -> Iterable[Cause | Element]:
         """Return the reasons that a formula of value 0 shows by itself, and the elements to follow."""

@@ -46,13 +46,10 @@ def loss_curve(selection: Selection[Loss], target: float, start: float, stop: fl
     """Return the loss of one sample with one output and a fixed target, at evenly spaced predictions."""
     with Graph("float64") as graph:
         x = graph.input("x", (points, 1))
-        fixed = graph.input("target", (points,) if selection.declaration.indices else x.shape, _target_dtype(selection))
+        shape, dtype = ((points,), "int64") if selection.declaration.indices else (x.shape, None)
+        fixed = graph.input("target", shape, dtype)
         value = selection.declaration.build(Prediction(x), fixed, **selection.options)
         return _sample(x, value, np.linspace(start, stop, points), {fixed: np.full(fixed.shape, target, fixed.dtype)})
-
-
-def _target_dtype(selection: Selection[Loss]) -> str | None:
-    return "int64" if selection.declaration.indices else None
 
 
 def _sample(x: Node, value: Node, at: Array, others: dict[Node, Array] | None = None) -> Curve:

@@ -51,11 +51,9 @@ class LocalObjective(Protocol):
 
     def evaluate(self) -> tuple[float, Array]:
         """Return loss and gradient at the present parameters. The next call overwrites the array."""
-        ...
 
     def hessian(self) -> Array:
         """Return the Hessian at the present parameters."""
-        ...
 
 
 def no_state(**options: Any) -> tuple[str, ...]:

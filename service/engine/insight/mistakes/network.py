@@ -156,7 +156,7 @@ class Network:
         for (name, part), weight, loss in zip(parts.items(), weights, self.task.losses or (), strict=True):
             size = math.prod(self.model.layers[name].output.shape[1:])
             counts = Counts(self.task.samples, size, self.task.reduction, loss.name in AVERAGING)
-            found.append((name, counts, partial(_more_of, weight * part)))
+            found.append((name, counts, partial(lambda part, factor: (factor - 1.0) * part, weight * part)))
         return found
 
     def _endings(self) -> Iterator[Ending]:
@@ -217,10 +217,6 @@ class Network:
         """Return the loss to differentiate so that the activation of a layer is in the backward graph. None stands for
         the usual loss."""
         return self.unfused if any(ending.fused and ending.layer == layer for ending in self.endings) else None
-
-
-def _more_of(part: Node, factor: float) -> Node:
-    return (factor - 1.0) * part
 
 
 def times(*factors: Node) -> Callable[[Node], Node]:

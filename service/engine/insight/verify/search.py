@@ -258,7 +258,11 @@ class VariantSearch:
         for code in sorted(codes):
             paths = where.get(code, [])
             name = code
-            if code in ("mean_doubled", "mean_instead_of_sum") and len(paths) < len(ways) and all(map(_is_bias, paths)):
+            if (
+                code in ("mean_doubled", "mean_instead_of_sum")
+                and len(paths) < len(ways)
+                and all(path[-1].endswith(("bias", "beta")) for path in paths)
+            ):
                 name = "bias_mean"
             everywhere = len(paths) == len(wrong) and len(wrong) == len(ways)
             made.append(Made(name, () if everywhere else tuple(".".join(path) for path in paths)))
@@ -348,10 +352,6 @@ def _is_better(reading: Reading, error: float, fits: Sequence[Fit], way: Interpr
     if not reading.is_wrong or way.codes:
         return True
     return bool(error <= BETTER * fits[0].plain[0])
-
-
-def _is_bias(path: Path) -> bool:
-    return path[-1].endswith(("bias", "beta"))
 
 
 def _covers(ways: Sequence[Sequence[frozenset[str]]], limit: int) -> Iterator[frozenset[str]]:

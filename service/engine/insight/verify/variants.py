@@ -111,7 +111,8 @@ def changes_of(network: Network, learning_rate: float | None) -> Iterator[tuple[
         yield from ((Made(mistake.name, change.layers), change) for change in alone)
         forms: list[dict[tuple[str, ...], Change]] = []
         for change in alone:
-            form = next((form for form in forms if change.layers not in form and _is_of(change, form)), None)
+            similar = (form for form in forms if next(iter(form.values())).form == change.form)
+            form = next((form for form in similar if change.layers not in form), None)
             if form is None:
                 form = {}
                 forms.append(form)
@@ -143,10 +144,6 @@ def _of_outputs(network: Network, mistake: Mistake) -> Iterator[tuple[Made, Chan
                 for (_, _, share), factor in zip(network.outputs, several, strict=True):
                     total = total + share(factor)
                 yield Made(mistake.name), Change(total=total)
-
-
-def _is_of(change: Change, form: Mapping[tuple[str, ...], Change]) -> bool:
-    return next(iter(form.values())).form == change.form
 
 
 def _together(changes: Sequence[Change]) -> Change | None:
