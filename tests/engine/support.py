@@ -18,10 +18,6 @@ random_examples = functools.partial(settings, deadline=None, database=None, dera
 SHAPES = [(), (3,), (1, 3), (2, 3), (3, 3), (2, 1), (2, 2, 3), (2, 3, 3), (1, 1)]
 
 
-def _arity(name: str) -> int:
-    return next(len(example.shapes) for example in EXAMPLES if example.operation == name)
-
-
 def _sliding(shape: tuple[int, ...], number: Callable[[], int]) -> ops.Sliding:
     """Return a window over the last axis of `shape`, and sometimes over the axis before it as well."""
     rank = len(shape)
@@ -117,7 +113,7 @@ def _apply(graph: Graph, pool: list[Node], name: str, draw: Callable[[Any], Any]
         case "scatter_rows":
             fits = rank > 1 and x.shape[:-1] == (4,)
             return ops.scatter_rows(x, graph.input("indices", (4,), "int64"), 5) if fits else None
-    if _arity(name) == 1:
+    if next(len(example.shapes) for example in EXAMPLES if example.operation == name) == 1:
         return graph.apply(name, x)
     fits = [y for y in pool if y.shape in ((), x.shape)]  # at least x itself
     return graph.apply(name, x, fits[number() % len(fits)])

@@ -14,10 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from service.engine.arrays import Array
-from service.engine.declarations import Declaration, Registry
+from service.engine.building import Array, Declaration, Node, Registry
 from service.engine.graph import operations
-from service.engine.graph.ir import Node
 
 
 def never(*literals: float | None) -> bool:

@@ -69,39 +69,27 @@ def _position_in_words(shape: Shape) -> str:
     return f"{shape[0]} value{'' if shape[0] == 1 else 's'}" if len(shape) == 1 else f"shape {list(shape)}"
 
 
+@dataclass(eq=False)
 class _Assembler:
     """A builder of the layers of one definition, which collects the faults."""
 
-    def __init__(
-        self,
-        definition: NetworkDefinition,
-        graph: Graph,
-        input_shapes: Mapping[str, Shape],
-        training: bool,
-        shapes: ParameterShapes,
-        frozen: Collection[str],
-        distinct_layers: bool,
-        prefix: str,
-        check_parameters: Callable[[int], None],
-    ) -> None:
-        self.definition = definition
-        self.graph = graph
-        self.training = training
-        self.shapes = shapes
-        self.frozen = frozen
-        self.distinct_layers = distinct_layers
-        self.prefix = prefix
-        self.check_parameters = check_parameters
-        indices = definition.index_inputs
-        self.model = Model(
-            graph,
-            {
-                name: graph.input(f"{prefix}inputs/{name}", shape, "int64" if name in indices else None)
-                for name, shape in input_shapes.items()
-            },
-        )
+    definition: NetworkDefinition
+    graph: Graph
+    input_shapes: Mapping[str, Shape]
+    training: bool
+    shapes: ParameterShapes
+    frozen: Collection[str]
+    distinct_layers: bool
+    prefix: str
+    check_parameters: Callable[[int], None]
+
+    def __post_init__(self) -> None:
+        self.model = Model(self.graph, {})
+        for name, shape in self.input_shapes.items():
+            dtype = "int64" if name in self.definition.index_inputs else None
+            self.model.inputs[name] = self.graph.input(f"{self.prefix}inputs/{name}", shape, dtype)
         self.faults: list[Fault] = []
-        self.position = {layer.name: position for position, layer in enumerate(definition.layers)}
+        self.position = {layer.name: position for position, layer in enumerate(self.definition.layers)}
         self.owned: dict[str, dict[str, Node]] = {}
 
     def fault(self, path: Path, detail: str, allowed: tuple[object, ...] = ()) -> None:

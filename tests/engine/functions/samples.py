@@ -13,10 +13,6 @@ BETWEEN_WHOLE = ((-1.7,), (-0.3,), (0.4,), (2.2,))
 PAIRS = ((1.3, 0.7), (-2.1, 0.4), (0.6, -1.9), (-0.5, -3.2))
 
 
-def _logistic(x: float) -> float:
-    return 1.0 / (1.0 + math.exp(-x))
-
-
 MEANINGS: dict[str, Callable[..., float]] = {
     "add": lambda a, b: a + b,
     "subtract": lambda a, b: a - b,
@@ -46,7 +42,7 @@ MEANINGS: dict[str, Callable[..., float]] = {
     "asinh": math.asinh,
     "acosh": math.acosh,
     "atanh": math.atanh,
-    "sigmoid": _logistic,
+    "sigmoid": lambda a: 1.0 / (1.0 + math.exp(-a)),
     "relu": lambda a: max(a, 0.0),
     "softplus": lambda a: max(a, 0.0) + math.log1p(math.exp(-abs(a))),
     "erf": math.erf,

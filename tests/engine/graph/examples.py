@@ -81,10 +81,6 @@ class Example:
         return f"{self.operation}{list(self.shapes)}({attributes})".replace(" ", "")
 
 
-def _cube(x: Node) -> Node:
-    return ops.with_slope(x, ops.square(x) * x, 3.0 * ops.square(x))
-
-
 PLAIN = {
     1: (
         "negate square exp expm1 tanh sigmoid softplus erfc tanh_slope logistic_slope gaussian normal_cdf "
@@ -182,7 +178,7 @@ EXAMPLES = (
         "overlap_add", ((2, 1, 2, 2, 2),), (ops.Sliding(0, (1, 2), (2, 1), (2, 2), (1, 1), ((0, 0), (0, 0))), (2, 4, 3))
     ),
     Example("mark", ((3, 2),), ("here",)),
-    Example("with_slope", ((3, 2),), build=_cube),
+    Example("with_slope", ((3, 2),), build=lambda x: ops.with_slope(x, ops.square(x) * x, 3.0 * ops.square(x))),
     Example("extreme", ((3, 2), (3, 2), (3, 2)), build=lambda *x: ops.extreme("maximum", x)),
     Example("extreme", ((3, 2), (3, 2), (3, 2)), build=lambda *x: ops.extreme("minimum", x)),
     Example("root_mean_square", ((4, 2),), build=lambda x: ops.root_mean_square(x, [1])),

@@ -172,10 +172,10 @@ def test_collapsed_there_is_a_vertex_for_each_layer_and_half():
     assert backward["sum.backward"].serves == "sum"
     result = evaluate(
         definition,
-        graph_inputs(graph, values),
+        {name: values.of[node] for name, node in graph.model.inputs.items()},
         None,
         "half_squared_error",
-        graph_targets(graph, values),
+        next(values.of[node] for node in graph.prepared.targets.values()),
         include=("layers",),
     )
     outputs = {each.name: each.output for each in result.layers}
@@ -183,14 +183,6 @@ def test_collapsed_there_is_a_vertex_for_each_layer_and_half():
         if vertex.name in outputs:
             np.testing.assert_allclose(values.of[vertex.source], outputs[vertex.name], rtol=1e-15)
     assert sum(vertex.operations for vertex in view.vertices) > 20
-
-
-def graph_inputs(graph, values):
-    return {name: values.of[node] for name, node in graph.model.inputs.items()}
-
-
-def graph_targets(graph, values):
-    return next(iter(values.of[node] for node in graph.prepared.targets.values()))
 
 
 def test_large_graphs_are_collapsed_and_too_large_ones_refused():
