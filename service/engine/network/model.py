@@ -85,8 +85,9 @@ class _Assembler:
 
     def __post_init__(self) -> None:
         self.model = Model(self.graph, {})
+        indices = self.definition.index_inputs
         for name, shape in self.input_shapes.items():
-            dtype = "int64" if name in self.definition.index_inputs else None
+            dtype = "int64" if name in indices else None
             self.model.inputs[name] = self.graph.input(f"{self.prefix}inputs/{name}", shape, dtype)
         self.faults: list[Fault] = []
         self.position = {layer.name: position for position, layer in enumerate(self.definition.layers)}

@@ -170,14 +170,9 @@ def test_collapsed_there_is_a_vertex_for_each_layer_and_half():
     assert list(backward) == [f"{name}.backward" for name in reversed(forward[1:])]
     assert backward["off.backward"].inputs == ("second.backward", "sum.backward")
     assert backward["sum.backward"].serves == "sum"
-    result = evaluate(
-        definition,
-        {name: values.of[node] for name, node in graph.model.inputs.items()},
-        None,
-        "half_squared_error",
-        next(values.of[node] for node in graph.prepared.targets.values()),
-        include=("layers",),
-    )
+    inputs = {name: values.of[node] for name, node in graph.model.inputs.items()}
+    targets = next(values.of[node] for node in graph.prepared.targets.values())
+    result = evaluate(definition, inputs, None, "half_squared_error", targets, include=("layers",))
     outputs = {each.name: each.output for each in result.layers}
     for vertex in view.vertices:
         if vertex.name in outputs:
