@@ -162,7 +162,7 @@ class Comparison:
             self._add(self._waiting.pop(), reason)
 
     def close(self) -> None:
-        """Give back the memory of the present training."""
+        """Give the memory of the present training back to the pool."""
         if self._training is not None:
             self._training.close()
             self._training = None

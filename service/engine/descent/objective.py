@@ -124,7 +124,7 @@ class NetworkObjective:
         return evaluation
 
     def close(self) -> None:
-        """Give back the memory."""
+        """Give the borrowed memory back to the pool."""
         self._stack.close()
 
     def begin(self, step: int) -> None:

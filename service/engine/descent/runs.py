@@ -104,7 +104,7 @@ class Runs:
         return self._compile(FunctionTask(self.expression, points, order))
 
     def close(self) -> None:
-        """Give back the memory."""
+        """Give the borrowed memory back to the pool."""
         self._stack.close()
 
     def advance(self) -> Snapshot | None:

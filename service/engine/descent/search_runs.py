@@ -39,7 +39,7 @@ class _FunctionObjective:
         self._evaluate, self._second_order = evaluate, second_order
 
     def begin(self, step: int) -> None:
-        """Every step evaluates the same function."""
+        """Do nothing: every step evaluates the same function."""
 
     def evaluate(self) -> tuple[float, Array]:
         return self._evaluate(self.parameters)
@@ -51,7 +51,7 @@ class _FunctionObjective:
         return hessian
 
     def finish(self) -> None:
-        """Nothing else changes."""
+        """Do nothing: no step changes a function."""
 
     def validate(self) -> float | None:
         return None

@@ -224,7 +224,7 @@ class Training:
         return warnings
 
     def close(self) -> None:
-        """Give back the memory. A second call does no harm."""
+        """Give the borrowed memory back to the pool. A second call does no harm."""
         self.objective.close()
 
 

@@ -75,7 +75,7 @@ class Series:
 
     @property
     def vague(self) -> Array:
-        """(rays,): true where not even the first term is known."""
+        """(rays,): true for a ray along which not even the first term of the series is known."""
         found: Array = self.known == 0
         return found & ~self.zero
 

@@ -167,8 +167,8 @@ def names(formula: NumberFormula) -> Iterator[Key]:
 
 
 def turned(formula: NumberFormula, signed: Callable[[Key], bool]) -> NumberFormula:
-    """Return the negative of a formula, where the numbers that are `signed` are replaced by their negatives. Heaton's
-    notation needs this. A formula that is linear in these numbers keeps its form, as deltas in terms of deltas do."""
+    """Return the negative of a formula, written with the negative of each number that is `signed`, for Heaton's
+    notation. A formula that is linear in these numbers keeps its form, as deltas in terms of deltas do."""
     if isinstance(formula, Ref):
         return formula if signed(formula.key) else negative(formula)
     if isinstance(formula, TermSum):
@@ -190,7 +190,7 @@ def turned(formula: NumberFormula, signed: Callable[[Key], bool]) -> NumberFormu
 
 
 def kept(formula: NumberFormula, signed: Callable[[Key], bool]) -> NumberFormula:
-    """Return a formula of the same number, where the numbers that are `signed` are replaced by their negatives."""
+    """Return a formula of the same value, written with the negative of each number that is `signed`."""
     if not _any_signed(formula, signed):
         return formula
     if isinstance(formula, Ref):

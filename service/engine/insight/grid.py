@@ -76,7 +76,7 @@ class GridValues:
 
 
 class Grid:
-    """A grid task, compiled. Immutable and safe to run from many threads."""
+    """A compiled program of losses and derivatives at many points. Immutable and safe to run from many threads."""
 
     def __init__(self, asked: GridTask, program: Program, block: int, feeder: Feeder, moved: Sequence[Piece]) -> None:
         self.asked = asked

@@ -14,7 +14,7 @@ from service.engine.insight.spectrum import AskedSpectrum, Spectrum
 
 
 class AskedLandscape(NamedTuple):
-    """What a request asks of a landscape."""
+    """What a request asks about the landscape of a loss: the axes along which parameters move, and what to show."""
 
     axes: tuple[AskedAxis, ...] = ()
     """None, one or two."""

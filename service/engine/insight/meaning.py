@@ -61,7 +61,7 @@ class Reason:
 
 @dataclass(frozen=True)
 class Meaning:
-    """What a gradient says about its parameter: whether to increase or decrease it, and why a gradient is 0."""
+    """The meaning of one entry of a gradient: whether to increase or decrease its parameter, and why an entry is 0."""
 
     asked: Asked
     value: float

@@ -42,9 +42,8 @@ class OtherPrograms:
             found = without_float_warnings(self._roughly, generator, digit)
             for node in totals:
                 off = without_float_warnings(np.subtract, found[node], exact[node])
-                totals[node] = without_float_warnings(
-                    np.hypot, totals[node], off
-                )  # squares may be too small for numbers
+                # Squares may be too small for numbers.
+                totals[node] = without_float_warnings(np.hypot, totals[node], off)
         roots = {}
         for node, total in totals.items():
             root = total / math.sqrt(repeats)
@@ -56,7 +55,7 @@ class OtherPrograms:
 
     @cached_property
     def _answers(self) -> dict[Node, Array]:
-        """The value and its gradients, computed without such rounding."""
+        """The value of the subject and its gradients, by node, computed once without random last digits."""
         return without_float_warnings(self._roughly)
 
     @cached_property

@@ -36,7 +36,7 @@ FULL_WIDTH = 60.0
 
 
 class AskedSpectrum(NamedTuple):
-    """What a request asks of a spectrum."""
+    """What a request asks about the eigenvalues of a Hessian: how many of them, and how much work they may take."""
 
     largest: int = 5
     smallest: int = 5
@@ -128,7 +128,7 @@ class Hessian:
         ]
 
     def close(self) -> None:
-        """Give back the memory."""
+        """Give the borrowed memory back to the pool."""
         self._stack.close()
 
     def __call__(self, vector: Array) -> Array:

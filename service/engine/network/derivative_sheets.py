@@ -95,7 +95,7 @@ class AnswerLayout:
         return AnswerArrays(self._write_rows(targets, width), entry)
 
     def _jacobians(self) -> list[list[Array]]:
-        """Return empty Jacobians: an array for each output and each piece of a row."""
+        """Return empty Jacobians, by output: an array for each input or parameter that the columns stand for."""
         return [[np.empty((*lead, *piece.shape), self.dtype) for piece in self.columns.pieces] for lead in self.leads]
 
     def _nested(self, jacobians: list[list[Array]]) -> Entry:

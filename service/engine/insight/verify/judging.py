@@ -32,7 +32,7 @@ HARMLESS = frozenset(mistake.name for mistake in mistakes if mistake.kind == "no
 
 
 class Judge:
-    """The judge of claims about one gradient. Subclasses know networks or typed functions."""
+    """The judge of claims about one gradient, which finds mistakes. Subclasses know networks or typed functions."""
 
     def __init__(self, space: Space, rounding: Rounding, dtype: str, watch: Watch | None) -> None:
         self.space, self.rounding, self.dtype, self.watch = space, rounding, dtype, watch
