@@ -5,6 +5,7 @@ The work goes block by block, so that other work of the process has its turn in 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import numpy as np
@@ -30,11 +31,12 @@ class RunEnds(EndPoints):
         """Take over runs that have ended. `known` is the only minimum, if it is known beforehand. With `following`, the
         search also looks for the basins of runs that have not arrived."""
         super().__init__(runs)
+        ends = copy.copy(self)  # the same arrays, but no cycle that only the garbage collector could free
         self.reasons: list[str] = []
         self.finished = False
         self._known, self._following = known, following
-        self._search = ValleySearch(self)
-        self._in_words = without_float_warnings(EndReasons, self)
+        self._search = ValleySearch(ends)
+        self._in_words = without_float_warnings(EndReasons, ends)
         self._arrivals_known = False
         self._work = self._look()
 
