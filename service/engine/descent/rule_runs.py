@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -31,11 +31,11 @@ class RuleRuns:
     """All runs whose optimizers are rules. A step changes the matrix of all positions in place."""
 
     def __init__(
-        self, plan: RunsPlan, positions: Array, values: Array, gradients: Array, evaluate: Callable[[], None]
+        self, plan: RunsPlan, positions: Array, values: Array, gradients: Array, calls: Sequence[Callable[[], object]]
     ) -> None:
-        """`evaluate` fills `values` (runs,) and `gradients` (variables, runs) at `positions` (variables, runs)."""
+        """`calls`, made in turn, fill `values`, (runs,), and `gradients` at `positions`, both (variables, runs)."""
         self.plan, self.positions, self.values, self.gradients = plan, positions, values, gradients
-        self._evaluate = evaluate
+        self._calls = calls
         self._noisy = np.empty_like(gradients)
         self.groups: list[Group] = []
 
@@ -70,7 +70,8 @@ class RuleRuns:
             values, gradients, before = self.values.copy(), self.gradients.copy(), self.positions.copy()
             for runs, offset in ahead:
                 self.positions[:, runs] += offset
-            self._evaluate()
+            for call in self._calls:
+                call()
             for runs, _ in ahead:
                 gradients[:, runs] = self.gradients[:, runs]
             self.positions[...] = before

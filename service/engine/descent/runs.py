@@ -84,8 +84,11 @@ class Runs:
         """The values at the starts."""
         self.kinks: dict[int, PointProblem] = {}
         """The kink that ended a run: a point with a value but no slope to follow."""
-        self.rules = RuleRuns(plan, self.positions, self.values, self.gradients, self._evaluate)
-        self.searches = SearchRuns(plan, self.compiled, self._stack)
+        self.rules = RuleRuns(plan, self.positions, self.values, self.gradients, workspace.calls)
+        # No bound method of this object: that would make a cycle.
+        self.searches = SearchRuns(
+            plan, lambda points, order: compile(FunctionTask(expression, points, order)), self._stack
+        )
         self._before = self.positions
         """The points before a step of searches that is going on."""
         for place, optimizer in enumerate(plan.optimizers):

@@ -95,9 +95,9 @@ class SearchRuns:
                 call()
             return float(rows[0, 0]), rows[1:, 0]
 
-        starts = self.plan.starts
+        starts, compiled = self.plan.starts, self._compiled
         for run, start in enumerate(starts, place * len(starts)):
-            objective = _FunctionObjective(evaluate, lambda: self._compiled(1, 2), start)
+            objective = _FunctionObjective(evaluate, lambda: compiled(1, 2), start)
             self._descents.append((run, Descent(objective, Recipe(optimizer, self.plan.schedule))))
 
     def begin(self) -> None:
