@@ -19,7 +19,7 @@ FEW_COLUMNS = 8
 
 
 def is_finite(array: Array) -> bool:
-    """Return whether every number is finite."""
+    """Return whether every number of an array is finite: neither infinite nor NaN."""
     if not array.ndim:
         return math.isfinite(array)
     # The sum of squares is one BLAS call; each element is looked at only where it overflows. np.dot would warn of that.
@@ -42,7 +42,7 @@ def norm(values: Array) -> float:
 
 
 def norm_of_flat(flat: Array) -> float:
-    """Return the norm of a vector, as `norm` does, where floating-point warnings are already off."""
+    """Return the norm of a vector as `norm` does, for callers that have turned NumPy's warnings off already."""
     if not flat.size:
         return 0.0
     simple = math.sqrt(float(flat @ flat))
@@ -76,7 +76,7 @@ def norms_of(rows: Array) -> Array:
 
 
 def every(conditions: Array) -> Array:
-    """Return for each row whether all its conditions hold."""
+    """Return for each row of a matrix (rows, conditions) whether all its conditions hold."""
     found: Array = reduce(np.logical_and, _columns(conditions))
     return found
 

@@ -1,7 +1,7 @@
-"""Everything that a building block may use, in one import.
+"""The façade of the engine for building blocks: everything that they may use, in one import.
 
 An activation, layer, loss, regularizer, optimizer or word of expressions takes from here its registry, its options, and
-the functions that build nodes of the graph, such as `exp` and `reshape`. It never compiles or runs a graph.
+the functions that build nodes of the graph, such as `exp` and `reshape`. Building blocks never compile or run a graph.
 """
 
 # ruff: noqa: F403

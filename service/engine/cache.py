@@ -1,4 +1,4 @@
-"""A cache of what earlier requests made."""
+"""A thread-safe cache with a bound on its weight. The compiler keeps compiled tasks in one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ V = TypeVar("V")
 
 
 class LeastRecentlyUsed(Generic[K, V]):
-    """A thread-safe mapping of bounded weight; the value that has been unused for longest is dropped first."""
+    """A thread-safe mapping of bounded weight. When it grows too heavy, it drops the value unused for longest."""
 
     def __init__(self, capacity: int, weigh: Callable[[K, V], int] = lambda key, value: 1) -> None:
         self.capacity = capacity
@@ -32,11 +32,8 @@ class LeastRecentlyUsed(Generic[K, V]):
             return entry[0]
 
     def get(self, key: K, make: Callable[[], V]) -> V:
-        """Return the value for `key`; call `make` if there is none.
-
-        Two threads that miss at once may both call `make`. The first value is kept, so all callers hold the same
-        object.
-        """
+        """Return the value for `key`; call `make` if there is none. Two threads that miss at once may both call `make`.
+        The first value is kept, so all callers hold the same object."""
         known = self.find(key)
         if known is not None:
             return known
@@ -53,7 +50,7 @@ class LeastRecentlyUsed(Generic[K, V]):
         return made
 
     def shrink(self, weight: int) -> None:
-        """Drop values of at least this weight, or all: those unused for longest first."""
+        """Drop the values unused for longest until at least this much weight is gone, or all values are."""
         with self._lock:
             self._forget(weight)
 
@@ -65,7 +62,7 @@ class LeastRecentlyUsed(Generic[K, V]):
 
     @property
     def nbytes(self) -> int:
-        """The weight, of a cache that weighs in bytes."""
+        """The total weight of the values, for a cache that weighs them in bytes."""
         return self.weight
 
     def __len__(self) -> int:

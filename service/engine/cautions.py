@@ -11,7 +11,7 @@ from service.engine.texts import telling
 
 @dataclass(frozen=True)
 class Caution:
-    """A warning about an answer."""
+    """A fact about a right answer that the caller should know. A response lists cautions as `warnings`."""
 
     code: str
     message: str
@@ -22,10 +22,11 @@ class Caution:
 
     @classmethod
     def of(cls, finding: Found) -> Caution:
-        """Make a warning of a finding, with its sentence in English."""
+        """Make a caution from a finding, with the finding's sentence in English as its message."""
         return cls(finding.code, telling("en")(finding.text), finding.layer, finding.quantity, finding)
 
 
 def caution(code: str, layer: str | None = None, quantity: str | None = None, **words: Any) -> Caution:
-    """Make the warning of a finding that needs no number."""
+    """Make the caution of the finding called `code`, for findings without a number. `words` fill the places of the
+    finding's sentence."""
     return Caution.of(found(code, layer=layer, quantity=quantity, **words))

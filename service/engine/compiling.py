@@ -1,4 +1,4 @@
-"""Compiling each task once, for all requests that ask for the same."""
+"""A cache of compiled tasks: equal tasks of different requests are compiled once."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from service.engine.watch import Watch
 
 
 class Compiled(Protocol):
-    """The compiled form of a task."""
+    """The result of compiling a task, as far as the cache needs to know it."""
 
     @property
     def weight(self) -> int:
-        """The number of nodes that it keeps, or of objects as large."""
+        """The number of graph nodes that the result keeps in memory, from which its bytes are estimated."""
 
 
 COMPILED_NODE_BYTES = 600
@@ -38,14 +38,11 @@ class Compilable(Protocol[C_co]):
 
     @property
     def effort(self) -> float:
-        """A rough number of graph nodes that compiling makes; cheap to compute."""
+        """A rough number of the graph nodes that compiling makes, known before compiling; cheap to compute."""
 
     def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> C_co:
-        """Build and plan the computation; its runs borrow memory from `pool`.
-
-        Raises `InvalidRequest` when the parts of the task do not fit, `LimitExceeded` when it would cost too much, and
-        what `watch` raises.
-        """
+        """Build and plan the computation; its runs borrow memory from `pool`. Raises `InvalidRequest` when the parts of
+        the task do not fit, `LimitExceeded` when it would cost too much, and what `watch` raises."""
 
 
 class Compiler:
@@ -80,9 +77,10 @@ class Compiler:
         return made
 
     def watched(self, watch: Watch, before: Callable[[float], None] | None = None) -> Compiler:
-        """Return this compiler for one request: compiling looks at `watch`, and raises what `watch` raises.
+        """Return a compiler for one request, with the same cache.
 
-        `before` is called with the effort of each task that is not known yet, before it is compiled.
+        While it compiles it looks at `watch`, and raises what `watch` raises. `before` is called with the effort of
+        each task that is not in the cache yet, before it is compiled.
         """
         compiler = Compiler.__new__(Compiler)
         compiler._limits, compiler._pool, compiler._after = self._limits, self._pool, self._after
@@ -99,5 +97,5 @@ class Compiler:
         return self._known.weight
 
     def shrink(self, nbytes: int) -> None:
-        """Drop compiled tasks of at least this many bytes, or all: those unused for longest first."""
+        """Drop the compiled tasks unused for longest until at least this many bytes are free, or all are dropped."""
         self._known.shrink(nbytes)

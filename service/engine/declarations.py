@@ -17,7 +17,8 @@ from service.engine.options import Option
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Declaration:
-    """The description of a building block, which its author declares. Compared by identity."""
+    """The description of a building block, written by its author: names, options, formula and sources. Two declarations
+    are equal only if they are the same object."""
 
     name: str
     build: Callable[..., Any]
@@ -40,7 +41,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True, eq=False)
 class Selection(Generic[D]):
-    """A declared block with values for all its options. Compared by identity."""
+    """A block that a request has chosen, with a value for each of its options. Two selections are equal only if they
+    are the same object."""
 
     declaration: D
     options: Mapping[str, Any]
@@ -115,7 +117,8 @@ class Registry(Generic[D]):
 
 @dataclass(frozen=True, kw_only=True)
 class Reference(Option):
-    """A block of another registry, with options of its own. The schemas read its values."""
+    """An option whose value is a block of another registry, such as the activation of a layer. The schemas read and
+    check its values."""
 
     registry: Registry[Any]
 

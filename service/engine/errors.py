@@ -32,7 +32,7 @@ class Fault:
 
 
 class EngineError(Exception):
-    """The base of all refusals of the engine."""
+    """The base class of all errors by which the engine refuses or stops a computation."""
 
 
 class InvalidRequest(EngineError):
@@ -44,7 +44,7 @@ class InvalidRequest(EngineError):
 
 
 class LimitExceeded(EngineError):
-    """The work would exceed the limit called `name`."""
+    """The request would cost more than the limit called `name` allows."""
 
     def __init__(self, name: str, asked: float, allowed: float, path: Path = ()) -> None:
         self.name, self.asked, self.allowed, self.path = name, asked, allowed, path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import functools
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
@@ -20,3 +21,13 @@ _WITHOUT_WARNINGS.run(np.seterr, all="ignore")
 def without_float_warnings(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """Call `function(*args, **kwargs)` with all floating-point warnings ignored."""
     return _WITHOUT_WARNINGS.copy().run(function, *args, **kwargs)
+
+
+def ignoring_float_warnings(function: Callable[P, R]) -> Callable[P, R]:
+    """Return the function so that it ignores all floating-point warnings. A decorator."""
+
+    @functools.wraps(function)
+    def quiet(*args: P.args, **kwargs: P.kwargs) -> R:
+        return without_float_warnings(function, *args, **kwargs)
+
+    return quiet

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Foreign(NamedTuple):
-    """The names of this service that a foreign name stands for, and a note."""
+    """What this service has for a foreign name: its own names for the same thing, and a note on what differs."""
 
     here: tuple[str, ...]
     """Names of this service, the likeliest first; empty if it has no such thing: then the note says what to do."""
@@ -21,16 +21,15 @@ class Foreign(NamedTuple):
 
 
 def fold(name: str) -> str:
-    """Return the letters and digits of a name in lower case: spellings that differ otherwise are the same name.
-
-    Of a call or a path, such as `torch.nn.ReLU()`, only the last name counts.
-    """
+    """Return the letters and digits of a name in lower case, so that different spellings of a name are equal. Of a call
+    or a path, such as `torch.nn.ReLU()`, only the last name counts."""
     name = name.split("(")[0].rsplit(".", 1)[-1]
     return "".join(character for character in name.casefold() if character.isalnum())
 
 
 def _table(*rows: tuple[str, str, str] | tuple[str, str]) -> Mapping[str, Foreign]:
-    """Make a table of rows: foreign names, names of this service (both separated by spaces), and a note."""
+    """Return a table from folded foreign names to what this service has for them. Each row has foreign names and names
+    of this service, both separated by spaces, and perhaps a note."""
     table: dict[str, Foreign] = {}
     for names, here, *note in rows:
         for name in map(fold, names.split()):

@@ -17,7 +17,7 @@ WATCHED_NODES = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The largest sizes that are computed: counts of numbers, of floating-point operations and of bytes."""
+    """The most that one request may cost: counts of layers, numbers, floating-point operations and bytes."""
 
     layers: int = 512
     graph_nodes: int = 100_000
@@ -38,7 +38,7 @@ class Limits:
             raise LimitExceeded("parameters", count, self.parameters, ("network",))
 
     def check_tensors(self, tensors: Mapping[str, Node]) -> None:
-        """Refuse an answer, such as per-sample gradients, that would hold too many numbers."""
+        """Raise `LimitExceeded` if an output, such as per-sample gradients, would hold too many numbers."""
         for node in tensors.values():
             if node.size > self.tensor_elements:
                 raise LimitExceeded("tensor_elements", node.size, self.tensor_elements)
@@ -52,7 +52,7 @@ class Limits:
             raise LimitExceeded("steps", count, self.steps, path)
 
     def check_trace(self, count: int) -> None:
-        """Refuse a trace that would hold too many numbers."""
+        """Raise `LimitExceeded` for a trace that would hold too many numbers."""
         if count > self.trace_elements:
             raise LimitExceeded("trace_elements", count, self.trace_elements, ("trace",))
 

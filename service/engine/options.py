@@ -94,7 +94,7 @@ class Value(Option):
 
 @dataclass(frozen=True, kw_only=True)
 class Number(Value):
-    """A finite number, within bounds where given; an `open_*` bound is itself excluded."""
+    """An option that takes a finite number, within bounds where given; an `open_*` bound is itself excluded."""
 
     minimum: float | None = None
     maximum: float | None = None
@@ -153,7 +153,7 @@ class Number(Value):
 
 @dataclass(frozen=True, kw_only=True)
 class Integer(Value):
-    """An integer, within bounds where given."""
+    """An option that takes an integer, within bounds where given."""
 
     minimum: int | None = None
     maximum: int | None = None
@@ -186,7 +186,7 @@ class Integer(Value):
 
 @dataclass(frozen=True, kw_only=True)
 class Flag(Value):
-    """True or false."""
+    """An option that takes true or false."""
 
     def read(self, value: Any) -> bool:
         if type(value) is not bool:
@@ -205,7 +205,7 @@ class Flag(Value):
 
 @dataclass(frozen=True, kw_only=True)
 class Choice(Value):
-    """One of a few words."""
+    """An option that takes one of a few words."""
 
     values: tuple[str, ...]
 
@@ -229,7 +229,7 @@ class Choice(Value):
 
 @dataclass(frozen=True, kw_only=True)
 class Integers(Value):
-    """A list of integers, such as a shape."""
+    """An option that takes a list of integers, such as a shape."""
 
     minimum: int = 1
     longest: int = LONGEST_LIST
@@ -305,7 +305,7 @@ class Integers(Value):
 
 @dataclass(frozen=True, kw_only=True)
 class Numbers(Value):
-    """A list of finite numbers with a common lower bound."""
+    """An option that takes a list of finite numbers with a common lower bound."""
 
     minimum: float | None = None
     single: bool = False

@@ -18,11 +18,8 @@ class Watch(Protocol):
     """The clock that a long computation looks at."""
 
     def look(self) -> float:
-        """Return the `time.monotonic` at which to look again. It may block before it returns.
-
-        Raises `DeadlineExceeded` when the time is over, `Abandoned` when the client has left; a watch may raise
-        exceptions of its own as well.
-        """
+        """Return the `time.monotonic` at which to look again. It may block before it returns. Raises `DeadlineExceeded`
+        when the time is over, `Abandoned` when the client has left; a watch may raise exceptions of its own as well."""
 
 
 def looked_at(things: Sequence[T], watch: Watch | None) -> Iterable[T]:

@@ -1,7 +1,5 @@
 """For every finding of the table a request of `/v1/gradients/diagnose` that has it."""
 
-from __future__ import annotations
-
 import base64
 from typing import Any
 

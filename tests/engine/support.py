@@ -1,7 +1,5 @@
 """Helpers of several engine tests: settings for random tests, and random graphs."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -9,32 +7,9 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from service.engine.graph import operations as ops
 from service.engine.graph.differentiate import dense
 from service.engine.graph.ir import OPERATIONS, Graph, Node
-from service.engine.graph.operations import (
-    Sliding,
-    broadcast,
-    concatenate,
-    cumulative_sum,
-    extreme,
-    gather_rows,
-    log_softmax,
-    logsumexp,
-    one_hot,
-    overlap_add,
-    reshape,
-    root_mean_square,
-    row_excess,
-    scatter_rows,
-    slice_axis,
-    softmax,
-    sum_over,
-    to_floats,
-    transpose,
-    where,
-    windows,
-    with_slope,
-)
 from tests.engine.graph.examples import EXAMPLES, LEAVES, in_balance
 
 # The same examples on every run; no files beside the tests.
@@ -43,18 +18,16 @@ random_examples = functools.partial(settings, deadline=None, database=None, dera
 SHAPES = [(), (3,), (1, 3), (2, 3), (3, 3), (2, 1), (2, 2, 3), (2, 3, 3), (1, 1)]
 
 
-def _arity(name: str) -> int:
-    return next(len(example.shapes) for example in EXAMPLES if example.operation == name)
-
-
-def _sliding(shape: tuple[int, ...], number: Callable[[], int]) -> Sliding:
+def _sliding(shape: tuple[int, ...], number: Callable[[], int]) -> ops.Sliding:
     """Return a window over the last axis of `shape`, and sometimes over the axis before it as well."""
     rank = len(shape)
     axes = tuple(range(rank))[-2:] if number() % 2 else (rank - 1,)
     low, high, stride = number() % 2, number() % 3, 1 + number() % 2
     sizes = tuple(1 + number() % (shape[axis] + low + high) for axis in axes)
     several = len(axes)
-    return Sliding(number() % (rank + 1), axes, sizes, (stride,) * several, (1,) * several, ((low, high),) * several)
+    return ops.Sliding(
+        number() % (rank + 1), axes, sizes, (stride,) * several, (1,) * several, ((low, high),) * several
+    )
 
 
 def _apply(graph: Graph, pool: list[Node], name: str, draw: Callable[[Any], Any]) -> Node | None:
@@ -70,30 +43,30 @@ def _apply(graph: Graph, pool: list[Node], name: str, draw: Callable[[Any], Any]
         return None
     match name:
         case "softmax":
-            return softmax(x)
+            return ops.softmax(x)
         case "log_softmax":
-            return log_softmax(x)
+            return ops.log_softmax(x)
         case "logsumexp":
-            return logsumexp(x)
+            return ops.logsumexp(x)
         case "row_excess":
-            return row_excess(x)
+            return ops.row_excess(x)
         case "balanced":
             return in_balance(x, 4.0 * x)
         case "sum":
             mask = number()
-            return sum_over(x, [axis for axis in range(rank) if mask >> axis & 1]) if rank else None
+            return ops.sum_over(x, [axis for axis in range(rank) if mask >> axis & 1]) if rank else None
         case "reshape":
             shapes = {(x.size,), (1, x.size), (*x.shape, 1), x.shape[::-1], (*x.shape[1:], *x.shape[:1])}
-            return reshape(x, sorted(shapes)[number() % len(shapes)])
+            return ops.reshape(x, sorted(shapes)[number() % len(shapes)])
         case "transpose":
-            return transpose(x, draw(st.permutations(range(rank)))) if rank else None
+            return ops.transpose(x, draw(st.permutations(range(rank)))) if rank else None
         case "broadcast":
             widened = tuple(3 if n == 1 and number() % 2 else n for n in x.shape)
-            return broadcast(x, (2, *widened) if rank < 3 and number() % 2 else widened)
+            return ops.broadcast(x, (2, *widened) if rank < 3 and number() % 2 else widened)
         case "slice":
             axis = number() % rank
             start = number() % x.shape[axis]
-            return slice_axis(x, axis, start, start + 1 + number() % (x.shape[axis] - start))
+            return ops.slice_axis(x, axis, start, start + 1 + number() % (x.shape[axis] - start))
         case "pad":
             axis = number() % rank
             start = number() % 3
@@ -104,48 +77,52 @@ def _apply(graph: Graph, pool: list[Node], name: str, draw: Callable[[Any], Any]
             axis = number() % rank
             rest = x.shape[:axis] + x.shape[axis + 1 :]
             fits = [y for y in pool if len(y.shape) == rank and y.shape[:axis] + y.shape[axis + 1 :] == rest]
-            return concatenate([x, *(fits[number() % len(fits)] for _ in range(number() % 3))], axis)
+            return ops.concatenate([x, *(fits[number() % len(fits)] for _ in range(number() % 3))], axis)
         case "matmul":
             if rank < 2:
                 return None
             fits = [y for y in pool if len(y.shape) == rank and y.shape[:-1] == (*x.shape[:-2], x.shape[-1])]
-            return x @ fits[number() % len(fits)] if fits else transpose(x) @ x
+            return x @ fits[number() % len(fits)] if fits else ops.transpose(x) @ x
         case "with_slope":
-            return with_slope(x, graph.apply("square", x), graph.apply("tanh", x))
+            return ops.with_slope(x, graph.apply("square", x), graph.apply("tanh", x))
         case "extreme":
             fits = [y for y in pool if y.shape == x.shape]
-            return extreme(("maximum", "minimum")[number() % 2], [x, *(fits[number() % len(fits)] for _ in range(2))])
+            return ops.extreme(
+                ("maximum", "minimum")[number() % 2], [x, *(fits[number() % len(fits)] for _ in range(2))]
+            )
         case "root_mean_square":
-            return root_mean_square(x, range(number() % rank, rank), 0.5 * (number() % 2)) if rank else None
+            return ops.root_mean_square(x, range(number() % rank, rank), 0.5 * (number() % 2)) if rank else None
         case "where":
             fits = [y for y in pool if y.shape in ((), x.shape)]
-            return where(graph.apply("greater", x, 0.0), x, fits[number() % len(fits)])
+            return ops.where(graph.apply("greater", x, 0.0), x, fits[number() % len(fits)])
         case "cumulative_sum":
-            return cumulative_sum(x, number() % rank, reverse=bool(number() % 2)) if rank else None
+            return ops.cumulative_sum(x, number() % rank, reverse=bool(number() % 2)) if rank else None
         case "order":
             return graph.apply("order", x, attributes=(bool(number() % 2),)) if rank else None
         case "floats":
-            return to_floats(graph.input("indices", (4,), "int64"))
+            return ops.to_floats(graph.input("indices", (4,), "int64"))
         case "one_hot":
-            return one_hot(graph.input("indices", (4,), "int64"), 3)
+            return ops.one_hot(graph.input("indices", (4,), "int64"), 3)
         case "largest" | "first_largest":
             axes = [axis for axis in range(rank) if number() % 2]
             return graph.apply(name, x, attributes=(tuple(axes),)) if axes else None
         case "windows":
-            return windows(x, _sliding(x.shape, number))
+            return ops.windows(x, _sliding(x.shape, number))
         case "overlap_add":
             whole = SHAPES[1 + number() % (len(SHAPES) - 1)]
             sliding = _sliding(whole, number)
-            gathered = broadcast(x, sliding.gathered(whole)) if not rank else windows(x, _sliding(x.shape, number))
+            gathered = (
+                ops.broadcast(x, sliding.gathered(whole)) if not rank else ops.windows(x, _sliding(x.shape, number))
+            )
             fits = gathered.shape == sliding.gathered(whole)
-            return overlap_add(gathered, sliding, whole) if fits else None
+            return ops.overlap_add(gathered, sliding, whole) if fits else None
         case "gather_rows":
             fits = rank == 2 and x.shape[0] >= 3  # all indices are below 3
-            return gather_rows(x, graph.input("indices", (4,), "int64")) if fits else None
+            return ops.gather_rows(x, graph.input("indices", (4,), "int64")) if fits else None
         case "scatter_rows":
             fits = rank > 1 and x.shape[:-1] == (4,)
-            return scatter_rows(x, graph.input("indices", (4,), "int64"), 5) if fits else None
-    if _arity(name) == 1:
+            return ops.scatter_rows(x, graph.input("indices", (4,), "int64"), 5) if fits else None
+    if next(len(example.shapes) for example in EXAMPLES if example.operation == name) == 1:
         return graph.apply(name, x)
     fits = [y for y in pool if y.shape in ((), x.shape)]  # at least x itself
     return graph.apply(name, x, fits[number() % len(fits)])

@@ -261,7 +261,7 @@ RELATIONS = {
     },
     "step_neuron_logic_gates": {},
     "vanishing_by_activation": {
-        "first_over_last": lambda m: [x["delta_norm_per_layer"][0] / x["delta_norm_per_layer"][-1] for x in m],
+        "first_over_last": lambda m: [x["delta_norm_per_layer"][0] / x["delta_norm_per_layer"][-1] for x in m]
     },
     "dead_relu_leaky_prelu": {
         "dead_unit_gradient": lambda m: [slopes_of_dead_unit(x) for x in m],

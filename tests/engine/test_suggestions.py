@@ -1,7 +1,5 @@
 """Suggestions for names of other libraries, other spellings and misspellings."""
 
-from __future__ import annotations
-
 import pytest
 
 from service.engine.descent.optimizers import optimizers

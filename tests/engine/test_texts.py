@@ -1,7 +1,5 @@
 """The texts of every language: complete, used, with the same places, and in their own language throughout."""
 
-from __future__ import annotations
-
 import ast
 import functools
 import re
@@ -90,7 +88,7 @@ def test_chinese_texts_are_chinese_and_english_ones_english():
 
 def test_numbers_are_short_and_keep_their_size():
     assert [short(number) for number in (0.0, -0.25, 1 / 3, 123456.789, 1.25e-7, -3e22)] == [
-        *("0", "-0.25", "0.333333", "123457", "1.25e-7", "-3e22"),
+        *("0", "-0.25", "0.333333", "123457", "1.25e-7", "-3e22")
     ]
 
 

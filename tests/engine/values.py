@@ -1,7 +1,5 @@
 """Values of an option for the generic tests: near its default, and at the extremes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""Batches: the samples that each step of a training uses."""
+"""Batches: which samples each step of a training uses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHUFFLING = 2
 
 
 class Batches(Protocol):
-    """A batch for each step. Steps count from 0."""
+    """The rule that says which samples each step uses. Steps count from 0."""
 
     steps_per_epoch: int
     sizes: frozenset[int]
@@ -23,11 +23,10 @@ class Batches(Protocol):
 
     def rows(self, step: int) -> Array | None:
         """Return the indices of the samples of a step; None for all samples in their order."""
-        ...
 
 
 class FullBatch:
-    """A batch of all samples at each step."""
+    """Batches that hold all samples at each step."""
 
     steps_per_epoch = 1
 
@@ -39,7 +38,7 @@ class FullBatch:
 
 
 class MiniBatches:
-    """Batches of one size that hold each sample once in an epoch. The last batch of an epoch may be smaller."""
+    """Batches of `size` samples that hold each sample once in an epoch. The last one of an epoch may be smaller."""
 
     def __init__(self, samples: int, size: int, seed: int, shuffle: bool) -> None:
         self.samples, self.size, self.seed, self.shuffle = samples, size, seed, shuffle
@@ -58,7 +57,7 @@ class MiniBatches:
 
 
 class ListedBatches:
-    """Batches in the order of the caller's list. After the last one the first comes again, in the next epoch."""
+    """Batches that the caller lists. After the last batch the first one comes again, in the next epoch."""
 
     def __init__(self, batches: Sequence[Array]) -> None:
         self.batches = batches

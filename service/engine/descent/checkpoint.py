@@ -36,7 +36,8 @@ class Checkpoint:
 
 
 def checkpoint_of(descent: Descent, seed: int, parameters: Tree, trained: Sequence[Piece]) -> Checkpoint:
-    """Make a checkpoint of a descent. `trained` are the places of its parameters in flat arrays."""
+    """Make a checkpoint of a training after the steps that it has made. `trained` are the places of the trained
+    parameters in flat arrays."""
     standing = descent.progress
     return Checkpoint(
         step=standing.step,
@@ -52,18 +53,20 @@ def checkpoint_of(descent: Descent, seed: int, parameters: Tree, trained: Sequen
 
 
 def tree_or_number(trained: Sequence[Piece], value: Any) -> Any:
-    """Return a number unchanged, a flat array as a tree of copies."""
+    """Return a number unchanged, and a flat array as a tree of copies by layer and parameter name."""
     return tree_of(trained, value.copy()) if isinstance(value, np.ndarray) else value
 
 
 def _is_kept(name: str, standing: Progress) -> bool:
-    """Return whether a checkpoint holds a number. Infinity and None are no JSON numbers, and stand for the start."""
+    """Return whether a checkpoint holds the progress number called `name`. Infinity and None cannot be written as JSON
+    numbers. They are left out, and stand for the value at the start."""
     value = getattr(standing, name)
     return name != "step" and value is not None and math.isfinite(value)
 
 
 def progress_of(checkpoint: Checkpoint) -> Progress:
-    """Return the progress of the loop. Raises `InvalidRequest` about what is no progress."""
+    """Return the progress that a checkpoint holds. Raises `InvalidRequest` for names that `Progress` does not have, and
+    for numbers of steps that are none."""
     names = [item.name for item in fields(Progress) if item.name != "step"]
     faults = [
         Fault(("checkpoint", "progress", name), "is nothing that a training remembers", tuple(names))
@@ -81,7 +84,7 @@ def progress_of(checkpoint: Checkpoint) -> Progress:
 
 
 class StateReader:
-    """A reader of the state of an optimizer from a checkpoint, which collects the faults with their places."""
+    """A reader of an optimizer's state from a checkpoint, which collects all faults with their places."""
 
     def __init__(self, descent: Descent, trained: Sequence[Piece]) -> None:
         self.descent = descent
@@ -137,7 +140,7 @@ class StateReader:
         return state
 
     def number(self, name: str, value: float) -> float:
-        """Check that a number is within its bounds, and return it."""
+        """Return a number of the state. Add a fault if it is beyond the bounds that the optimizer declares."""
         low, high = self.optimizer.bounds.get(name, (-np.inf, np.inf))
         if not low <= value <= high:
             self.faults.append(
@@ -146,7 +149,8 @@ class StateReader:
         return value
 
     def array(self, name: str, tree: Mapping[str, Mapping[str, Array]]) -> Array:
-        """Return a tree as a flat array."""
+        """Return a tree of the state as a flat array. Add faults for tensors that are missing, unknown or of wrong
+        shape. A history has one more axis in front. After a fault the array is empty."""
         history = name in self.optimizer.histories
         wanted = {piece.path: piece for piece in self.trained}
         faults = [

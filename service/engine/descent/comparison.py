@@ -1,4 +1,4 @@
-"""Several trainings on one problem: curves over the same steps, and a table of how each ended."""
+"""A comparison of several trainings of one network: their curves over the same steps, and how each training ended."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CURVES = ("loss", "gradient_norm", "learning_rate", "validation_loss")
 
 
 class Contender(NamedTuple):
-    """The optimizer and the seed of one run."""
+    """One training of a comparison: its optimizer and its seed."""
 
     optimizer: Selection[Optimizer]
     seed: int
@@ -40,7 +40,7 @@ def check_runs(count: int, path: Path = ()) -> None:
 
 @dataclass
 class Row:
-    """How one run ended."""
+    """The result of one training of a comparison: its status, and its losses and steps at the end."""
 
     contender: Contender
     status: str = "cancelled"
@@ -55,19 +55,13 @@ class Row:
 
 
 class Comparison:
-    """Trainings of several contenders, one after the other. `start` makes the training of a contender."""
+    """Trainings of several contenders, made one after the other. `start` makes the training of a contender."""
 
     def __init__(
-        self,
-        contenders: Sequence[Contender],
-        recipe: Recipe,
-        start: Callable[[Contender], Training],
-        limits: Limits,
+        self, contenders: Sequence[Contender], recipe: Recipe, start: Callable[[Contender], Training], limits: Limits
     ) -> None:
-        """Start the first training. All contenders share `recipe`.
-
-        Raises what `start` raises for the first contender, `LimitExceeded` when all together cost too much.
-        """
+        """Start the first training. All contenders share `recipe`. Raises what `start` raises for the first contender,
+        `LimitExceeded` when all together cost too much."""
         check_runs(len(contenders))
         for contender in contenders:
             replace(recipe, optimizer=contender.optimizer).check()
@@ -102,7 +96,7 @@ class Comparison:
 
     @property
     def nbytes(self) -> int:
-        """The memory of the largest run."""
+        """The bytes of the training that needs the most memory. Only one training runs at a time."""
         training = self._training
         assert training is not None
         recipe = training.plan.recipe
@@ -110,7 +104,7 @@ class Comparison:
         return max(training.cost.memory(replace(recipe, optimizer=each.optimizer)) for each in contenders)
 
     def _add(self, contender: Contender, reason: str = "") -> None:
-        """Add a row and empty curves."""
+        """Add a row and empty curves for a contender whose training begins."""
         self.rows.append(Row(contender, reason=reason))
         self.curves.append({name: np.full(len(self.steps), np.nan) for name in CURVES})
 
@@ -120,12 +114,12 @@ class Comparison:
 
     @property
     def best(self) -> int | None:
-        """The run with the lowest loss in the end; None if no loss is finite."""
+        """The position of the row with the lowest final loss; None if no loss is finite."""
         losses = [row.loss if math.isfinite(row.loss) else math.inf for row in self.rows]
         return losses.index(min(losses)) if min(losses) < math.inf else None
 
     def advance(self) -> None:
-        """Make one step of the present run."""
+        """Make one step of the present training. When it ends, start that of the next contender."""
         training = self._training
         assert training is not None
         recorded = training.advance()
@@ -160,7 +154,7 @@ class Comparison:
         self.close()
 
     def cancel(self, reason: str) -> None:
-        """Make no more steps of any run."""
+        """End the present training and all that have not begun, with the status `cancelled` and this reason."""
         if self._training is not None:
             self._training.cancel(reason)
             self._end(self._training)
@@ -168,7 +162,7 @@ class Comparison:
             self._add(self._waiting.pop(), reason)
 
     def close(self) -> None:
-        """Give back the memory."""
+        """Give the memory of the present training back to the pool."""
         if self._training is not None:
             self._training.close()
             self._training = None

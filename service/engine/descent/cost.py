@@ -33,11 +33,12 @@ operations of all its steps, the calls of NumPy in each step, and the number of 
 
 
 def no_need(program: Program, work: float, calls: float, steps: int) -> None:
-    """Admit everything at once."""
+    """Admit a descent at once: the default `admit` of callers who limit nothing."""
 
 
 class TrainingCost:
-    """The cost of a training of one network with any recipe."""
+    """Estimates of the cost of one training: operations, bytes, and numbers in its trace. All recipes that
+    `TrainingCost` is asked about train the same network for the same number of steps."""
 
     def __init__(
         self,
@@ -49,10 +50,8 @@ class TrainingCost:
         self._compile = compile
 
     def work(self, recipe: Recipe, path: Path = ("optimizer",)) -> float:
-        """Return the floating-point operations of a training, at most and roughly.
-
-        Raises `LimitExceeded` where the optimizer, which `path` names, is not made for so many parameters.
-        """
+        """Return the floating-point operations of the whole training: a rough upper bound. Raises `LimitExceeded` where
+        the optimizer, at `path` in the request, is not made for so many parameters."""
         objective, declaration = self.objective, recipe.optimizer.declaration
         size = objective.vector.trained_size
         step: float = objective.work * declaration.most_evaluations(**recipe.own_options) + RULE_OPERATIONS * size
@@ -64,7 +63,7 @@ class TrainingCost:
         return step * self.steps + objective.validation_work * epochs + objective.total_work
 
     def memory(self, recipe: Recipe) -> int:
-        """Return the bytes of a training, roughly: its programs, and the state of its optimizer."""
+        """Return roughly how many bytes a training takes: its programs, and the state of its optimizer."""
         parameters = self.objective.parameters
         nbytes = self.objective.nbytes + (STATE_ROWS + self._history_rows(recipe)) * parameters.nbytes
         if recipe.optimizer.declaration.second_order and parameters.size <= MOST_SECOND_ORDER:
@@ -72,7 +71,7 @@ class TrainingCost:
         return nbytes
 
     def trace_elements(self, descent: Descent, plan: Plan) -> int:
-        """Return the number of entries of the whole trace."""
+        """Return the number of numbers that the whole trace holds, which the limits bound."""
         objective, trained, include = self.objective, self.objective.parameters.size, plan.include
         remembered = (*vars(descent.state).values(), *without_float_warnings(descent.shown).values())
         state = sum(value.size for value in remembered if isinstance(value, np.ndarray))
@@ -92,13 +91,13 @@ class TrainingCost:
         return self._compile(hessian_of(self.objective.largest))
 
     def _history_rows(self, recipe: Recipe) -> int:
-        """Return the rows that all histories of the optimizer's state together have in the end, at most."""
+        """Return the most rows that all histories of the optimizer's state hold together, as in L-BFGS."""
         declaration = recipe.optimizer.declaration
         return len(declaration.histories) * min(declaration.most_rows(**recipe.own_options), self.steps)
 
 
 def admission(admit: Admit, recipe: Recipe, steps: int) -> Callable[[NetworkObjective], None]:
-    """Return a function that calls `admit` with the cost of `steps` steps on an objective."""
+    """Return a function of an objective that calls `admit` with the cost of `steps` steps on this objective."""
     evaluations = recipe.optimizer.declaration.most_evaluations(**recipe.own_options)
 
     def admit_training(objective: NetworkObjective) -> None:

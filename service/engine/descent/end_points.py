@@ -1,4 +1,4 @@
-"""The points where runs ended, with their values and gradient norms, and the kinks that some of them stand on."""
+"""The points where runs on a function ended, with values and gradient norms, and the kinks that some stand on."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ RUNS_AT_ONCE = 2_000
 
 
 def block_size(function: Function) -> int:
-    """Return the number of points in one evaluation with second derivatives."""
+    """Return how many points to evaluate at once with second derivatives, so that other work has its turn soon."""
     return max(4, min(BLOCK_POINTS, BLOCK_ELEMENTS // function.dimension**2))
 
 
 class EndPoints:
-    """The state of all runs in the end, a row or an entry for each run."""
+    """The state of all runs when they ended. Arrays and lists have a row or an entry for each run."""
 
     def __init__(self, runs: Runs) -> None:
         self.runs = runs
@@ -47,7 +47,8 @@ class EndPoints:
 
     @property
     def best(self) -> int | None:
-        """The run that ended lowest (uphill highest). Of several that differ by rounding only, the first."""
+        """The run that ended at the lowest value; uphill, at the highest. Of several values that differ by rounding
+        only, the first counts. None if no run has a settled end."""
         if not self.settled.any():
             return None
         signed = np.where(self.settled, self.runs.plan.signs * self.values, np.inf)
@@ -55,7 +56,8 @@ class EndPoints:
         return int((signed <= least + SAME_VALUE * max(self.usual, abs(least))).argmax())
 
     def _find_kinks(self) -> Iterator[None]:
-        """Find runs that stand on kinks. A slope by convention may vanish there, so arrival is unknown."""
+        """Find the runs that ended on kinks. Yield after each block of them. The slope that convention gives to a kink
+        may be 0, so it does not show whether a run has arrived."""
         function = self.runs.function
         if not function.kinks:
             return

@@ -1,4 +1,4 @@
-"""Sentences about how runs ended: what ended them, where they have arrived, and why the others have not."""
+"""Sentences about how runs on a function ended: what ended them, and where they have arrived or why they have not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from service.engine.texts import telling
 
 
 class EndReasons:
-    """A writer of sentences about the ends of all runs."""
+    """A writer of the sentences that say why each run ended, and where."""
 
     def __init__(self, ends: EndPoints) -> None:
         self.ends, self.runs = ends, ends.runs
@@ -34,7 +34,7 @@ class EndReasons:
         return bool(kinks_within(function, low - margin, high + margin))
 
     def plain(self, run: int) -> str:
-        """Say what ended a run, without where it is."""
+        """Return a clause that says what ended a run. It does not say where the run is."""
         runs, done = self.runs, self.ends.steps_done[run]
         steps = _steps(done)
         match int(runs.status[run]):
@@ -61,7 +61,8 @@ class EndReasons:
         return text
 
     def whole(self, run: int, valleys: Valleys) -> str:
-        """Say what ended a run and, unless it diverged or ended on a kink, where it is."""
+        """Return a clause that says what ended a run and where it is. A run that diverged or ended on a kink gets only
+        the first part."""
         plain = self.plain(run)
         lost = self.runs.status[run] == DIVERGED or run in self.runs.kinks
         return plain if lost else f"{plain}; {self._where(run, valleys)}"
@@ -102,7 +103,8 @@ class EndReasons:
         return f"the value is {value:.6g}; it was {self.runs.first[run]:.6g} at the start"
 
     def of_diverged(self, function: Function, diverged: Array, compared: bool) -> dict[int, str]:
-        """Say why runs diverged. With `compared`, compare learning rates with the curvature at the start, too."""
+        """Return for each of the diverged runs a clause that says why it diverged. `diverged` holds numbers of runs.
+        With `compared`, the clauses also compare learning rates with the curvature at the start."""
         runs, ends, count = self.runs, self.ends, len(self.runs.plan.starts)
         points = np.nan_to_num(ends.points[diverged])
         problems = function.problems(points, function.run(points))

@@ -37,28 +37,24 @@ class Objective(Protocol):
     steps_per_epoch: int
 
     def begin(self, step: int) -> None:
-        """Begin a step, counted from 0: take its batch and its random numbers."""
-        ...
+        """Begin a step, counted from 0: take the batch and the random numbers of this step."""
 
     def evaluate(self) -> tuple[float, Array]:
         """Return loss and gradient at the present parameters. The next call overwrites the array."""
-        ...
 
     def hessian(self, most_work: float = math.inf) -> Array:
-        """Return the Hessian at the present parameters. Raises an `EngineError` beyond `most_work` operations."""
-        ...
+        """Return the Hessian at the present parameters, (parameters, parameters). Raises an `EngineError` if that takes
+        more than `most_work` floating-point operations."""
 
     def finish(self) -> None:
-        """Update what else changes with a step, after the parameters have moved."""
-        ...
+        """Update what changes with a step beside the parameters, such as moving averages of layers."""
 
     def validate(self) -> float | None:
         """Return the loss on validation data, or None without such data."""
-        ...
 
 
 class Stop(NamedTuple):
-    """The bounds that stop a descent before all steps are done."""
+    """The bounds that end a descent before all its steps are done."""
 
     loss_below: float | None = None
     gradient_norm_below: float | None = None
@@ -70,7 +66,7 @@ class Stop(NamedTuple):
 
 @dataclass(frozen=True)
 class Recipe(Rules):
-    """The rules of a descent, and the bounds that stop it."""
+    """The rules of a descent (optimizer, schedule, clipping), and the bounds that stop it early."""
 
     stop: Stop = field(default_factory=Stop)
 
@@ -109,7 +105,7 @@ class Progress:
 
 
 class Descent:
-    """One descent. `status` is None while it goes on, then `stopped` or `diverged`."""
+    """A descent on an objective, made step by step. `status` is None while it goes on, then `stopped` or `diverged`."""
 
     def __init__(self, objective: Objective, recipe: Recipe, progress: Progress | None = None) -> None:
         self.objective = objective
@@ -140,11 +136,12 @@ class Descent:
 
     @property
     def has_moved(self) -> bool:
-        """True after the first step. The learning rate causes no failure before that."""
+        """True after the first step. Before that, a learning rate cannot be the cause of a failure."""
         return self.progress.step > 0
 
     def advance(self) -> Step:
-        """Make one step. A step that finds the loss or the gradient run away changes nothing and ends the descent."""
+        """Make one step and return its record. If the loss or the gradient of the step has run away, the descent ends
+        and the parameters stay as they are."""
         return without_float_warnings(self._advance)
 
     def _advance(self) -> Step:
@@ -212,7 +209,7 @@ class Descent:
         return length
 
     def _end_epoch(self) -> float | None:
-        """Let the schedule and the patience see the loss of an epoch. Return the validation loss, if there is one."""
+        """Tell the schedule and the patience the loss of the epoch. Return the validation loss, if there is one."""
         progress = self.progress
         validation_loss = self.objective.validate()
         watched = validation_loss
@@ -256,7 +253,7 @@ class Descent:
         return reason if bound is None else reason + telling("en")(bound)
 
     def _bound(self, learning_rate: float) -> Sentence | None:
-        """Compare the learning rate with the curvature, where that is possible."""
+        """Return a clause that compares the learning rate with the curvature at the start; None if that is unknown."""
         if self.update.sign < 0.0:
             return None  # uphill there is no end
         curvature = self.curvature()
@@ -268,7 +265,7 @@ class Descent:
         return self.update.rate(self.progress.step).learning_rate
 
     def growth(self, loss: float) -> Found | None:
-        """Return the finding that the loss ends far above where it started; None if it does not."""
+        """Return the finding `loss_grew` if `loss`, at the end, is far above the first loss; else None."""
         first = self.progress.first_loss
         most = findings["loss_grew"].bound("warning")
         if first is None or self.update.sign < 0.0 or not loss > most * abs(first):
@@ -281,17 +278,18 @@ class Descent:
         return found("loss_grew", value=value, quantity="loss", **words)
 
     def why_diverged_at_the_end(self, loss: float) -> str:
-        """Say why the last update failed. `loss` is the loss after it."""
+        """Return a clause that says why the last update failed. `loss` is the loss after this update."""
         return without_float_warnings(
             self._why_diverged, Step(self.progress.step + 1, 0, loss, self._rate_now(), math.nan)
         )
 
     def shown(self) -> Mapping[str, Array]:
-        """Return numbers that follow from the state after the last step, such as corrected moments, by name."""
+        """Return arrays that explain the optimizer's state after the last step, such as corrected moments, by name."""
         return self.update.shown(self.progress.step)
 
     def curvature(self) -> float | None:
-        """Return the largest eigenvalue of the Hessian at the start; None if it costs too much or is not positive."""
+        """Return the largest eigenvalue of the Hessian at the parameters where the descent started. None if there are
+        too many parameters, the Hessian costs too much, or the eigenvalue is not positive."""
         if self._start is None:
             return None
         parameters = self.objective.parameters
@@ -309,7 +307,7 @@ class Descent:
 
 
 class _HereObjective:
-    """The objective at the parameters of one step, for a search."""
+    """The objective as a search gets it: with loss and gradient at the parameters of the present step."""
 
     def __init__(self, objective: Objective, loss: float, gradient: Array) -> None:
         self.parameters = objective.parameters

@@ -1,9 +1,9 @@
-"""The loss of a network on batches of samples, as the objective of a descent."""
+"""The loss of a network on batches of samples, as the objective that a descent minimises."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from service.engine.arrays import Array
 from service.engine.cautions import Caution
 from service.engine.compiling import Compiler
 from service.engine.descent.batches import Batches, FullBatch
-from service.engine.errors import DeadlineExceeded, Fault, InvalidRequest, LimitExceeded, Path
+from service.engine.errors import DeadlineExceeded, Fault, InvalidRequest, LimitExceeded
 from service.engine.graph.plan import Workspace
 from service.engine.limits import WATCHED_OPERATIONS
 from service.engine.network.answer_warnings import first_non_finite, misread, unfit
@@ -30,7 +30,7 @@ QUICK_OPERATIONS = 1e9
 
 
 class _Run(NamedTuple):
-    """The program for one size of batches, with memory of its own."""
+    """The program for batches of one size, with its own memory and views of what the loop reads and writes."""
 
     evaluation: Evaluation
     workspace: Workspace
@@ -43,7 +43,7 @@ class _Run(NamedTuple):
 
 
 class NetworkObjective:
-    """The loss of a network as a function of its trained parameters."""
+    """The loss of a network as a function of its trained parameters, for the loop in `loop.py`."""
 
     def __init__(
         self,
@@ -56,7 +56,8 @@ class NetworkObjective:
         admit: Callable[[NetworkObjective], None] = lambda objective: None,
         watch: Watch | None = None,
     ) -> None:
-        """Compile all programs, call `admit` with the objective, `reserve` with the bytes, then take the memory."""
+        """Compile the programs of all batch sizes and take their memory. Before memory is taken, `admit` is called with
+        this objective, then `reserve` with the bytes."""
         self._stack = ExitStack()
         self.watch = watch
         self.batches = batches
@@ -119,11 +120,11 @@ class NetworkObjective:
                 raise InvalidRequest([Fault(("inputs",), detail)])
             evaluation.feeder.check(feed)
         except InvalidRequest as error:
-            raise InvalidRequest(_within(("validation",), error.faults)) from None
+            raise InvalidRequest([replace(each, path=("validation", *each.path)) for each in error.faults]) from None
         return evaluation
 
     def close(self) -> None:
-        """Give back the memory."""
+        """Give the borrowed memory back to the pool."""
         self._stack.close()
 
     def begin(self, step: int) -> None:
@@ -159,7 +160,7 @@ class NetworkObjective:
         return np.asarray(derivation.run(feed, watch=self.watch).result)
 
     def non_finite(self) -> Caution:
-        """Find the first value that is not finite at the step that began last."""
+        """Return the caution about the first value that is not finite in the step that began last."""
         run = self._run
         evaluation = run.evaluation
         return first_non_finite(
@@ -174,14 +175,15 @@ class NetworkObjective:
         return None if self._validation is None else self._compute(self._validation)
 
     def total(self, step: int) -> float:
-        """Return the loss over all samples at a step."""
+        """Return the loss over all samples, with the random numbers of step `step`."""
         run = self._everything
         if run.evaluation.model.noises:
             run.evaluation.feeder.fill_noises(run.workspace, self._feed.seed, step)
         return self._compute(run)
 
     def final_losses(self, step: int) -> tuple[float | None, float | None]:
-        """Return the loss over all samples and that of validation; None where there is no such data, or no time."""
+        """Return the loss over all samples and the loss on validation data, after the last step. The second is None
+        without such data. Both are None if the time is over."""
         if self.total_work + self.validation_work <= QUICK_OPERATIONS:
             self.watch = None
         try:
@@ -200,7 +202,7 @@ class NetworkObjective:
 
     @property
     def largest(self) -> Task:
-        """The task on the largest batch."""
+        """The task of computing the loss and its gradient on the largest batch."""
         return self._main.evaluation.task
 
     @property
@@ -213,9 +215,10 @@ class NetworkObjective:
         return found
 
     def misread(self, *, everything: bool = False) -> list[Caution]:
-        """Warn of outputs that are no probabilities or rates, although their loss reads them as such.
+        """Return cautions about outputs that the loss reads as probabilities or rates although they are none.
 
-        The outputs are those of the step that began last or, after `total`, those of all samples.
+        The outputs are those of the step that began last; with `everything`, those of all samples at the last call of
+        `total`.
         """
         run = self._everything if everything else self._run
         outputs = {name: run.workspace.outputs[f"outputs/{name}"] for name in self._task.definition.output_names}
@@ -223,7 +226,7 @@ class NetworkObjective:
 
 
 def hessian_of(task: Task) -> DerivativeTask:
-    """Return the task of the Hessian of the loss with respect to the trained parameters."""
+    """Return the task that computes the Hessian of the loss with respect to the trained parameters."""
     return DerivativeTask(task, "hessian", "loss", "parameters")
 
 
@@ -247,7 +250,3 @@ def _rows_of(feed: Feed, rows: Array | None) -> Feed:
         targets={name: array[rows] for name, array in feed.targets.items()},
         sample_weights=None if weights is None else weights[rows],
     )
-
-
-def _within(path: Path, faults: Iterable[Fault]) -> list[Fault]:
-    return [replace(fault, path=(*path, *fault.path)) for fault in faults]

@@ -1,4 +1,4 @@
-"""The recorded paths of runs: points and values after some steps, and what else the plan includes."""
+"""The recorded paths of runs on a function: points, values and what else the plan includes, after some of the steps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from service.engine.descent.runs_plan import RunsPlan
 
 
 class Snapshot(NamedTuple):
-    """All runs after some steps. The next step overwrites the arrays."""
+    """Points, values and gradients of all runs after one step. The next step overwrites the arrays."""
 
     step: int
     points: Array
@@ -25,7 +25,7 @@ class Snapshot(NamedTuple):
 
 
 class Paths:
-    """The recorded snapshots of all runs."""
+    """The recorded snapshots of all runs, kept until the end for the answer."""
 
     def __init__(self, plan: RunsPlan, groups: Sequence[Group]) -> None:
         self.plan, self.groups = plan, groups
@@ -40,7 +40,7 @@ class Paths:
         self._states: list[list[dict[str, Array]]] = [[] for _ in groups]
 
     def place_of(self, step: int) -> int | None:
-        """Return the place of a step among the recorded ones; None if it is not recorded."""
+        """Return the position of a step in the list of recorded steps; None if the step is not recorded."""
         place = bisect_left(self._steps, step)
         return place if self._steps[place] == step else None
 
@@ -60,7 +60,7 @@ class Paths:
 
     @cached_property
     def states(self) -> list[dict[str, Array]]:
-        """The states of each group by name, (recorded steps, runs of the group, variables)."""
+        """The recorded optimizer states of each group by name, (recorded steps, runs of the group, variables)."""
         return [
             {name: np.stack([state[name] for state in states]) for name in (states[0] if states else ())}
             for states in self._states
@@ -68,13 +68,14 @@ class Paths:
 
     @property
     def arrays(self) -> list[Array]:
-        """Every recorded array."""
+        """All recorded arrays, to check that their numbers are finite."""
         arrays = [self.points, self.values]
         arrays += [] if self.gradients is None else [self.gradients]
         return arrays + [state for states in self.states for state in states.values()]
 
     def of(self, run: int, ended: int, end: Snapshot) -> dict[str, Any]:
-        """Return the path of one run that ended after `ended` steps, at `end`, with all that the plan includes."""
+        """Return the recorded path of one run by name: points, values, and what else the plan includes. The run ended
+        after `ended` steps; the snapshot `end` supplies the last point where that step was not recorded."""
         count = int(np.searchsorted(self.steps, ended, side="right"))
         complete = self.steps[count - 1] == ended
 

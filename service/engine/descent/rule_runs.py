@@ -1,9 +1,9 @@
-"""Runs of optimizers that are rules: columns of one matrix, moved with as few array operations as one run."""
+"""The runs whose optimizers are rules: columns of one matrix, moved with as few array operations as one run needs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ NOISE = 3
 
 
 class Group(NamedTuple):
-    """The runs of one optimizer."""
+    """All runs of one optimizer, which one update moves together."""
 
     runs: slice
     update: Update
@@ -28,19 +28,19 @@ class Group(NamedTuple):
 
 
 class RuleRuns:
-    """All runs of optimizers that are rules. They move in place in the matrices of all runs."""
+    """All runs whose optimizers are rules. A step changes the matrix of all positions in place."""
 
     def __init__(
-        self, plan: RunsPlan, positions: Array, values: Array, gradients: Array, evaluate: Callable[[], None]
+        self, plan: RunsPlan, positions: Array, values: Array, gradients: Array, calls: Sequence[Callable[[], object]]
     ) -> None:
-        """`evaluate` fills `values` (runs,) and `gradients` (variables, runs) at `positions` (variables, runs)."""
+        """`calls`, made in turn, fill `values`, (runs,), and `gradients` at `positions`, both (variables, runs)."""
         self.plan, self.positions, self.values, self.gradients = plan, positions, values, gradients
-        self._evaluate = evaluate
+        self._calls = calls
         self._noisy = np.empty_like(gradients)
         self.groups: list[Group] = []
 
     def add(self, optimizer: Selection[Optimizer], place: int) -> None:
-        """Add a run from each start. `place` is that of the optimizer in the plan."""
+        """Add a run from each start for an optimizer. `place` is the optimizer's position in the plan."""
         count = len(self.plan.starts)
         runs = slice(place * count, (place + 1) * count)
         rules = Rules(optimizer, self.plan.schedule, self.plan.clip)
@@ -48,7 +48,7 @@ class RuleRuns:
         self.groups.append(Group(runs, Update(rules, self.positions[:, runs]), seen[:, runs]))
 
     def move(self, step: int) -> None:
-        """Make a step, counted from 0, from where all was evaluated."""
+        """Move all runs by one step, counted from 0. Values and gradients at the positions must be up to date."""
         rates = [group.update.begin(step) for group in self.groups]
         gradients = self._gradients_ahead(step)
         norms: Array | float = math.nan
@@ -59,7 +59,8 @@ class RuleRuns:
             group.update.move(group.gradient, own, step + 1, rate)
 
     def _gradients_ahead(self, step: int) -> Array:
-        """Return the gradients for the rules: with noise, and at the point that a rule looks ahead to."""
+        """Return the gradients that rules get, (variables, runs): at points ahead, and with noise. Only rules that look
+        ahead, such as Nesterov's, get the gradient at another point than the position."""
         ahead = []
         for group in self.groups:
             offset = group.update.ahead()
@@ -69,7 +70,8 @@ class RuleRuns:
             values, gradients, before = self.values.copy(), self.gradients.copy(), self.positions.copy()
             for runs, offset in ahead:
                 self.positions[:, runs] += offset
-            self._evaluate()
+            for call in self._calls:
+                call()
             for runs, _ in ahead:
                 gradients[:, runs] = self.gradients[:, runs]
             self.positions[...] = before
@@ -87,5 +89,5 @@ class RuleRuns:
         return drawn.T
 
     def update_of(self, run: int) -> Update | None:
-        """Return the update that moves a run; None for a run of a search."""
+        """Return the update that moves a run; None for a run whose optimizer is a search."""
         return next((each.update for each in self.groups if each.runs.start <= run < each.runs.stop), None)

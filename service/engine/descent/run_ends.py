@@ -1,10 +1,11 @@
-"""Where runs have come to in the end: which have arrived at which stationary point, and why the others have not.
+"""How runs on a function ended: which have arrived at which stationary point, and why the others have not.
 
 The work goes block by block, so that other work of the process has its turn in between and a caller can give up.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import numpy as np
@@ -23,26 +24,30 @@ MOST_EXPLAINED = 1_000
 
 
 class RunEnds(EndPoints):
-    """The ends of all runs, with their valleys and the reasons in words. They are complete when it is `finished`."""
+    """The ends of all runs: the stationary points where they arrived, and sentences that say why each run ended. Call
+    `advance` until `finished`; only then all of it is there."""
 
     def __init__(self, runs: Runs, known: Known | None = None, following: bool = True) -> None:
-        """With `following`, the search also looks for the basins of runs that have not arrived."""
+        """Take over runs that have ended. `known` is the only minimum, if it is known beforehand. With `following`, the
+        search also looks for the basins of runs that have not arrived."""
         super().__init__(runs)
+        ends = copy.copy(self)  # the same arrays, but no cycle that only the garbage collector could free
         self.reasons: list[str] = []
         self.finished = False
         self._known, self._following = known, following
-        self._search = ValleySearch(self)
-        self.valleys: Valleys = self._search.valleys
-        self._in_words = without_float_warnings(EndReasons, self)
+        self._search = ValleySearch(ends)
+        self._in_words = without_float_warnings(EndReasons, ends)
         self._arrivals_known = False
         self._work = self._look()
 
+    @property
+    def valleys(self) -> Valleys:
+        return self._search.valleys
+
     def advance(self) -> None:
-        """Work on some more of the runs."""
-        over = without_float_warnings(next, self._work, self) is self
-        self.valleys = self._search.valleys
-        if over:
-            self._finish()
+        """Do the next block of the work."""
+        if without_float_warnings(next, self._work, self) is self:
+            self.finished = True
 
     def cancel(self) -> None:
         """Stop working. The reasons say what is known so far."""
@@ -52,12 +57,7 @@ class RunEnds(EndPoints):
                 self.reasons = [self._in_words.whole(run, self.valleys) for run in runs]
             else:
                 self.reasons = [self._in_words.plain(run) for run in runs]
-            self._finish()
-
-    def _finish(self) -> None:
-        self.finished = True
-        # They hold these ends, so they would keep the memory of the runs until the collector comes.
-        del self._search, self._in_words, self._work
+            self.finished = True
 
     @property
     def finite(self) -> bool:

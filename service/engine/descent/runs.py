@@ -23,7 +23,6 @@ from service.engine.descent.search_runs import SearchRuns
 from service.engine.float_warnings import without_float_warnings
 from service.engine.functions.compiled import Function, FunctionTask, PointProblem, Results
 from service.engine.functions.expression import Expression
-from service.engine.graph.ir import Call
 from service.engine.limits import Limits
 
 RUN_BYTES = 500
@@ -38,10 +37,8 @@ STATUS = ("", "completed", "stopped", "diverged", "cancelled")
 
 
 class Runs:
-    """All runs of a plan. They hold memory until `close`.
-
-    Run `optimizer * count + start` is that of one of the `count` starts with one of the optimizers.
-    """
+    """All runs of a plan: each start with each optimizer. They hold memory until `close`. The run from start `s` with
+    optimizer `o` has the number `o * count + s`, where `count` is the number of starts."""
 
     def __init__(
         self,
@@ -52,15 +49,15 @@ class Runs:
         reserve: Callable[[int], None] = lambda nbytes: None,
         admit: Admit = no_need,
     ) -> None:
-        """Compile, and get ready for the first step. `admit` is called with the cost, then `reserve` with the bytes.
+        """Compile the function and get ready for the first step.
 
-        Raises `InvalidRequest` where the parts of the plan do not fit, `LimitExceeded` where the runs cost too much.
+        `admit` is called with the cost, then `reserve` with the bytes, before memory is taken. Raises `InvalidRequest`
+        where the parts of the plan do not fit, `LimitExceeded` where the runs cost too much.
         """
         plan.check(limits)
         self.plan = plan
         self.expression = expression
-        # Functions that do not know these runs: no cycle keeps the memory of the runs.
-        self.compiled = _compiled(compile, expression)
+        self._compile = compile
         function = self.function = self.compiled(plan.runs, 1)
         work = (function.program.work + RULE_OPERATIONS * function.dimension * plan.runs) * plan.steps
         limits.check_operations(work)
@@ -72,7 +69,7 @@ class Runs:
         self.finished = False
         self._stack = ExitStack()
         workspace = self._stack.enter_context(function.program.workspace())
-        self._evaluate = _caller(workspace.calls)
+        self._calls = workspace.calls
         self.positions, rows = function.columns(workspace)
         """(variables, runs)"""
         self.positions[...] = np.tile(plan.starts.T, len(plan.optimizers))
@@ -87,8 +84,11 @@ class Runs:
         """The values at the starts."""
         self.kinks: dict[int, PointProblem] = {}
         """The kink that ended a run: a point with a value but no slope to follow."""
-        self.rules = RuleRuns(plan, self.positions, self.values, self.gradients, self._evaluate)
-        self.searches = SearchRuns(plan, self.compiled, self._stack)
+        self.rules = RuleRuns(plan, self.positions, self.values, self.gradients, workspace.calls)
+        # No bound method of this object: that would make a cycle.
+        self.searches = SearchRuns(
+            plan, lambda points, order: compile(FunctionTask(expression, points, order)), self._stack
+        )
         self._before = self.positions
         """The points before a step of searches that is going on."""
         for place, optimizer in enumerate(plan.optimizers):
@@ -102,15 +102,17 @@ class Runs:
         matrices = MATRICES * 8 * dimension * plan.runs
         return program.nbytes + kept + matrices + STEP_NUMBER_BYTES * recorded + RUN_BYTES * plan.runs
 
+    def compiled(self, points: int, order: int) -> Function:
+        """Return the compiled function for so many points, with derivatives up to an order."""
+        return self._compile(FunctionTask(self.expression, points, order))
+
     def close(self) -> None:
-        """Give back the memory."""
+        """Give the borrowed memory back to the pool."""
         self._stack.close()
 
     def advance(self) -> Snapshot | None:
-        """Evaluate at the points of all runs, then move them one step. After the last step only evaluate.
-
-        Returns what was evaluated, if the step is recorded. Where searches run, a step may take several calls.
-        """
+        """Evaluate at the points of all runs, then move all runs one step; after the last step only evaluate. Returns
+        the evaluated points, if the plan records this step. Where searches run, one step may take several calls."""
         return without_float_warnings(self._advance)
 
     def _advance(self) -> Snapshot | None:
@@ -129,6 +131,10 @@ class Runs:
             snapshot = snapshot._replace(points=self.positions.T.copy(), gradients=self.gradients.T.copy())
         self._move()
         return snapshot
+
+    def _evaluate(self) -> None:
+        for call in self._calls:
+            call()
 
     def _check(self) -> None:
         """End the runs that have diverged or meet a bound."""
@@ -150,7 +156,7 @@ class Runs:
             self._end(norms_of(self.gradients.T) < stop.gradient_norm_below, STOPPED)
 
     def _on_kinks(self, lost: Array) -> Array:
-        """Find the runs that stand at a kink: there is a value but no finite slope."""
+        """Return a mask of those `lost` runs that stand at a kink: a point with a value but no finite slope."""
         found = np.zeros(len(lost), bool)
         runs = np.flatnonzero(lost & np.isfinite(self.values))
         if not len(runs) or not self.function.checks:
@@ -173,7 +179,7 @@ class Runs:
             self._ended = met.copy() if self._ended is None else self._ended | met
 
     def _record(self) -> Snapshot | None:
-        """Return the snapshot of a recorded step, or of the last one."""
+        """Return the snapshot of the present step if the plan records this step or all runs have ended; else None."""
         place = self.paths.place_of(self.step)
         if place is None and (self._ended is None or not self._ended.all()):
             return None
@@ -219,27 +225,12 @@ class Runs:
             self.ended_at[running] = self.step
 
     def path_of(self, run: int) -> dict[str, Any]:
-        """Return the recorded path of one run: points, values and what else the plan includes."""
+        """Return the recorded path of one run by name: points, values and what else the plan includes."""
         return self.paths.of(run, int(self.ended_at[run]), self._snapshot())
 
 
-def _compiled(compile: Compiler, expression: Expression) -> Callable[[int, int], Function]:  # noqa: A002
-    """Return a function that compiles the expression for a number of points, with derivatives up to an order."""
-    return lambda points, order: compile(FunctionTask(expression, points, order))
-
-
-def _caller(calls: Sequence[Call]) -> Callable[[], None]:
-    """Return a function that makes all calls."""
-
-    def evaluate() -> None:
-        for call in calls:
-            call()
-
-    return evaluate
-
-
 def kink_of(problems: Sequence[PointProblem]) -> PointProblem | None:
-    """Return the kink among the problems of a point; None if it has none, or no value at all."""
+    """Return the first problem of a point that is a kink; None if it has no kink, or no value at all."""
     kinds = [problem.kind for problem in problems]
     if "domain" in kinds or "pole" in kinds:
         return None

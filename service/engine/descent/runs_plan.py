@@ -1,4 +1,4 @@
-"""The plan of runs on a typed function: which starts, which optimizers, how long, and what is recorded."""
+"""The plan of runs on a typed function: the starts, the optimizers, the number of steps, and what is recorded."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ RECORDED = ("gradients", "state")
 
 
 class GradientNoise(NamedTuple):
-    """Normal numbers times `scale`, added to each gradient."""
+    """Noise that is added to each gradient: normal random numbers times `scale`."""
 
     scale: float
     seed: int
@@ -47,7 +47,7 @@ class Bounds(NamedTuple):
 
 @dataclass(frozen=True)
 class RunsPlan:
-    """A run from every start with every optimizer."""
+    """A plan of runs on a function: one run from every start with every optimizer."""
 
     optimizers: Sequence[Selection[Optimizer]]
     starts: Array
@@ -82,7 +82,7 @@ class RunsPlan:
         return np.repeat(np.where(ascending, -1.0, 1.0), len(self.starts))
 
     def check(self, limits: Limits) -> None:
-        """Raise `InvalidRequest` or `LimitExceeded` where the runs are not possible."""
+        """Raise `InvalidRequest` where parts of the plan do not fit together, `LimitExceeded` where it is too large."""
         if self.runs > MOST_RUNS:
             raise LimitExceeded("runs", self.runs, MOST_RUNS, ("starts",))
         limits.check_steps(self.steps)

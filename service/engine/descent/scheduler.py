@@ -29,7 +29,7 @@ class Rate(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Schedule(Declaration):
-    """The declaration of a schedule."""
+    """The declaration of a schedule, which says how the learning rate changes from step to step."""
 
     numbers: Mapping[str, float] = field(default_factory=dict)
     """The state before the first step. A schedule with a state takes it as `state`, a dictionary."""
@@ -58,7 +58,7 @@ def between(start: float, end: float, part: float) -> float:
 
 
 class Scheduler:
-    """A schedule with its unit, its warm-up and its state between steps."""
+    """A schedule in use: it gives the learning rate of each step, with warm-up, and keeps the schedule's state."""
 
     def __init__(self, schedule: Selection[Schedule], base: float, steps_per_epoch: int) -> None:
         options = dict(schedule.options)
@@ -85,6 +85,6 @@ class Scheduler:
         return rate
 
     def watch(self, loss: float) -> None:
-        """Let a schedule that watches see the loss of the epoch that ended."""
+        """Tell the schedule the loss of the epoch that ended. Only schedules such as `plateau` use this loss."""
         if self.declaration.watch is not None:
             self.declaration.watch(self.state, loss, self.base, **self.options)

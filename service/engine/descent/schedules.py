@@ -35,7 +35,7 @@ def _power(base: float, exponent: float) -> float:
 
 
 def _wave(part: float) -> float:
-    """Return half a cosine: 1 at part 0, 0 at part 1."""
+    """Return half a cosine that falls from 1 at `part` 0 to 0 at `part` 1."""
     return 0.5 * (1.0 + math.cos(math.pi * part))
 
 
@@ -263,7 +263,8 @@ def cosine_restarts(
 
 
 def _restarts(count: int, first: int, longer: float) -> tuple[int, float]:
-    """Return the number of restarts, and the part of the present decay that is over."""
+    """Return how many restarts there were before step `count`, and which part of the present decay is over (0 to 1).
+    The first decay takes `first` steps; each decay is `longer` times as long as the one before."""
     growth = longer - 1.0
     if not growth:
         return count // first, count % first / first

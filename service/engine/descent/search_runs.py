@@ -1,4 +1,4 @@
-"""Runs of optimizers with a search: each is a descent of its own, made by the one loop of `loop.py`."""
+"""The runs whose optimizers are searches: each is a descent of its own, made by the loop of `loop.py`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MOST_CALLS = 100_000
 
 
 class _FunctionObjective:
-    """A typed function at one point, as the objective of the loop."""
+    """A typed function at the point of one run, as the objective of a descent."""
 
     steps_per_epoch = 1
 
@@ -39,7 +39,7 @@ class _FunctionObjective:
         self._evaluate, self._second_order = evaluate, second_order
 
     def begin(self, step: int) -> None:
-        """Every step evaluates the same function."""
+        """Do nothing: every step evaluates the same function."""
 
     def evaluate(self) -> tuple[float, Array]:
         return self._evaluate(self.parameters)
@@ -51,17 +51,17 @@ class _FunctionObjective:
         return hessian
 
     def finish(self) -> None:
-        """Nothing else changes."""
+        """Do nothing: no step changes a function."""
 
     def validate(self) -> float | None:
         return None
 
 
 class SearchRuns:
-    """All runs of optimizers with a search. A step of all of them may take several calls."""
+    """All runs whose optimizers are searches. Moving all of them by one step may take several calls of `go_on`."""
 
     def __init__(self, plan: RunsPlan, compiled: Callable[[int, int], Function], stack: ExitStack) -> None:
-        """`compiled` compiles for a number of points and an order; `stack` gives back the memory."""
+        """`compiled` is `Runs.compiled`; `stack` gives back the memory."""
         self.plan, self._compiled, self._stack = plan, compiled, stack
         self.last_moves: dict[int, int] = {}
         """For each run, the number of steps after which it moved last."""
@@ -78,12 +78,9 @@ class SearchRuns:
         return self._moving is not None
 
     def add(self, optimizer: Selection[Optimizer], place: int) -> None:
-        """Add a run from each start. `place` is that of the optimizer in the plan.
-
-        Raises `LimitExceeded` where one step would take too many calls.
-        """
-        compiled = self._compiled
-        function = compiled(1, 1)
+        """Add a run from each start for an optimizer. `place` is the optimizer's position in the plan. Raises
+        `LimitExceeded` where one step would take too many calls of NumPy."""
+        function = self._compiled(1, 1)
         each = len(function.program.nodes) + SEARCH_CALLS
         calls = optimizer.declaration.most_evaluations(**Rules(optimizer).own_options) * each
         if calls > MOST_CALLS:
@@ -98,20 +95,18 @@ class SearchRuns:
                 call()
             return float(rows[0, 0]), rows[1:, 0]
 
-        starts = self.plan.starts
+        starts, compiled = self.plan.starts, self._compiled
         for run, start in enumerate(starts, place * len(starts)):
             objective = _FunctionObjective(evaluate, lambda: compiled(1, 2), start)
             self._descents.append((run, Descent(objective, Recipe(optimizer, self.plan.schedule))))
 
     def begin(self) -> None:
-        """Begin the next step of all runs."""
+        """Begin the next step of all runs. `go_on` then makes it."""
         self._moving = iter(self._descents)
 
     def go_on(self, positions: Array, moves: Array, number: int) -> bool:
-        """Move some of the runs. Return whether step `number` is done for all of them.
-
-        `positions` is (variables, runs), changed in place; `moves` tells which runs have not ended.
-        """
+        """Move runs for a few milliseconds. Return whether all of them have made step `number`. `positions` is
+        (variables, runs), changed in place; `moves` marks the runs that have not ended."""
         assert self._moving is not None
         end = time.monotonic() + SEARCH_SECONDS
         for run, descent in self._moving:

@@ -22,20 +22,18 @@ TRACED = ("gradients", "parameters", "state", "updates", "effective_learning_rat
 
 
 class Recorded(NamedTuple):
-    """A step of the trace, and what the trace includes of it by name: trees, numbers, indices of samples.
-
-    It includes `checkpoint` where the plan asks for it, if the step was made and all numbers are finite.
-    """
+    """A step of the trace, with what the trace includes of this step by name: trees, numbers, indices of samples.
+    `more` has a `checkpoint` where the plan asks for one, the step was made, and all numbers are finite."""
 
     step: Step
     more: dict[str, Any]
 
 
 class Tracer:
-    """A recorder of the steps of one training."""
+    """A recorder of the steps of one training, for the trace in the answer."""
 
     def __init__(self, objective: NetworkObjective, descent: Descent, plan: Plan, seed: int) -> None:
-        """`seed` is that of the training, for its checkpoints."""
+        """Prepare to record the steps of `descent`. `seed` is the training's seed, which checkpoints hold."""
         self.objective, self.descent, self.plan, self.seed = objective, descent, plan, seed
         self.non_finite: Caution | None = None
         """The first recorded number that is not finite."""
@@ -49,12 +47,12 @@ class Tracer:
             self._before[...] = self.objective.parameters
 
     def see(self, step: int, name: str, array: Array) -> None:
-        """Remember the array if it is the first one that is not finite."""
+        """Make the caution `non_finite` about an array of the trace, if this array is the first that is not finite."""
         if self.non_finite is None and not is_finite(array):
             self.non_finite = Caution.of(found("non_finite", quantity=name, step=step, name=name))
 
     def record(self, step: Step, *, is_last: bool) -> Recorded | None:
-        """Return what the trace holds of a step; None if the step is not in the trace."""
+        """Return the record of a step; None if the trace does not hold this step."""
         plan = self.plan
         if step.validation_loss is not None:
             self._validation_loss = step.validation_loss
@@ -72,7 +70,7 @@ class Tracer:
         return Recorded(step, more if checkpoint is None else more | {"checkpoint": checkpoint})
 
     def _included(self, step: Step) -> dict[str, Any]:
-        """Copy what the trace includes of a step."""
+        """Return copies of what the plan includes in the trace of a step, by name."""
         include, descent, objective = self.plan.include, self.descent, self.objective
         included: dict[str, Any] = {}
         if "batch" in include:
@@ -106,9 +104,9 @@ class Tracer:
         return self.checkpoint_with(self.parameters()) if all(map(is_finite, remembered)) else None
 
     def checkpoint_with(self, parameters: dict[str, dict[str, Array]]) -> Checkpoint:
-        """Make a checkpoint that holds these parameters, which are all finite."""
+        """Return a checkpoint of the present step with these parameters, which must be finite."""
         return checkpoint_of(self.descent, self.seed, parameters, self.objective.vector.trained)
 
     def parameters(self) -> dict[str, dict[str, Array]]:
-        """Copy all parameters."""
+        """Return a copy of all parameters as a tree by layer and parameter name."""
         return tree_of(self.objective.vector.pieces, self.objective.flat.copy())

@@ -19,7 +19,7 @@ from service.engine.descent.objective import NetworkObjective
 from service.engine.descent.trace import Recorded, Tracer
 from service.engine.descent.training_plan import Plan
 from service.engine.errors import DeadlineExceeded, Fault, InvalidRequest, Path
-from service.engine.float_warnings import without_float_warnings
+from service.engine.float_warnings import ignoring_float_warnings
 from service.engine.limits import Limits
 from service.engine.network.evaluate import EvaluationTask
 from service.engine.network.feed import Feed
@@ -29,7 +29,7 @@ from service.engine.watch import Watch
 
 @dataclass
 class Outcome:
-    """The end of a training."""
+    """The result of a training: its status, final losses and parameters, and warnings."""
 
     status: str
     """completed, stopped, diverged or cancelled."""
@@ -50,7 +50,7 @@ class Outcome:
 
 
 class Training:
-    """A training in progress. It holds memory until `close`."""
+    """A training of a network, made step by step. It holds memory until `close`."""
 
     def __init__(
         self,
@@ -66,10 +66,11 @@ class Training:
         watch: Watch | None = None,
         place: Path = ("optimizer",),
     ) -> None:
-        """Check everything and get ready for the first step. `place` is the optimizer's place in the request.
+        """Check the whole request and get ready for the first step.
 
-        `admit` is called with the cost of the steps, then `reserve` with the bytes, before memory is taken. `watch`
-        may end a long step in the middle; the step is then undone, and the training cancelled.
+        `place` is the optimizer's place in the request. `admit` is called with the cost of the steps, then `reserve`
+        with the bytes, before memory is taken. `watch` may end a long step in the middle; this step is then undone, and
+        the training cancelled.
 
         Raises `InvalidRequest` when something does not fit, `LimitExceeded` when the training would cost too much.
         """
@@ -105,12 +106,7 @@ class Training:
             raise
 
     def _prepare(
-        self,
-        limits: Limits,
-        feed: Feed,
-        checkpoint: Checkpoint | None,
-        reserve: Callable[[int], None],
-        place: Path,
+        self, limits: Limits, feed: Feed, checkpoint: Checkpoint | None, reserve: Callable[[int], None], place: Path
     ) -> None:
         objective, recipe = self.objective, self.plan.recipe
         self.plan.check_weights(objective.largest, feed)
@@ -139,7 +135,7 @@ class Training:
         return self.status is not None
 
     def advance(self) -> Recorded | None:
-        """Make one step. Return its record if the trace holds it."""
+        """Make one step. Return the record of this step if the trace holds it, else None."""
         self._tracer.begin()
         descent = self.descent
         search = descent.update.declaration.search
@@ -173,11 +169,9 @@ class Training:
         if self.status is None:
             self.status, self.reason = "cancelled", reason
 
+    @ignoring_float_warnings
     def outcome(self) -> Outcome:
-        """Return where the training ended, after its last step."""
-        return without_float_warnings(self._outcome)
-
-    def _outcome(self) -> Outcome:
+        """Return the result of the training, after its last step."""
         objective, descent = self.objective, self.descent
         done = descent.progress.step
         loss, validation_loss = objective.final_losses(done)
@@ -230,15 +224,15 @@ class Training:
         return warnings
 
     def close(self) -> None:
-        """Give back the memory. A second call does no harm."""
+        """Give the borrowed memory back to the pool. A second call does no harm."""
         self.objective.close()
 
 
 def _with_place(reason: str, cautions: Sequence[Caution]) -> str:
-    """Append to a reason the first clause of the first caution."""
+    """Append to a reason the first clause of the first caution, which names the value that is not finite."""
     return f"{reason}: {cautions[0].message.partition('; ')[0]}" if cautions else reason
 
 
 def _of_checkpoint(fault: Fault) -> Fault:
-    """Return a fault with the place of the parameters in the checkpoint that holds them."""
+    """Return a fault whose path leads to the parameters in the checkpoint, where these came from."""
     return replace(fault, path=("checkpoint", *fault.path)) if fault.path[:1] == ("parameters",) else fault

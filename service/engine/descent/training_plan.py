@@ -1,4 +1,4 @@
-"""The plan of a training: its recipe, its length, its batches, and what is recorded."""
+"""The plan of a training: its recipe, its length, its batches, and what the trace records."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_BATCH_SIZES = 16
 
 @dataclass(frozen=True)
 class Plan:
-    """How a network is trained. Exactly one of `steps` and `epochs` is given."""
+    """The plan of a training. Exactly one of `steps` and `epochs` is given."""
 
     recipe: Recipe
     steps: int | None = None
@@ -36,7 +36,8 @@ class Plan:
     """The trace also holds each step whose number this divides, with a checkpoint."""
 
     def batches_of(self, samples: int, seed: int) -> Batches:
-        """Return the batches. Raises `InvalidRequest` and `LimitExceeded` about listed batches."""
+        """Return the batches of a training on this many samples. Raises `InvalidRequest` for listed batches with wrong
+        indices, `LimitExceeded` for too many batch sizes."""
         if self.batches is not None:
             _check_listed(self.batches, samples)
             return ListedBatches(self.batches)
@@ -45,14 +46,14 @@ class Plan:
         return MiniBatches(samples, self.batch_size, seed, self.shuffle)
 
     def steps_with(self, batches: Batches) -> int:
-        """Return the number of steps."""
+        """Return the number of steps, computed from epochs and batches where the request gives epochs."""
         if self.steps is not None:
             return self.steps
         assert self.epochs is not None
         return self.epochs * batches.steps_per_epoch
 
     def check_weights(self, task: Task, feed: Feed) -> None:
-        """Refuse batches that may hold only weights of 0 where the mean divides by the sum of the weights."""
+        """Raise `InvalidRequest` if a batch may have only sample weights of 0 and the mean divides by their sum."""
         weights = feed.sample_weights
         if weights is None or not (task.normalize_weights and task.reduction == "mean"):
             return

@@ -32,7 +32,7 @@ CLIP_EPSILON = 1e-6
 
 
 class Clip(NamedTuple):
-    """The bounds of gradients: of each number, or of the norm of all together."""
+    """The bounds that gradients are clipped to: `value` for each number, `norm` for the norm of all together."""
 
     value: float | None = None
     norm: float | None = None
@@ -40,7 +40,7 @@ class Clip(NamedTuple):
 
 @dataclass(frozen=True)
 class Rules:
-    """The optimizer, its schedule and the clipping of its gradients."""
+    """What turns gradients into steps: the optimizer, its schedule, and the clipping of gradients."""
 
     optimizer: Selection[Optimizer]
     schedule: Selection[Schedule] | None = None
@@ -55,13 +55,14 @@ class Rules:
 
     @property
     def own_options(self) -> dict[str, Any]:
-        """The options that the rule itself takes, without the learning rate and the options of the loop."""
+        """The options that the optimizer's function takes, without the learning rate and the options of the loop."""
         loops = (*LOOP_OPTIONS, "learning_rate")
         return {name: value for name, value in self.optimizer.options.items() if name not in loops}
 
 
 class Update:
-    """An optimizer that updates parameters in place: a flat vector, or a matrix with a column for each of many runs."""
+    """An optimizer in use, which updates parameters in place and keeps its state. The parameters are a flat vector, or
+    a matrix with a column for each of many runs."""
 
     def __init__(self, rules: Rules, parameters: Array, steps_per_epoch: int = 1) -> None:
         options = rules.optimizer.options
@@ -91,11 +92,11 @@ class Update:
         return state
 
     def rate(self, step: int) -> Rate:
-        """Return the rate of a step, counted from 0."""
+        """Return the learning rate and the momentum of a step, counted from 0."""
         return Rate(self.learning_rate) if self.scheduler is None else self.scheduler.rate(step)
 
     def _options(self, rate: Rate) -> Mapping[str, Any]:
-        """Return the options of the rule at a rate, which may replace the momentum."""
+        """Return the options for the optimizer's function, where the schedule's momentum replaces the optimizer's."""
         if rate.momentum is None:
             return self.options
         for name in ("momentum", "beta_1"):
@@ -112,14 +113,15 @@ class Update:
         return rate.learning_rate
 
     def ahead(self) -> Array | None:
-        """Return the offset from the parameters to the point of the gradient, for a rule that looks ahead."""
+        """Return the offset from the parameters to where the rule wants the gradient; None for most rules."""
         look_ahead = self.declaration.look_ahead
         return None if look_ahead is None else look_ahead(self.state, **self._options_used)
 
     def move(self, gradient: Array, norm: Array | float, number: int, learning_rate: float) -> Array | float:
-        """Clip, decay, apply the rule, and change the parameters. Return the effective learning rate.
+        """Update the parameters in place: clip the gradient, decay weights, apply the rule.
 
-        `norm` is the norm of the gradient, or of each column for many runs. `number` counts steps from 1.
+        `norm` is the norm of the gradient, or of each column for many runs. `number` counts steps from 1. Returns the
+        effective learning rate: the factor of the gradient in this step.
         """
         options, declaration, clip = self._options_used, self.declaration, self.clip
         if declaration.advance is not None:
@@ -154,7 +156,8 @@ class Update:
         return first
 
     def _parts_of(self, gradient: Array) -> Sequence[tuple[slice, Array, Array, State]]:
-        """Return views of parameters, gradient and state in blocks, made once for each gradient array."""
+        """Return views of parameters, gradient and state in blocks that fit into the processor's cache. They are made
+        once for each gradient array."""
         for known, parts in self._parts:
             if known is gradient:
                 return parts
@@ -168,7 +171,8 @@ class Update:
         return parts
 
     def compared(self, learning_rate: float, curvature: float, *, is_function: bool = False) -> Sentence:
-        """Return a clause that compares a learning rate with the largest curvature of the objective."""
+        """Return a clause that compares a learning rate with the largest curvature of the objective. `is_function` says
+        that the objective is a typed function, not a loss."""
         of = say("findings.bound.function") if is_function else say("findings.bound.loss")
         largest = f"{curvature:.4g}"
         factor = self.stable_factor
@@ -187,20 +191,21 @@ class Update:
 
     @property
     def stable_factor(self) -> float | None:
-        """The learning rate times the curvature up to which descent on a parabola is stable; None: it is not known."""
+        """The bound of learning rate times curvature below which descent on a parabola is stable; None: unknown."""
         stable = self.declaration.stable
         if stable is None or self.weight_decay or self.clip is not None:
             return None
         return float(stable(**self.options))
 
     def shown(self, number: int) -> Mapping[str, Array]:
-        """Return numbers that follow from the state after step `number`, such as corrected moments, by name."""
+        """Return arrays that explain the state after step `number`, such as corrected moments, by name."""
         shown = self.declaration.shown
         return {} if shown is None else shown(self.state, number, **self._options_used)
 
 
 def _shrinking(longest: float, norm: Array | float, epsilon: float) -> Array | float:
-    """Return the factor that shortens a gradient of norm `norm` to `longest`, or 1."""
+    """Return the factor that shortens gradients of this norm to `longest`; 1 for shorter gradients. `norm` may be an
+    array, with a norm for each of many runs."""
     if isinstance(norm, float):
         return min(1.0, longest / (norm + epsilon)) if norm else 1.0
     shrinking: Array = np.minimum(1.0, longest / (norm + epsilon))
@@ -208,7 +213,7 @@ def _shrinking(longest: float, norm: Array | float, epsilon: float) -> Array | f
 
 
 class _StatePart(SimpleNamespace):
-    """A block of the arrays of a state. Its numbers are those of the whole state, looked up on access."""
+    """A block of an optimizer's state: slices of its arrays. Numbers are looked up in the whole state."""
 
     def __init__(self, whole: State, part: slice) -> None:
         arrays = {name: value[..., part] for name, value in vars(whole).items() if isinstance(value, np.ndarray)}

@@ -95,7 +95,7 @@ class ValleySearch:
         yield
 
     def use(self, known: Known) -> None:
-        """Take the only minimum, which is known beforehand, as the only valley."""
+        """Take `known`, the only minimum of a convex function, as the only valley instead of searching."""
         points, settled = self.ends.points, np.flatnonzero(self.ends.settled)
         if not len(settled):
             return
@@ -108,7 +108,8 @@ class ValleySearch:
         self.valleys.basins = basins.tolist()
 
     def find_basins(self) -> Iterator[None]:
-        """Follow gradient flow from the ends of runs that have not arrived. Add the valleys that it leads to."""
+        """Follow gradient flow from the ends of runs that have not arrived, and add the valleys it leads to. Yields
+        between two blocks of work."""
         of_run = np.array(self.valleys.of_run)
         followed = np.flatnonzero(self.ends.settled & ((of_run == NOWHERE) | (of_run == UNKNOWN)))[:MOST_FOLLOWED]
         if not len(followed) or any(check.singularity.kind == "jump" for check in self.runs.function.checks):
@@ -140,7 +141,8 @@ class ValleySearch:
                 self.valleys.basins[run] = place
 
     def _refined(self, function: Function, places: Array, reach: Array) -> Generator[None, None, tuple[Array, Array]]:
-        """Return the stationary points that Newton's method finds near places, and whether each is within reach."""
+        """Find stationary points near places (points, variables) with Newton's method. Yields between blocks. Returns
+        the stationary points, and a mask that says which of them are within `reach`, a distance for each place."""
         arrivals, there = places.copy(), np.zeros(len(places), bool)
         size = block_size(function)
         for start in range(0, len(places), size):
@@ -154,14 +156,15 @@ class ValleySearch:
         return arrivals, there
 
     def _polish(self, function: Function, points: Array) -> Iterator[None]:
-        """Make stationary points as exact as numbers allow, in place."""
+        """Move stationary points, in place, to the exact ones as far as float64 allows. Yields between blocks."""
         size = block_size(function)
         for start in range(0, len(points), size):
             yield
             points[start : start + size] = polish(function, points[start : start + size])
 
     def _set_valleys(self, function: Function, points: Array, flat: Array, of_run: Array) -> None:
-        """Analyse the valleys. `flat` tells at which points a curvature vanishes."""
+        """Make these points the valleys and analyse them. `flat` marks points where a curvature vanishes; `of_run` is
+        the valley of each run."""
         calculus = analyse(function, points, math.inf, flat=flat) if len(points) else None
         self._flat = flat
         counts = np.bincount(of_run[of_run >= 0], minlength=len(points)).tolist()
@@ -173,7 +176,8 @@ class ValleySearch:
         ]
 
     def _add(self, function: Function, found: Array, ends_here: Array) -> list[int]:
-        """Add the points where gradient flow ends and that are no valleys yet. Return the valley of each point."""
+        """Add the points where gradient flow ends to the valleys, unless they are valleys already. `ends_here` marks
+        the minima and maxima. Returns the valley of each point, or NOWHERE."""
         valleys = self.valleys
         before = len(valleys.points)
         same = close_to(found, valleys.points)
@@ -196,5 +200,5 @@ class ValleySearch:
 
 
 def _kinds(signs: Array) -> list[str]:
-    """Return the class of a valley that each run looks for."""
+    """Return for each run the kind of stationary point it looks for: a minimum downhill, a maximum uphill."""
     return [MINIMUM if sign > 0.0 else MAXIMUM for sign in signs.tolist()]

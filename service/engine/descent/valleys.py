@@ -28,7 +28,7 @@ NOWHERE, UNTOLD, UNKNOWN = -1, -2, -3
 
 @dataclass
 class Valleys:
-    """The distinct points where runs ended or will end, lowest first."""
+    """The distinct stationary points where runs ended or will end, with the lowest value first."""
 
     points: Array
     """(valleys, variables)"""
@@ -47,7 +47,7 @@ class Valleys:
 
 
 class Known(NamedTuple):
-    """The only minimum of a convex function, known beforehand."""
+    """The only minimum of a convex function, known beforehand, as of a least squares line."""
 
     point: Array
     """(variables,)"""
@@ -56,7 +56,7 @@ class Known(NamedTuple):
 
 
 def judged(function: Function, points: Array) -> Array:
-    """Return the verdict about each point: see `evidence.judge`."""
+    """Return the verdict of `evidence.judge` on each point: whether it is certainly a stationary point."""
     verdicts = np.empty(len(points), np.intp)
     far = (np.abs(points) > FAR_OUT).any(-1)
     verdicts[~far] = judge(function, points[~far], np.ones(points.shape[-1]))
@@ -66,18 +66,19 @@ def judged(function: Function, points: Array) -> Array:
 
 
 def sizes(points: Array) -> Array:
-    """Return for each number a power of two, at least 1 plus its size. Neighbouring numbers thus have one scale."""
+    """Return for each number x a power of two that is at least 1 + |x|, so that neighbouring numbers have one scale."""
     found: Array = np.exp2(np.minimum(np.ceil(np.log2(1.0 + np.abs(points))), 1023.0))
     return found
 
 
 def different(points: Array) -> tuple[Array, Array]:
-    """Return the rows of the distinct points among stationary points, and for each row the place of its point there."""
+    """Return the rows of the distinct points, and for each point the position of its equal among them. `points` are
+    stationary points, (points, variables)."""
     return distinct(points, SAME * sizes(points), MOST_VALLEYS)
 
 
 def close_to(points: Array, others: Array) -> Array:
-    """Return whether each point equals each of the others but for rounding: (points, others)."""
+    """Return a mask (points, others): whether each point equals each of the others but for rounding."""
     close = np.ones((len(points), len(others)), bool)
     for mine, theirs in zip(points.T, others.T, strict=True):  # each in turn, for there may be 20 of them
         close &= np.abs(mine[:, None] - theirs) <= SAME * sizes(mine)[:, None]
@@ -85,10 +86,11 @@ def close_to(points: Array, others: Array) -> Array:
 
 
 def alike(function: Function, places: Array, arrivals: Array, radius: float) -> Array:
-    """Return whether the curvatures at each place, and half way, nearly equal those at its stationary point.
+    """Return whether the curvature at each place nearly equals that at the stationary point found from there.
 
-    Where they do not, the function changes between the two, however close they are. Directions in which the curvature
-    vanishes at the stationary point are not compared.
+    `places` and `arrivals` are (points, variables); the curvature half way between counts too. Where curvatures differ,
+    the function changes between the two points, however close they are. Directions in which the curvature vanishes at
+    the stationary point are not compared.
     """
     share = min(SAME_CURVATURE * radius + SAME, MOST_CURVATURE)
     after = function.run(arrivals).hessians

@@ -23,7 +23,7 @@ SEVERITIES = ("note", "warning", "problem")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Finding(Declaration):
-    """`build` makes the sentence of a finding from its words and numbers."""
+    """The declaration of a finding. Its `build` makes the finding's sentence from words and numbers."""
 
     severities: Mapping[str, float | None]
     """The bound from which on a value has a severity, the mildest first; None: the finding has no number."""
@@ -34,11 +34,11 @@ class Finding(Declaration):
 
     @property
     def advice(self) -> Sentence:
-        """The sentence with remedies."""
+        """The sentence that advises how to mend what was found."""
         return Sentence(f"findings.{self.advised_as or self.name}.advice", {})
 
     def judge(self, value: float | None) -> tuple[str, float | None] | None:
-        """Return the severity of a value and the bound that it crossed; None for a value without a finding."""
+        """Return the severity of a measured value, and the bound it crossed; None if the value is no finding."""
         for severity, bound in reversed(list(self.severities.items())):
             if bound is None:
                 return severity, None
@@ -47,7 +47,7 @@ class Finding(Declaration):
         return None
 
     def bound(self, severity: str) -> float:
-        """Return the value from which on the finding has this severity."""
+        """Return the threshold from which on the finding has this severity."""
         bound = self.severities[severity]
         assert bound is not None
         return bound
@@ -55,7 +55,7 @@ class Finding(Declaration):
 
 @dataclass(frozen=True)
 class Found:
-    """A finding about certain numbers."""
+    """A finding that certain numbers have led to, with its severity and its sentence."""
 
     finding: Finding
     severity: str
@@ -90,10 +90,8 @@ def found(
     step: int | None = None,
     **words: Any,
 ) -> Found:
-    """Return the finding with this code, whatever its value. `severity` is given where the value does not decide it.
-
-    `words` fill the places of its sentence beside layer and step.
-    """
+    """Return the finding called `code` about a value, even if the value crosses no threshold. `severity` is given where
+    the value does not decide it. `words` fill the places of its sentence beside layer and step."""
     finding = findings[code]
     judged = finding.judge(value)
     threshold = judged[1] if judged is not None else next(iter(finding.severities.values()))
@@ -124,7 +122,8 @@ def found_if(
     step: int | None = None,
     **words: Any,
 ) -> list[Found]:
-    """Return the finding with this code if its value crosses a threshold."""
+    """Return a list of the finding called `code` if the value crosses a threshold, else an empty list. `words` fill the
+    places of its sentence."""
     if findings[code].judge(value) is None:
         return []
     return [found(code, value=value, layer=layer, quantity=quantity, step=step, **words)]

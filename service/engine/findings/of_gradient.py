@@ -3,14 +3,7 @@
 from __future__ import annotations
 
 from service.engine.findings.declaration import findings
-from service.engine.findings.sources import (
-    EXACT,
-    GLOROT,
-    HERE,
-    LECUN,
-    NIELSEN,
-    RATIO,
-)
+from service.engine.findings.sources import EXACT, GLOROT, HERE, LECUN, NIELSEN, RATIO
 from service.engine.texts import Sentence, say
 
 

@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 from service.engine.findings.declaration import findings
-from service.engine.findings.sources import (
-    ALWAYS_NOTE,
-    ALWAYS_PROBLEM,
-    ALWAYS_WARNING,
-    EXACT,
-    HE,
-)
+from service.engine.findings.sources import ALWAYS_NOTE, ALWAYS_PROBLEM, ALWAYS_WARNING, EXACT, HE
 from service.engine.texts import Sentence, say
 
 # --- in every answer: the network as it is defined --------------------------------------------------

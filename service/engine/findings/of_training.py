@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 from service.engine.findings.declaration import findings
-from service.engine.findings.sources import (
-    ALWAYS_PROBLEM,
-    ALWAYS_WARNING,
-    HERE,
-    RATIO,
-)
+from service.engine.findings.sources import ALWAYS_PROBLEM, ALWAYS_WARNING, HERE, RATIO
 from service.engine.texts import Sentence, say
 
 

@@ -38,7 +38,7 @@ class WorkExhausted(Exception):
 
 
 class Atom:
-    """A variable, pi, e or a whole number above 1; with arguments, a function of them."""
+    """The smallest part of a formula: a variable, pi, e, a whole number above 1, or a function of arguments."""
 
     __slots__ = ("arguments", "constant", "degree", "depth", "index", "name", "weight")
 
@@ -57,7 +57,7 @@ class Atom:
 
 
 class Term:
-    """A product of powers of different bases, in the order in which the bases appeared. Without factors it is 1."""
+    """A product of powers of different bases, in the order in which the bases were made. Without factors it is 1."""
 
     __slots__ = ("degree", "depth", "factors", "index", "weight")
 
@@ -135,7 +135,7 @@ OF_NUMBERS: dict[str, Callable[..., Rational]] = {
 
 
 class PartTable:
-    """Makes the parts of formulas, equal ones only once, and counts the work."""
+    """The table of all parts of formulas. It makes equal parts only once, and counts the work."""
 
     def __init__(self) -> None:
         self.left = 0
@@ -150,7 +150,7 @@ class PartTable:
             raise WorkExhausted
 
     def exact(self, value: Rational) -> Rational:
-        """Return a number, as an int if it is one. Raises `NoFormula` if it is too large."""
+        """Return a rational number, as an int if it is whole. Raises `NoFormula` if it has too many digits."""
         if type(value) is not int:
             self.spend(3)
             if value.denominator != 1:
@@ -163,7 +163,7 @@ class PartTable:
         raise NoFormula
 
     def _part(self, kind: type[P], key: Hashable, *details: Any) -> P:
-        """Return the one part with this key, which is made if there is none yet."""
+        """Return the only part with this key; make it from `details` if there is none yet."""
         part: P | None = self.parts.get(key)
         if part is None:
             self.spend(3)
@@ -190,7 +190,7 @@ class PartTable:
 
 
 class Algebra(PartTable):
-    """Makes formulas in canonical form."""
+    """The arithmetic of formulas in canonical form: sums, products, powers and functions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -203,7 +203,7 @@ class Algebra(PartTable):
     # sums and products
 
     def total(self, parts: Iterable[tuple[Sum, Rational]]) -> Sum:
-        """Return the sum of the parts, each times its number."""
+        """Return the sum of formulas, each times its rational number."""
         terms: dict[Term, Rational] = {}
         for part, scale in parts:
             if not terms and scale == 1:
@@ -224,7 +224,7 @@ class Algebra(PartTable):
         return self.sum(terms)
 
     def product(self, coefficient: Rational, factors: Iterable[Factor]) -> Sum:
-        """Return a number times powers. Powers of one base are joined, and each is simplified."""
+        """Return a rational number times powers, as a formula. Powers of one base are joined and simplified."""
         exponents: dict[Base, Exponent] = {}
         waiting = [*factors]
         waiting.reverse()
@@ -324,7 +324,7 @@ class Algebra(PartTable):
         return None
 
     def _number(self, value: Rational, exponent: Exponent) -> list[Factor]:
-        """Return a power of a positive number as powers of whole numbers."""
+        """Return a power of a positive rational number as powers of whole numbers. Raises `NoFormula` below 0."""
         if value < 0:
             raise NoFormula
         parts = ((value.numerator, exponent), (value.denominator, self.times(exponent, -1)))
@@ -347,7 +347,8 @@ class Algebra(PartTable):
         return value**exponent if exponent > 0 else self.exact(Fraction(value) ** exponent)
 
     def represent(self, whole: Sum) -> tuple[Sum, Rational]:
-        """Return the sum that represents all multiples of a sum, and the factor that gives this sum."""
+        """Return the sum that stands for all multiples of a sum, and the factor from it to the given sum. So x + y and
+        2x + 2y are multiples of one object."""
         known = self._representatives.get(whole)
         if known is None:
             self.spend(6 * len(whole.terms))
@@ -368,7 +369,7 @@ class Algebra(PartTable):
     # functions
 
     def call(self, name: str, arguments: tuple[Sum, ...]) -> Sum:
-        """Return a function of arguments. Signs, and factors of absolute values, are put before it."""
+        """Return a function of arguments as a formula. Signs, and factors of absolute values, are taken out of it."""
         x = arguments[0]
         if (not x.terms and (name in ODD or name == "abs")) or (x.number == 1 and name in ("log", "log2", "log10")):
             return self.number(0)
@@ -391,7 +392,7 @@ class Algebra(PartTable):
 
 
 def split(whole: Sum) -> Product:
-    """Return a sum as a coefficient and powers; a sum of several terms is a power of itself."""
+    """Return a sum as a coefficient and powers. A sum of several terms becomes a power of itself."""
     if len(whole.terms) == 1:
         for term, coefficient in whole.terms.items():
             return coefficient, term.factors
@@ -404,7 +405,7 @@ def plain(whole: Sum) -> Exponent:
 
 
 def _cancels(term: Term, a: Rational, b: Rational) -> bool:
-    """Return whether one of two coefficients of a sign would take the digits of the other."""
+    """Return whether adding two coefficients of a `slope` would lose the digits of the smaller one."""
     a, b = max(a, -a), max(b, -b)
     far = a > MOST_CANCELLED * b or b > MOST_CANCELLED * a
     return far and any(isinstance(base, Atom) and base.name == "slope" for base, _ in term.factors)

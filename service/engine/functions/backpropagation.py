@@ -17,7 +17,7 @@ from service.engine.watch import Watch
 
 
 class GraphValue(NamedTuple):
-    """A value of the graph."""
+    """A vertex of the shown graph: a variable, a number, or the value of an operation."""
 
     name: str
     """The name of a variable; v1, v2, … for computed values, in the order of computation; c1, c2, … for numbers."""
@@ -28,14 +28,14 @@ class GraphValue(NamedTuple):
 
 
 class Dependence(NamedTuple):
-    """The dependence of a value, the target, on another one, the source."""
+    """An edge of the shown graph: the value `target` is computed from the value `source`."""
 
     source: str
     target: str
 
 
 class Backpropagation(NamedTuple):
-    """The numbers of one point."""
+    """All numbers of the forward and the backward pass at one point."""
 
     values: Array
     """The value of each vertex."""
@@ -48,17 +48,17 @@ class Backpropagation(NamedTuple):
 
 
 class GraphTask(ExpressionTask):
-    """Asks for the graph of an expression."""
+    """The task of compiling the graph of an expression, for showing it."""
 
     def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> ExpressionGraph:
         return ExpressionGraph(self.expression)
 
 
 class ExpressionGraph:
-    """The compiled graph of an expression, with its vertices and edges."""
+    """The graph of an expression, compiled, with its vertices and edges and a program for their numbers."""
 
     def __init__(self, expression: Expression) -> None:
-        """Raises `LimitExceeded` when there are too many vertices."""
+        """Build the graph and its program. Raises `LimitExceeded` when there are too many vertices."""
         graph = Graph("float64", MOST_NODES)
         with naming_limit("vertices of the graph"):
             variables = [graph.input(name, ()) for name in expression.variables]
@@ -96,7 +96,7 @@ class ExpressionGraph:
         self.weight = len(graph.nodes)
 
     def run(self, point: Array) -> Backpropagation:
-        """Return all numbers at one point, (variables,)."""
+        """Return the values, adjoints and derivatives at one point, an array (variables,)."""
         count = len(self.vertices)
         with self.program.workspace() as workspace:
             workspace.parameters[...] = point
@@ -110,7 +110,8 @@ class ExpressionGraph:
 
 
 def _inputs(node: Node) -> tuple[Node, ...]:
-    """Return the shown inputs of a value; a value with a declared slope depends on the argument of that slope."""
+    """Return the inputs of a value that the graph shows. A value with a declared slope depends on the argument of this
+    slope only."""
     return node.inputs[1:2] if node.operation.name == "with_slope" else node.inputs
 
 
@@ -140,13 +141,13 @@ def _names(nodes: list[Node]) -> dict[Node, str]:
 
 
 def _sum_of_uses(source: Node, target: Node, uses: Mapping[tuple[int, int], Node]) -> Node:
-    """Return the sum of what a target adds to the adjoint of a source, over all its uses."""
+    """Return the sum of all that a target adds to the adjoint of a source, which may be an input of it twice."""
     parts = [uses.get((target.index, place)) for place, operand in enumerate(target.inputs) if operand is source]
     return sum((part for part in parts if part is not None), start=target.graph.constant(0.0))
 
 
 def _arrows(nodes: list[Node]) -> list[tuple[Node, Node, Node]]:
-    """Return source, target and local derivative of each dependence, the last target first."""
+    """Return each dependence as source, target and derivative of target by source, the last target first."""
     arrows: list[tuple[Node, Node, Node]] = []
     for node in reversed(nodes):
         one = node.graph.constant(1.0)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.engine.arrays import Array, is_finite, norms_of
-from service.engine.float_warnings import without_float_warnings
+from service.engine.float_warnings import ignoring_float_warnings
 from service.engine.functions.compiled import Function, PointProblem, Results
 from service.engine.functions.rounding import graded_eigen, sample
 from service.engine.functions.sides import settle
@@ -30,7 +30,7 @@ CLASSES = (MINIMUM, MAXIMUM, SADDLE, DEGENERATE, NOT_STATIONARY, UNDEFINED)
 
 @dataclass
 class Calculus:
-    """The analysis of several points: arrays over the points, and lists with an entry for each."""
+    """The analysis of several points. Arrays and lists have an entry for each point."""
 
     results: Results
     norms: Array
@@ -58,6 +58,7 @@ class Calculus:
         return finite if self.eigenvalues is None else finite & np.isfinite(self.eigenvalues).all(-1)
 
 
+@ignoring_float_warnings
 def analyse(
     function: Function,
     points: Array,
@@ -65,24 +66,13 @@ def analyse(
     watch: Watch | None = None,
     flat: Array | None = None,
 ) -> Calculus:
-    """Analyse each row of `points`, with second derivatives if the function has them.
+    """Analyse each row of `points`, (points, variables): norm, direction and kind of stationary point.
 
-    `flat` marks points with a curvature that is known to vanish, in addition to what the points themselves show. Raises
-    what `watch` raises.
+    A gradient norm up to `tolerance` counts as 0. `flat` marks points with a curvature that is known to vanish, in
+    addition to what the points themselves show. Kinds need a function with second derivatives. Raises what `watch`
+    raises.
     """
-    results = function.run(points, watch)
-    return without_float_warnings(_analyse, function, points, results, tolerance, watch, flat)
-
-
-def _analyse(
-    function: Function,
-    points: Array,
-    results: Results,
-    tolerance: float,
-    watch: Watch | None,
-    flat: Array | None,
-) -> Calculus:
-    results = _where_defined(results)
+    results = _where_defined(function.run(points, watch))
     problems = function.problems(points, results)
     kinks: set[int] = set()
     if problems:
@@ -112,7 +102,7 @@ def _analyse(
 
 
 def _steepness(classes: list[str], eigenvalues: Array) -> tuple[Array, Array]:
-    """Return the condition number and the largest stable step of each point, NaN where a point has none."""
+    """Return the condition number and the largest stable learning rate of each point; NaN where it has none."""
     lowest, highest = eigenvalues[:, 0].tolist(), eigenvalues[:, -1].tolist()
     conditions, steps = [math.nan] * len(classes), [math.nan] * len(classes)
     for place, kind in enumerate(classes):
@@ -177,7 +167,8 @@ def _doubtful(function: Function, points: Array, found: Calculus, watch: Watch |
 
 
 def _where_defined(results: Results) -> Results:
-    """Remove derivatives at points without a value: formulas such as 1/x continue where log x has ended."""
+    """Return the results with NaN for derivatives at points without a value. Formulas of derivatives, such as 1/x,
+    continue where log x has ended."""
     undefined = np.isnan(results.values)
     if undefined.any():
         results.gradients[undefined] = np.nan
@@ -187,14 +178,15 @@ def _where_defined(results: Results) -> Results:
 
 
 def _undefine(results: Results, rows: list[int]) -> None:
-    """Remove value and derivatives where a part of the expression has no value, such as the argument of `step`."""
+    """Set value and derivatives to NaN, in place, at rows where a part of the expression has no value. An example is
+    the argument of `step`."""
     results.values[rows], results.gradients[rows] = np.nan, np.nan
     if results.hessians is not None:
         results.hessians[rows] = np.nan
 
 
 def finite_matrices(hessians: Array) -> tuple[Array, Array]:
-    """Return the matrices with 0 in place of each that is not finite, and a mask of the finite ones."""
+    """Return the matrices with zeros in place of each that is not finite, and a mask of the finite ones."""
     if is_finite(hessians):
         return hessians, np.ones(len(hessians), bool)
     finite: Array = np.logical_and.reduce(np.isfinite(hessians), axis=(-1, -2))
@@ -202,10 +194,8 @@ def finite_matrices(hessians: Array) -> tuple[Array, Array]:
 
 
 def eigen(hessians: Array) -> tuple[Array, Array]:
-    """Return eigenvalues, ascending, and eigenvectors as rows of each matrix; NaN where a matrix is not finite.
-
-    The largest component of each eigenvector is positive.
-    """
+    """Return eigenvalues, ascending, and eigenvectors as rows of each matrix; NaN where a matrix is not finite. The
+    largest component of each eigenvector is positive."""
     whole = is_finite(hessians)
     if not whole:
         hessians, finite = finite_matrices(hessians)
@@ -217,7 +207,7 @@ def eigen(hessians: Array) -> tuple[Array, Array]:
 
 
 def _turned(vectors: Array) -> Array:
-    """Turn the vectors, (matrices, vectors, components), so that the largest component of each is positive."""
+    """Return the vectors, (matrices, vectors, components), with signs that make the largest component positive."""
     rows = vectors.reshape(-1, vectors.shape[-1])
     largest = rows[np.arange(len(rows)), np.abs(rows).argmax(-1)]
     turned: Array = (rows * np.where(largest < 0.0, -1.0, 1.0)[:, None]).reshape(vectors.shape)
@@ -249,12 +239,9 @@ def _class(norm: float, stationary: bool, lowest: float, highest: float, doubt: 
     return MAXIMUM if highest < -doubt else DEGENERATE
 
 
+@ignoring_float_warnings
 def along(gradients: Array, directions: Array) -> Array:
     """Return directional derivatives, (points, directions), for directions of any length but 0."""
-    return without_float_warnings(_along, gradients, directions)
-
-
-def _along(gradients: Array, directions: Array) -> Array:
     # The last digits of a matrix product would depend on the count of points.
     derivatives: Array = np.einsum("ni,ki->nk", gradients, directions / norms_of(directions)[:, None])
     return derivatives

@@ -49,7 +49,7 @@ _ARITHMETIC: dict[str, Callable[..., float]] = {
 
 @dataclass(frozen=True)
 class ExpressionTask:
-    """A question about an expression alone. Each kind of task adds `compile`."""
+    """A task about an expression alone. Subclasses add `compile`."""
 
     expression: Expression
 
@@ -60,12 +60,12 @@ class ExpressionTask:
 
     @property
     def effort(self) -> float:
-        """Most nodes of the graphs that compiling makes."""
+        """The most graph nodes that compiling makes."""
         return MOST_NODES
 
 
 class FunctionTask(NamedTuple):
-    """Asks for an expression with derivatives up to an order, compiled for a number of points."""
+    """The task of compiling an expression and its derivatives up to `order`, for `points` points at once."""
 
     expression: Expression
     points: int
@@ -86,7 +86,7 @@ class FunctionTask(NamedTuple):
 
 @contextmanager
 def naming_limit(what: str) -> Iterator[None]:
-    """Raise `LimitExceeded` for `what` of an expression, where a graph that is built within grows too large."""
+    """Raise `LimitExceeded` with `what` as the name of the limit, if the graph built within grows too large."""
     try:
         yield
     except LimitExceeded as error:
@@ -94,7 +94,7 @@ def naming_limit(what: str) -> Iterator[None]:
 
 
 def literals_of(expression: Expression) -> list[float | None]:
-    """Return the number of each step that is made of literal numbers and constants alone; None for other steps."""
+    """Return for each step its number, if it is computed from literals and constants alone; else None."""
     literals: list[float | None] = []
     for step in expression.steps:
         literal: float | None = None
@@ -145,7 +145,7 @@ def build(
 
 
 class Check(NamedTuple):
-    """A singularity that one step of an expression may meet."""
+    """A singularity that one step of an expression may meet, with the steps that are its arguments."""
 
     step: int
     singularity: Singularity
@@ -153,7 +153,7 @@ class Check(NamedTuple):
 
 
 def checks_of(expression: Expression) -> list[Check]:
-    """Return the checks of the arguments at each point; most expressions need none."""
+    """Return the singularities to check for at each point; most expressions have none."""
     literals = literals_of(expression)
     checks = []
     for place, step in enumerate(expression.steps):
@@ -181,7 +181,7 @@ class PointProblem(NamedTuple):
 
 
 class Results(NamedTuple):
-    """The results at several points, in arrays of their own."""
+    """Values, gradients and Hessians of a function at several points."""
 
     values: Array
     """(points,)"""
@@ -192,10 +192,11 @@ class Results(NamedTuple):
 
 
 class Function:
-    """A compiled expression. Many threads may run its program, each in a workspace of its own."""
+    """A compiled expression with its derivatives. Many threads may run it, each in a workspace of its own."""
 
     def __init__(self, task: FunctionTask, limits: Limits | None = None, pool: WorkspacePool | None = None) -> None:
-        """Raises `LimitExceeded` when the expression and its derivatives are too long together."""
+        """Build and plan the program. Raises `LimitExceeded` when the expression and its derivatives are too long
+        together."""
         expression, points, order = task.expression, task.points, task.order
         self.task = task
         self.expression = expression
@@ -216,13 +217,13 @@ class Function:
             limits.check_program(self.program)
         self.rows = len(rows)
         index = np.zeros((self.dimension, self.dimension), np.intp)
-        for row, (i, j) in enumerate(_pairs(self.dimension), 1 + self.dimension):
+        for row, (i, j) in enumerate(combinations_with_replacement(range(self.dimension), 2), 1 + self.dimension):
             index[i, j] = index[j, i] = row
         self._index = index
         """The row of each entry of the Hessian."""
 
     def work_at(self, points: int) -> float:
-        """Return roughly the floating-point operations of a run at this many points."""
+        """Return roughly how many floating-point operations a run at this many points takes."""
         return self.program.work * math.ceil(points / self.task.points)
 
     def columns(self, workspace: Workspace) -> tuple[Array, Array]:
@@ -231,7 +232,7 @@ class Function:
         return workspace.parameters.reshape(-1, points), workspace.gradients.reshape(-1, points)
 
     def run(self, points: Array, watch: Watch | None = None) -> Results:
-        """Compute the results at each row of `points`. Raises what `watch` raises."""
+        """Compute value, gradient and Hessian at each row of `points`, (points, variables). Raises as `watch` does."""
         count, size = len(points), self.task.points
         with self.program.workspace() as workspace:
             variables, rows = self.columns(workspace)
@@ -252,12 +253,12 @@ class Function:
         return self.split(found)
 
     def split(self, found: Array) -> Results:
-        """Split the matrix of all results into its parts."""
+        """Split the matrix of all results, (rows, points), into values, gradients and Hessians."""
         hessians = found.take(self._index, 0).transpose(2, 0, 1) if self.task.order > 1 else None
         return Results(found[0], found[1 : 1 + self.dimension].T, hessians)
 
     def problems(self, points: Array, results: Results) -> dict[int, list[PointProblem]]:
-        """Return the first few problems of each point that has any, by the point's row."""
+        """Return the problems of each point that has any, by the row of the point, at most `MOST_PROBLEMS` each."""
         if not self.checks and all(part is None or without_float_warnings(is_finite, part) for part in results):
             return {}
         return without_float_warnings(self._problems, points, results)
@@ -296,7 +297,8 @@ class Function:
 
 
 def _kinks(checks: Sequence[Check], nodes: Sequence[Node]) -> list[str]:
-    """Return the texts of singularities without a gradient, except for roots of sums that are never 0."""
+    """Return the texts of singularities where an expression has no gradient. Roots of sums that are never 0 are left
+    out."""
     texts = [
         check.singularity.text
         for check in checks
@@ -307,7 +309,7 @@ def _kinks(checks: Sequence[Check], nodes: Sequence[Node]) -> list[str]:
 
 
 def _rows(graph: Graph, value: Node, variables: Sequence[Node], order: int, shape: tuple[int, ...]) -> list[Node]:
-    """Return value, derivatives and second derivatives as nodes of one shape."""
+    """Return the nodes of value, derivatives and second derivatives up to `order`, all of one shape."""
     one = broadcast(graph.constant(1.0), shape)
     value = broadcast(value, shape)
     rows = [value]
@@ -322,7 +324,3 @@ def _rows(graph: Graph, value: Node, variables: Sequence[Node], order: int, shap
                     continue
                 rows += dense(differentiate(broadcast(derivative, shape), wrt, one).nodes, wrt)
     return [broadcast(row, shape) for row in rows]
-
-
-def _pairs(count: int) -> list[tuple[int, int]]:
-    return list(combinations_with_replacement(range(count), 2))

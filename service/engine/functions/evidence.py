@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from service.engine.arrays import Array, every, norms_of
-from service.engine.float_warnings import without_float_warnings
+from service.engine.float_warnings import ignoring_float_warnings
 from service.engine.functions.compiled import Function
 from service.engine.functions.newton import FAR_OUT, NEAR, ROUNDING, SAME, Curvature, derivatives, refine
 from service.engine.functions.rounding import EPS, OFFSETS, Sample, sample
@@ -54,17 +54,12 @@ KNOWN, CURVE, DEGENERATE, HIDDEN, NONE = range(5)
 vanishing curvature; a point that rounding hides; no stationary point."""
 
 
+@ignoring_float_warnings
 def judge(function: Function, points: Array, scale: Array, watch: Watch | None = None) -> Array:
-    """Return the verdict on each place where Newton's method has ended; `scale` is a length for each variable.
-
-    Raises what `watch` raises.
-    """
+    """Return the verdict on each place where Newton's method has ended; `scale` is a length for each variable. Raises
+    what `watch` raises."""
     if not len(points):
         return np.zeros(0, np.intp)
-    return without_float_warnings(_judge, function, points, scale, watch)
-
-
-def _judge(function: Function, points: Array, scale: Array, watch: Watch | None) -> Array:
     verdicts: Array = np.full(len(points), NONE)
     block = max(1, MOST_NUMBERS // (len(OFFSETS) * points.shape[-1] ** 2))
     for start in range(0, len(points), block):
@@ -74,6 +69,7 @@ def _judge(function: Function, points: Array, scale: Array, watch: Watch | None)
 
 
 def _judge_block(function: Function, points: Array, scale: Array, watch: Watch | None) -> Array:
+    """Return the verdicts on a block of points, so many that their second derivatives fit into memory."""
     sampled = sample(function, points, np.maximum(np.abs(points), scale), watch)
     gradients, hessians = sampled.gradients, sampled.hessians
     curvature = Curvature(hessians, scale)
@@ -126,7 +122,8 @@ def _approached(
 
 
 def in_noise(function: Function, points: Array, scale: Array, watch: Watch | None = None) -> Array:
-    """Return the points whose gradient is noise, although Newton's next step is long."""
+    """Return those points, (points, variables), whose gradient is only rounding noise. Newton's next step from there is
+    long, but means nothing."""
     if not len(points):
         return points
     sampled = sample(function, points, np.maximum(np.abs(points), scale), watch)
@@ -165,6 +162,7 @@ def _look_around(
 def _probe(
     function: Function, points: Array, unexplained: Array, settled: Array, scale: Array, watch: Watch | None
 ) -> Array:
+    """Return the verdict on each point from the function at some distance along flat directions."""
     count, dimension = points.shape
     sampled = sample(function, points, np.maximum(np.abs(points), scale), watch)
     gradients, hessians = sampled.gradients, sampled.hessians
@@ -259,7 +257,8 @@ def _probe(
 
 
 def _around(function: Function, places: Array, scale: Array) -> tuple[Array, Array]:
-    """Return the largest curvature and the largest value at places around each point, (places, points, variables)."""
+    """Return the largest curvature and the largest value around each point. `places` are (places, points, variables);
+    the results have an entry for each point."""
     results = function.run(places.reshape(-1, places.shape[-1]))
     assert results.hessians is not None
     shape = places.shape[:2]
@@ -268,16 +267,14 @@ def _around(function: Function, places: Array, scale: Array) -> tuple[Array, Arr
 
 
 def _sizes(hessians: Array, scale: Array) -> Array:
-    """Return the size of the curvatures, with variables in the scale."""
+    """Return the largest entry of each Hessian, by size, with each variable in units of `scale`."""
     largest: Array = np.abs(scale[:, None] * hessians * scale).max((-1, -2))
     return largest
 
 
 def _faded(function: Function, points: Array, scale: Array, watch: Watch | None) -> Array:
-    """Return where gradients around are 0 only because they underflow, as far out on exp(-x^2).
-
-    The last gradient before 0, on the way from each point along the axes, decides.
-    """
+    """Return where gradients around are 0 only because they underflow, as far out on exp(-x^2). The last gradient
+    before 0, on the way from each point along the axes, decides."""
     dimension = points.shape[-1]
     ways = np.concatenate([np.eye(dimension), -np.eye(dimension)]) * scale
 

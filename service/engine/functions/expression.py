@@ -41,7 +41,7 @@ _OPERAND = 'a number, a name or "("'
 
 
 class ExpressionStep(NamedTuple):
-    """One operation of an expression; its operands are positions of earlier steps."""
+    """One operation, number or variable of an expression. Its operands are positions of earlier steps."""
 
     word: str
     """`number`, `variable`, or the name of a word of the vocabulary."""
@@ -66,25 +66,23 @@ class Expression:
 
     @property
     def key(self) -> tuple[str, tuple[str, ...]]:
-        """Equal for expressions with the same meaning; their slips may differ."""
+        """The identity of an expression: equal for expressions with the same meaning; their slips may differ."""
         return self.text, self.variables
 
     @property
     def flat_words(self) -> list[str]:
-        """The words with a derivative that is 0 everywhere, so no gradient flows back through them."""
+        """The words whose derivative is 0 everywhere, so that no gradient flows back through them."""
         words = dict.fromkeys(step.word for step in self.steps)
         return [word for word in words if word in vocabulary and vocabulary[word].flat]
 
     def quoted(self, step: ExpressionStep) -> str:
-        """Return the text of a step, shortened."""
+        """Return the text of a step, shortened, to quote it in a message."""
         return shown(" ".join(self.text[step.start : step.stop].split()))
 
 
 def parse(text: str, variables: Sequence[str] | None = None) -> Expression:
-    """Parse an expression over these variables, in their order; None takes the variables of the text, sorted.
-
-    Raises `InvalidRequest` with faults at ("expression",) or ("variables", position).
-    """
+    """Parse an expression over these variables, in their order; None takes the variables of the text, sorted. Raises
+    `InvalidRequest` with faults at ("expression",) or ("variables", position)."""
     listed = None if variables is None else _checked(variables)
     if len(text) > LONGEST_EXPRESSION:
         raise _refused(f"the expression has {len(text):,} characters; allowed are {LONGEST_EXPRESSION:,}")
@@ -114,7 +112,7 @@ def _read(text: str, listed: tuple[str, ...] | None) -> _Parser:
 
 
 def _translated(error: InvalidRequest, text: str, listed: tuple[str, ...] | None) -> InvalidRequest:
-    """Return the refusal of a text, with what to type instead if that can be read."""
+    """Return the error about a text, with what to type instead where a translation of it can be read."""
     found = translation(text, FUNCTIONS)
     if found is None:
         return error
@@ -129,7 +127,7 @@ def _translated(error: InvalidRequest, text: str, listed: tuple[str, ...] | None
 
 
 class _Parser(Refusing):
-    """A parser that passes once over the tokens of a text."""
+    """A parser that reads the tokens of a text once, and collects the steps of the expression."""
 
     __slots__ = ("bars", "depth", "steps")
 
@@ -141,7 +139,7 @@ class _Parser(Refusing):
         self.steps: list[ExpressionStep] = []
 
     def whole(self) -> None:
-        """Read the whole text."""
+        """Read the whole text, and refuse what is left over."""
         if self.tokens[0].kind == "end":
             raise _refused("the expression is empty; an expression is a formula such as x^2 + 3*sin(x)")
         self.value(_SUM)
@@ -152,7 +150,7 @@ class _Parser(Refusing):
             raise self.stray_comma()
 
     def value(self, minimum: int) -> int:
-        """Read an operand and every operator after it that binds at least as tightly as `minimum`."""
+        """Read an operand and every operator after it that binds at least as tightly as `minimum`; return its step."""
         tokens = self.tokens
         start = tokens[self.at].start
         left = self.operand()
@@ -189,8 +187,8 @@ class _Parser(Refusing):
             left = self.step(word, (left, right), start)
 
     def operand(self) -> int:
-        """Read the operand of an operator: a number, a name, a call, parentheses, bars, or the negative of one of
-        these."""
+        """Read what stands beside an operator; return the position of its step. That is a number, a name, a call,
+        parentheses, bars, or the negative of one of these."""
         token = self.tokens[self.at]
         kind = token.kind
         if kind == "name":
@@ -207,7 +205,7 @@ class _Parser(Refusing):
         raise self.unexpected(token, _OPERAND)
 
     def signed(self) -> int:
-        """Read any number of signs and their operand."""
+        """Read any number of signs and their operand; return the position of its step."""
         minuses = []
         while (token := self.tokens[self.at]).kind == "operator":
             word = OPERATORS[token.text]
@@ -246,7 +244,7 @@ class _Parser(Refusing):
         return self.step("abs", (position,), opening.start)
 
     def name(self, token: Token) -> int:
-        """Read a call, a constant or a variable."""
+        """Read a call, a constant or a variable; return the position of its step."""
         name = latin(token.text)
         word = NAMED.get(name)
         called = self.tokens[self.at + 1].kind == "("
@@ -278,7 +276,7 @@ class _Parser(Refusing):
         return self.step(word.name, operands, token.start)
 
     def arguments(self) -> tuple[int, ...]:
-        """Read the arguments of a call, from its opening parenthesis to its closing one."""
+        """Read the arguments of a call with both parentheses; return the positions of their steps."""
         opening = self.tokens[self.at]
         outer = self.open(opening)
         operands: list[int] = []
@@ -309,7 +307,7 @@ class _Parser(Refusing):
         self.bars = outer
 
     def descend(self, token: Token) -> None:
-        """Count a level of nesting, for only nesting recurses; refuse it if it is too deep."""
+        """Count a level of nesting, and refuse a text that nests too deep. Only nesting makes the parser recurse."""
         self.depth += 1
         if self.depth > DEEPEST_NESTING:
             nested = f"parentheses, bars and exponents are nested at least {self.depth} deep"
@@ -322,7 +320,7 @@ class _Parser(Refusing):
 
 
 def _checked(variables: Sequence[str]) -> tuple[str, ...]:
-    """Return the Latin names of the variables, if each is a valid name."""
+    """Return the names of the variables in Latin letters. Raises `InvalidRequest` with a fault for each wrong name."""
     faults = []
     if len(variables) > MOST_VARIABLES:
         sentence = f"{len(variables):,} variables are listed; allowed are {MOST_VARIABLES}"

@@ -26,7 +26,7 @@ ROUNDING = 8.0 * float(np.finfo(np.float64).eps)
 
 
 class Line(NamedTuple):
-    """A line fitted to points."""
+    """The least squares line through points, with its loss and what describes the fit."""
 
     slope: float
     intercept: float
@@ -51,19 +51,19 @@ class Line(NamedTuple):
 
     @property
     def condition_number(self) -> float:
-        """The larger eigenvalue over the smaller one."""
+        """The larger eigenvalue of the loss's Hessian divided by the smaller one."""
         return self.eigenvalues[1] / self.eigenvalues[0]
 
     @property
     def largest_stable_step(self) -> float:
-        """The bound of the learning rate of gradient descent."""
+        """The learning rate below which gradient descent on the loss is stable: 2 over the largest eigenvalue."""
         return 2.0 / self.eigenvalues[1]
 
     def near(self, parameters: Array, radius: float) -> Array:
-        """Return which rows of [slope, intercept] are this line, within a share `radius` and rounding.
+        """Return which rows of [slope, intercept] are this line, up to a relative error `radius` and rounding.
 
-        Each parameter differs by no more than that share of 1 plus its own size. At the mean of x, and one standard
-        deviation of x from there, the line differs by no more than that share of the standard deviation of y. A change
+        Each parameter differs by no more than `radius` times 1 plus its own size. At the mean of x, and one standard
+        deviation of x from there, the line differs by no more than `radius` times the standard deviation of y. A change
         of the slope by 1 moves a line little where all x are about 1, and far where they are time stamps.
         """
         best = np.array([self.slope, self.intercept])
@@ -82,10 +82,8 @@ class Line(NamedTuple):
 
 
 def fit_line(points: Sequence[tuple[float, float]], loss: str, names: tuple[str, str]) -> Line:
-    """Return the line with the least `loss`, out of `LOSSES`; `names` are the names of slope and intercept.
-
-    Raises `InvalidRequest` where the points do not determine it.
-    """
+    """Return the line with the least `loss`, out of `LOSSES`; `names` are the names of slope and intercept. Raises
+    `InvalidRequest` where the points do not determine it."""
     count = len(points)
     xs = [x for x, _ in points]
     try:
@@ -139,21 +137,22 @@ def fit_line(points: Sequence[tuple[float, float]], loss: str, names: tuple[str,
 
 
 def _whole(numbers: Sequence[float]) -> tuple[list[int], int]:
-    """Return whole numbers, and the power of 2 that divides them to give the numbers."""
+    """Return numbers as whole numbers with a common divisor, a power of 2: number = whole / divisor, exactly."""
     ratios = [number.as_integer_ratio() for number in numbers]
     unit = max(denominator for _, denominator in ratios)
     return [numerator * (unit // denominator) for numerator, denominator in ratios], unit
 
 
 def _eigenvalues(hessian: list[list[float]], determinant: float) -> list[float]:
-    """Return the eigenvalues of a symmetric 2 × 2 matrix; the smaller one by division, as a difference would cancel."""
+    """Return the eigenvalues of a symmetric 2 × 2 matrix, ascending. The smaller one is computed by division, as a
+    difference would cancel."""
     trace = hessian[0][0] + hessian[1][1]
     largest = 0.5 * (trace + math.hypot(hessian[0][0] - hessian[1][1], 2.0 * hessian[0][1]))
     return [determinant / largest, largest]
 
 
 def _divisor(loss: str, count: int) -> int:
-    """Return the divisor of the sum of the squared residuals."""
+    """Return the number by which this loss divides the sum of the squared residuals."""
     return {"mean_squared_error": count, "squared_error": 1, "half_squared_error": 2}[loss]
 
 
@@ -182,7 +181,7 @@ def _number(value: float) -> str:
 
 
 def _line(x: float, names: tuple[str, str]) -> str:
-    """Write slope x + intercept."""
+    """Return the text of slope * x + intercept."""
     slope, intercept = names
     if not x:
         return intercept

@@ -46,7 +46,7 @@ SAME_CURVATURE = 0.25
 
 
 class Ways(NamedTuple):
-    """The ends of gradient flow."""
+    """The ends of gradient flow from several starts."""
 
     ends: Array
     """(points, variables): a point next to a minimum or, uphill, a maximum."""
@@ -56,10 +56,8 @@ class Ways(NamedTuple):
 
 
 def follow(function: Function, starts: Array, signs: Array) -> Generator[None, None, Ways]:
-    """Follow gradient flow from each start, downhill where the sign is 1 and uphill where it is -1.
-
-    `function` has second derivatives. Pauses after each step, so that other work has its turn.
-    """
+    """Follow gradient flow from each start, downhill where the sign is 1 and uphill where it is -1. `function` has
+    second derivatives. Yields after each step, so that other work has its turn, and returns the ends."""
     ways = Ways(starts.copy(), np.zeros(len(starts)))
     flow = without_float_warnings(_Flow, function, starts, signs)
     for _ in range(STEPS):
@@ -72,7 +70,7 @@ def follow(function: Function, starts: Array, signs: Array) -> Generator[None, N
 
 
 class _Landed(NamedTuple):
-    """Paths that ended in a step."""
+    """The paths that ended in the present step, an entry for each."""
 
     rows: Array
     """The rows of their starts."""
@@ -82,7 +80,7 @@ class _Landed(NamedTuple):
 
 
 class _Tried(NamedTuple):
-    """A step from each point."""
+    """A step from each point that has been computed, but not yet accepted."""
 
     times: Array
     """The duration of each step."""
@@ -106,7 +104,7 @@ _KEPT = (
 
 
 class _Flow:
-    """The points of paths that have not ended."""
+    """The state of all paths of gradient flow that have not ended."""
 
     def __init__(self, function: Function, starts: Array, signs: Array) -> None:
         self.function = function
@@ -131,7 +129,8 @@ class _Flow:
             setattr(self, name, getattr(self, name)[staying])
 
     def _look(self, points: Array, signs: Array) -> tuple[Array, Array, Array, Array]:
-        """Return values, gradients and Hessians, and where they are finite; uphill, of the negative of the function."""
+        """Return values, gradients and Hessians at points, and a mask of those where all are finite. Uphill they are
+        those of the negative function."""
         results = self.function.run(points)
         assert results.hessians is not None
         hessians, defined = finite_matrices(results.hessians)
@@ -140,7 +139,8 @@ class _Flow:
         return signs[:, 0] * results.values, signs * results.gradients, signs[..., None] * hessians, defined
 
     def advance(self) -> _Landed:
-        """Try one step from each point. Points with a certain end leave, and so do lost ones."""
+        """Try one step from each point; return the paths that ended in it. Paths with a certain end leave, and so do
+        lost ones."""
         tried = self._try()
         lowest = self.eigenvalues[:, 0]
         shares = np.where(tried.seen, norms_of(tried.errors) / tried.lengths, np.inf)
@@ -190,7 +190,7 @@ class _Flow:
         return _Tried(times, lengths, to_go, ends, _times(vectors, errors), values, gradients, hessians, there)
 
     def _move(self, rows: Array, tried: _Tried, shares: Array, landed: Array) -> Array:
-        """Make the steps of some points; return which of them are still next to the true path."""
+        """Make the accepted steps of some points; return a mask of those that are still next to the true path."""
         gradients, hessians = tried.gradients[rows], tried.hessians[rows]
         values, vectors = np.linalg.eigh(hessians)
         ahead, across = _across(gradients, hessians)
@@ -216,8 +216,8 @@ class _Flow:
         return near
 
     def _unforeseen(self, moves: Array) -> tuple[Array, Array, Array]:
-        """Return gradients after the moves less those of the quadratic models, and where values are as predicted and
-        finite."""
+        """Return how far gradients after the moves are from the quadratic model, and two masks. The masks say where
+        values are as the model predicts, and where all numbers are finite."""
         values, gradients, _, defined = self._look(self.points + moves, self.signs)
         bends = _times(self.hessians, moves)
         left = gradients - (self.gradients + bends)
@@ -227,7 +227,7 @@ class _Flow:
         return left, foreseen, defined
 
     def _alike(self, hessians: Array) -> Array:
-        """Return whether other Hessians differ little from those at the points, in any direction by its own measure."""
+        """Return whether other Hessians nearly equal those at the points, relative to each direction's curvature."""
         scales = np.sqrt(np.maximum(self.eigenvalues, np.finfo(np.float64).tiny))
         inner = self.vectors.transpose(0, 2, 1) @ (hessians - self.hessians) @ self.vectors
         inner /= scales[:, :, None] * scales[:, None, :]
@@ -253,14 +253,14 @@ def _times(matrices: Array, vectors: Array) -> Array:
 
 
 def _phi_1(z: Array) -> Array:
-    """Compute (exp z - 1)/z, which is 1 at 0."""
+    """Return (exp z - 1)/z, elementwise; it is 1 at 0."""
     found: Array = np.where(z == 0.0, 1.0, np.expm1(z) / np.where(z == 0.0, 1.0, z))
     return found
 
 
 def _phis(z: Array) -> tuple[Array, Array, Array]:
-    """Compute the first, third and fourth phi: phi_1 as above, phi_k+1 = (phi_k - 1/k!)/z. Series near 0 avoid
-    cancellation."""
+    """Return the functions phi_1, phi_3 and phi_4 of exponential integrators, elementwise. phi_1 is as above, and
+    phi_k+1 = (phi_k - 1/k!)/z. Series near 0 avoid cancellation."""
     near = np.abs(z) < 1.0
     far = np.where(near, 1.0, z)
     small = np.where(near, z, 0.0)

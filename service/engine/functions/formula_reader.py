@@ -1,4 +1,4 @@
-"""Reads nodes of a graph of scalars as formulas of `Algebra`."""
+"""Reads the nodes of a graph of scalars as formulas of `Algebra`, so that derivatives in the graph can be printed."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ UNITS = (("pi", -HALF, math.pi**-0.5), ("2", 1, math.log(2.0)), ("10", 1, math.l
 
 @lru_cache(maxsize=1024)
 def recognised(value: float) -> tuple[Rational, str, Exponent]:
-    """Return a float as a fraction times a power of a constant: 1.128… is 2 times pi to the -1/2."""
+    """Return a float as a fraction times a power of a constant, to print it: 1.128… is 2 times pi to the -1/2."""
     if not math.isfinite(value):
         raise NoFormula
     fraction = Fraction(value).limit_denominator(SMALL)
@@ -76,7 +76,7 @@ def recognised(value: float) -> tuple[Rational, str, Exponent]:
 
 
 def read(algebra: Tidier, node: Node, inputs: Sequence[Sum], leaves: Mapping[Node, Leaf]) -> Sum:
-    """Return the formula of a node from the formulas of its inputs."""
+    """Return the formula of a node, given the formulas of its inputs and the symbols or numbers of leaves."""
     leaf = leaves.get(node)
     if leaf is not None:
         return algebra.symbol(leaf) if isinstance(leaf, str) else algebra.number(leaf)

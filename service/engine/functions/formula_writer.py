@@ -12,17 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 
-from service.engine.functions.algebra import (
-    Algebra,
-    Atom,
-    Base,
-    Exponent,
-    Factor,
-    NoFormula,
-    Sum,
-    Term,
-    WorkExhausted,
-)
+from service.engine.functions.algebra import Algebra, Atom, Base, Exponent, Factor, NoFormula, Sum, Term, WorkExhausted
 from service.engine.functions.formula_reader import Leaf, read
 from service.engine.functions.printing import HALF, Fragment, Latex, Rational, Text, latex_names
 from service.engine.functions.simplify import Tidier
@@ -35,14 +25,14 @@ LONGEST_FORMULA = 4_000
 
 @dataclass(frozen=True)
 class Printed:
-    """A formula in both notations."""
+    """A formula as text in two notations: LaTeX, and the words that an expression is typed in."""
 
     latex: str
     text: str
 
 
 class Printer:
-    """Lays formulas out in one notation."""
+    """Writes formulas of `Algebra` in one notation, in the order and grouping of a textbook."""
 
     def __init__(self, algebra: Algebra, notation: Text) -> None:
         self.algebra = algebra
@@ -54,7 +44,7 @@ class Printer:
 
     @property
     def small(self) -> Printer:
-        """Lays out exponents."""
+        """The printer for exponents."""
         return self._small or self
 
     def piece(self, whole: Sum) -> Fragment:
@@ -69,7 +59,7 @@ class Printer:
         return known
 
     def _layout(self, whole: Sum) -> Fragment:
-        """Lay out a sum in its order: over one denominator, or as a multiple of a typed sum, where possible."""
+        """Write a sum in order: over one denominator, or as a multiple of a typed sum, where possible."""
         if not whole.terms:
             return self.notation.number("0")
         terms = self._ordered(whole)
@@ -83,8 +73,8 @@ class Printer:
         return self.notation.fraction(top, self.notation.number(str(divisor)))
 
     def _ordered(self, whole: Sum) -> list[tuple[Term, Rational]]:
-        """Return the terms as typed; else polynomials by degree, then functions, then constants. A positive term comes
-        first."""
+        """Return the terms in order of printing, with a positive term first. A typed sum keeps its order; in others
+        polynomials come by degree, then functions, then constants."""
         terms = list(whole.terms.items())
         if whole.index >= self.typed:
             terms.sort(key=_rank)
@@ -93,7 +83,8 @@ class Printer:
         return terms
 
     def _group(self, terms: Sequence[tuple[Term, Rational]]) -> Fragment | None:
-        """Lay out a sum with the multiple of a typed sum as one product, as in 400 x (x^2 - y) - 2 (1 - x)."""
+        """Write a sum as one product plus the rest, as in 400 x (x^2 - y) - 2 (1 - x). None where no part of the sum is
+        a multiple of a typed sum."""
         group = {term: c for term, c in terms if not any(isinstance(base, Sum) for base, _ in term.factors)}
         if len(group) < 2 or math.gcd(*[c.numerator for c in group.values()]) == 1:
             return None
@@ -110,10 +101,7 @@ class Printer:
     def _term(self, term: Term, coefficient: Rational) -> Fragment:
         top: list[Fragment] = []
         bottom: list[Fragment] = []
-        roots: tuple[list[Fragment], list[Fragment]] = (
-            [],
-            [],
-        )  # of constants: one root above, and one below
+        roots: tuple[list[Fragment], list[Fragment]] = ([], [])  # of constants: one root above, and one below
         for base, exponent in sorted(term.factors, key=_display):
             if isinstance(exponent, Sum):
                 top.append(self._power(base, exponent))
@@ -171,7 +159,8 @@ def _divisor(terms: Sequence[tuple[Term, Rational]]) -> int:
 
 
 def _display(factor: Factor) -> tuple[int, int]:
-    """Return the order within a product: numbers, constants, variables, powers and roots, functions, sums."""
+    """Return the sorting key of a factor in a product. The order is numbers, constants, variables, powers and roots,
+    functions, sums."""
     base, exponent = factor
     if isinstance(base, Atom) and base.constant and not isinstance(exponent, Sum):
         kind = 0 if base.name.isdecimal() else 1
@@ -192,7 +181,7 @@ def _rank(item: tuple[Term, Rational]) -> tuple[int, int, list[tuple[int, Ration
 
 
 class FormulaWriter:
-    """Formulas of a graph in both notations, within a budget of work."""
+    """A writer of the formulas of a graph in both notations, which stops when its budget of work is spent."""
 
     def __init__(self, value: Node, leaves: Mapping[Node, Leaf], *, decimals: bool = False, most_work: int = MOST_WORK):
         """Prepare the formulas of a graph.
@@ -209,7 +198,8 @@ class FormulaWriter:
         self._within(most_work // 2, self._begin, value)
 
     def printed(self, nodes: Sequence[Node]) -> list[Printed | None]:
-        """Return the formula of each node; None where it takes more than thrice its share of the work that is left."""
+        """Return the formula of each node; None where a formula is too costly or too long. A formula may take thrice
+        its share of the work that is left."""
         remaining = range(len(nodes), 0, -1)
         return [
             self._within(3 * self.left // (count + 2), self._printed, node)

@@ -1,4 +1,4 @@
-"""An expression and its derivatives as formulas, in LaTeX and in the words of an expression."""
+"""An expression and its derivatives as formulas, in LaTeX and in text that can be typed as an expression."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PARENTHESES = re.compile("[()]")
 
 
 class Formulas(NamedTuple):
-    """The formulas of an expression; None for those too long to be of use."""
+    """An expression and its derivatives as formulas. A formula too long to be of use is None."""
 
     function: str
     """The expression as typed, in LaTeX, to show how it was understood."""
@@ -39,12 +39,12 @@ class Formulas(NamedTuple):
 
     @property
     def weight(self) -> int:
-        """Roughly the share of a cache that the formulas take."""
+        """Roughly how many graph nodes take as much memory as the formulas, for the cache of compiled tasks."""
         return 10 * (1 + len(self.gradient)) ** 2
 
 
 class FormulasTask(ExpressionTask):
-    """Asks for the formulas of an expression."""
+    """The task of writing an expression and its derivatives as formulas."""
 
     @property
     def effort(self) -> float:
@@ -91,7 +91,7 @@ def formulas_of(expression: Expression) -> Formulas:
 
 
 def _sendable(formula: Printed | None, expression: Expression) -> Printed | None:
-    """Return the formula, unless its text is too long to be sent as an expression and compiled with its gradient."""
+    """Return the formula; None if its text is too long to be sent as an expression and compiled with its gradient."""
     if formula is None:
         return None
     text = formula.text

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from service.engine.arrays import Array, every, is_finite, norms_of
-from service.engine.float_warnings import without_float_warnings
+from service.engine.float_warnings import ignoring_float_warnings
 from service.engine.functions.calculus import finite_matrices
 from service.engine.functions.compiled import Function
 from service.engine.functions.rounding import EPS, GRADED, UNKNOWN, equilibrating
@@ -42,7 +42,7 @@ DIGITS = (9, 6, 3)
 
 
 class Refined(NamedTuple):
-    """The results of Newton's method."""
+    """The results of Newton's method, with an entry or a row for each start."""
 
     points: Array
     """(points, variables)"""
@@ -58,6 +58,7 @@ class Refined(NamedTuple):
     """True where the curvature is known in all directions."""
 
 
+@ignoring_float_warnings
 def refine(
     function: Function,
     starts: Array,
@@ -77,20 +78,7 @@ def refine(
     the share `flat` of the largest, so it reaches some point of a curve of stationary points. Raises what `watch`
     raises.
     """
-    units = np.ones(starts.shape[-1]) if scale is None else scale
-    return without_float_warnings(_refine, function, starts, reach, iterations, watch, halvings, units, flat)
-
-
-def _refine(
-    function: Function,
-    starts: Array,
-    reach: Array,
-    iterations: int,
-    watch: Watch | None,
-    halvings: int,
-    scale: Array,
-    flat: float,
-) -> Refined:
+    scale = np.ones(starts.shape[-1]) if scale is None else scale
     points = starts.copy()
     gradients, hessians = derivatives(function, points, watch)
     even = bool((scale == scale[0]).all())  # then the scale changes nothing in a comparison of norms
@@ -152,6 +140,7 @@ def _refine(
     return Refined(points, near & explained, near & ~explained, lengths, norms / first_norms, known)
 
 
+@ignoring_float_warnings
 def descend(
     function: Function, starts: Array, low: Array, high: Array, reach: float, watch: Watch | None = None
 ) -> Array:
@@ -161,10 +150,6 @@ def descend(
     step is longer than `reach`, in the size of the box, and it is halved until the value is lower. Raises what `watch`
     raises.
     """
-    return without_float_warnings(_descend, function, starts, low, high, reach, watch)
-
-
-def _descend(function: Function, starts: Array, low: Array, high: Array, reach: float, watch: Watch | None) -> Array:
     points, size = starts.copy(), high - low
     results = function.run(points, watch)
     values, gradients, hessians = results.values, results.gradients, results.hessians
@@ -191,15 +176,13 @@ def _descend(function: Function, starts: Array, low: Array, high: Array, reach: 
     return points
 
 
+@ignoring_float_warnings
 def near(
     function: Function, points: Array, reach: Array, watch: Watch | None = None, *, scale: Array | None = None
 ) -> Array:
-    """Return which points have a stationary point within reach, judged by one step of Newton's method."""
-    units = np.ones(points.shape[-1]) if scale is None else scale
-    return without_float_warnings(_near, function, points, reach, watch, units)
-
-
-def _near(function: Function, points: Array, reach: Array, watch: Watch | None, scale: Array) -> Array:
+    """Return a mask of the points, (points, variables), that have a stationary point within `reach`. One step of
+    Newton's method decides; `reach` is a length for each point."""
+    scale = np.ones(points.shape[-1]) if scale is None else scale
     gradients, hessians = derivatives(function, points, watch)
     steps = Curvature(hessians, scale).steps(gradients)
     close: Array = (norms_of(steps / scale) <= reach) & np.isfinite(norms_of(gradients))
@@ -207,10 +190,11 @@ def _near(function: Function, points: Array, reach: Array, watch: Watch | None, 
 
 
 def _arrived(points: Array, gradients: Array, hessians: Array, scale: Array, flat: float) -> tuple[Array, ...]:
-    """Return four arrays: whether Newton's next step is short, whether it explains the whole gradient, its length, and
-    whether the curvature is known in all directions.
+    """Return four arrays over the points that say how Newton's method ended.
 
-    A short gradient alone proves little: on a plateau it is short everywhere.
+    They are: whether its next step is short, whether this step explains the whole gradient, the step's length, and
+    whether the curvature is known in all directions. A short gradient alone proves little: on a plateau it is short
+    everywhere.
     """
     curvature = Curvature(hessians, scale, flat)
     lengths = norms_of(curvature.steps(gradients) / scale)
@@ -222,7 +206,7 @@ def _arrived(points: Array, gradients: Array, hessians: Array, scale: Array, fla
 
 
 def derivatives(function: Function, points: Array, watch: Watch | None) -> tuple[Array, Array]:
-    """Return gradients and Hessians. Raises what `watch` raises."""
+    """Return gradients and Hessians at points, (points, variables). Raises what `watch` raises."""
     if watch is not None:
         watch.look()
     results = function.run(points, watch)
@@ -231,7 +215,7 @@ def derivatives(function: Function, points: Array, watch: Watch | None) -> tuple
 
 
 class Curvature:
-    """Hessians as curvatures along directions, each known to its own size.
+    """Hessians as curvatures along directions, where small curvatures keep their digits beside large ones.
 
     Rounding leaves an error of the size of the largest curvature in all eigenvalues of a matrix. Where they differ
     much, the variables are scaled first by powers of two, so that curvatures differ only if they do in every scale.
@@ -245,7 +229,8 @@ class Curvature:
     """True for curvatures that rounding cannot have made of 0."""
 
     def __init__(self, hessians: Array, scale: Array | None = None, flat: float = 0.0) -> None:
-        """Curvatures up to the share `flat` of the largest count as unknown, with variables in `scale`."""
+        """Decompose Hessians, (points, variables, variables). Curvatures up to the share `flat` of the largest count as
+        unknown, with variables in units of `scale`."""
         matrices = finite_matrices(hessians)[0]
         if flat and scale is not None:
             matrices = scale[:, None] * matrices * scale
@@ -279,17 +264,15 @@ class Curvature:
         return found
 
     def steps(self, gradients: Array, downhill: bool = False) -> Array:
-        """Return minus the inverse of each Hessian times its gradient, without directions of unknown curvature.
-
-        With `downhill`, the Hessian has the absolute values of its curvatures.
-        """
+        """Return the steps of Newton's method, (points, variables): minus the inverse Hessian times the gradient.
+        Directions of unknown curvature are left out. With `downhill`, curvatures count by their absolute values."""
         inverse = np.abs(self._inverse) if downhill else self._inverse
         found: Array = -(self.vectors @ (inverse * self.components(gradients))[..., None])[..., 0]
         return found
 
 
 def _shortened(steps: Array, lengths: Array, reach: Array) -> Array:
-    """Return the steps, no longer than the reach; 0 where they are not finite."""
+    """Return the steps, shortened to `reach` where they are longer; 0 where they are not finite."""
     shrinking = np.where(lengths > reach, reach / lengths, 1.0)
     if not is_finite(lengths):
         steps, shrinking = np.nan_to_num(steps), np.where(np.isfinite(lengths), shrinking, 0.0)
@@ -297,10 +280,10 @@ def _shortened(steps: Array, lengths: Array, reach: Array) -> Array:
 
 
 def distinct(points: Array, apart: Array, most: int) -> tuple[Array, Array]:
-    """Choose one of each group of places closer than `apart`: a length for each variable, or for each variable and
-    place.
+    """Choose one of each group of places closer to each other than `apart`, a length for each variable.
 
-    Return the rows of the chosen places, at most `most`, and for each row the position of its group among them, or -1.
+    `apart` may also have a row for each place. Returns the rows of the chosen places, at most `most`, and for each row
+    the position of its group among them, or -1.
     """
     groups = np.full(len(points), -1)
     if not len(points):
@@ -333,13 +316,11 @@ def distinct(points: Array, apart: Array, most: int) -> tuple[Array, Array]:
     return np.array(chosen, np.intp), found[inverse.reshape(-1)]
 
 
+@ignoring_float_warnings
 def polish(function: Function, points: Array, watch: Watch | None = None, *, scale: Array | None = None) -> Array:
-    """Move points near stationary points there, as exactly as floats allow."""
-    units = np.ones(points.shape[-1]) if scale is None else scale
-    return without_float_warnings(_polish, function, points, watch, units)
-
-
-def _polish(function: Function, points: Array, watch: Watch | None, scale: Array) -> Array:
+    """Return stationary points, moved to the exact ones as far as float64 allows. `points` are (points, variables),
+    each near a stationary point."""
+    scale = np.ones(points.shape[-1]) if scale is None else scale
     if not len(points):
         return points
     reach = SAME * np.maximum(1.0, norms_of(points / scale))
@@ -367,6 +348,6 @@ def _polish(function: Function, points: Array, watch: Watch | None, scale: Array
 
 
 def _lengths(curvature: Curvature, gradients: Array, scale: Array) -> tuple[Array, Array]:
-    """Return the lengths of Newton's steps, and the gradients along directions of unknown curvature."""
+    """Return the lengths of Newton's steps, and of the gradients along directions of unknown curvature."""
     rest = np.where(curvature.known, 0.0, curvature.components(gradients))
     return norms_of(curvature.steps(gradients) / scale), norms_of(rest)

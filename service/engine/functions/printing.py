@@ -1,4 +1,4 @@
-"""Formulas as characters: LaTeX for the eye, and text that can be typed again.
+"""The notations of formulas: LaTeX to be read, and text that can be typed again.
 
 A formula is put together from fragments that know how tightly they bind, so parentheses stand only where they are
 needed. Both notations have the same methods, so a printer need not know which one it uses.
@@ -49,7 +49,7 @@ _FENCES = {"abs": ("|", "|"), "floor": (r"\lfloor ", r" \rfloor"), "ceil": (r"\l
 
 @dataclass(frozen=True, slots=True)
 class Fragment:
-    """Part of a formula."""
+    """A written part of a formula, with what its neighbours must know to set parentheses."""
 
     text: str
     level: int = ATOM
@@ -66,7 +66,7 @@ class Fragment:
 
 
 class Text:
-    """The grammar of typed expressions, and the common parts of both notations."""
+    """The notation of typed expressions, and what both notations have in common."""
 
     def __init__(self, decimals: bool = False) -> None:
         self.decimals = decimals
@@ -75,11 +75,11 @@ class Text:
 
     @property
     def small(self) -> Text:
-        """The notation of exponents."""
+        """The notation of exponents, in which LaTeX writes fractions with a slash."""
         return self._small or self
 
     def number(self, literal: str) -> Fragment:
-        """Return a positive number, from its digits."""
+        """Return the fragment of a positive number, given by its digits."""
         return Fragment(literal, bare=literal.isdecimal())
 
     def symbol(self, name: str) -> Fragment:
@@ -89,11 +89,11 @@ class Text:
         return f"({text})"
 
     def wrap(self, piece: Fragment, level: int) -> str:
-        """Return a fragment as an operand of an operation with the binding `level`."""
+        """Return the text of a fragment as an operand, in parentheses if it binds less tightly than `level`."""
         return piece.text if piece.level >= level else self.group(piece.text)
 
     def total(self, parts: Sequence[tuple[bool, Fragment]]) -> Fragment:
-        """Return a sum of fragments, each given with whether it is subtracted."""
+        """Return the fragment of a sum; each part comes with whether it is subtracted."""
         (negative, first), *rest = parts
         if not rest and not negative:
             return first
@@ -131,7 +131,8 @@ class Text:
         return self.call("sqrt", [piece])
 
     def call(self, name: str, arguments: Sequence[Fragment]) -> Fragment:
-        """Return a function of its arguments. A comparison has a last argument b - a or, for `greater_equal`, a - b."""
+        """Return the fragment of a function of arguments. A comparison has a last argument b - a or, for
+        `greater_equal`, a - b."""
         if name == "greater":
             return Fragment(f"1 - step({arguments[-1].text})", SUM)
         if name == "greater_equal":
@@ -139,10 +140,8 @@ class Text:
         return Fragment(f"{name}({', '.join(argument.text for argument in arguments)})")
 
     def rational(self, value: Rational, *, divides: bool = False) -> tuple[str, int]:
-        """Return a positive number as a numerator, which may be a decimal, and a denominator.
-
-        `divides` means that there is a denominator in any case.
-        """
+        """Return a positive number as a numerator, which may be a decimal, and a denominator. With `divides`, there is
+        a denominator in any case."""
         top, bottom = value.numerator, value.denominator
         if (value < SMALLEST_PLAIN and bottom > LARGEST_DIGITS) or value >= LARGEST_WHOLE:
             return _shortest(value), 1
@@ -156,7 +155,7 @@ class Text:
 
 
 class Latex(Text):
-    """LaTeX for mathematics mode, which can be read in one way only."""
+    """The notation of LaTeX's mathematics mode, written so that it can be read in one way only."""
 
     def __init__(self, names: Mapping[str, str], decimals: bool = False, *, inline: bool = False) -> None:
         super().__init__(decimals)
@@ -194,13 +193,13 @@ class Latex(Text):
         return Fragment(text, PRODUCT, closed=closed, bare=bare, callable=callable_)
 
     def _before(self, piece: Fragment, following: Fragment | None) -> str:
-        """Return a factor as it stands before another one."""
+        """Return the text of a factor that stands before the factor `following`."""
         if piece.closed and following is not None and not self.wrap(following, PRODUCT).startswith(_BEGINNINGS):
             return self._closed(piece, PRODUCT)
         return self.wrap(piece, PRODUCT)
 
     def _closed(self, piece: Fragment, level: int) -> str:
-        """Return a fragment as an operand with the binding `level`, where more text follows."""
+        """Return the text of a fragment as an operand with the binding `level`, where more text follows."""
         return piece.closed if piece.closed and piece.level >= level else self.wrap(piece, level)
 
     def _fraction(self, top: Fragment, bottom: Fragment) -> Fragment:
@@ -276,12 +275,12 @@ def _braced(text: str) -> str:
 
 @lru_cache(maxsize=256)
 def _callable(latex: str) -> bool:
-    """Return whether a parenthesis after this name would make it a function."""
+    """Return whether a reader would take a parenthesis after this name for a function's argument."""
     return latex.startswith(r"\mathrm") or latex.lstrip("\\").partition("_")[0] in _CALLABLE
 
 
 def latex_names(names: Iterable[str]) -> dict[str, str]:
-    """Return the LaTeX of the variables of one expression; x1 and x_1 differ."""
+    """Return the LaTeX of each variable of an expression. Names that would look alike, as x1 and x_1, differ."""
     found = {name: latex_name(name) for name in names}
     latex = list(found.values())
     if len(set(latex)) < len(latex):
@@ -291,10 +290,8 @@ def latex_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def _beside(left: str, right: str, *, apart: bool) -> str:
-    """Join two factors, with a dot between numbers and a little space beside names of several letters.
-
-    `apart` means that a parenthesis after the left one would be read as its argument.
-    """
+    """Return two LaTeX factors side by side, with a dot or a space between them where needed. With `apart`, a
+    parenthesis after `left` would be read as its argument, so a dot comes before the parenthesis."""
     if (
         right[0].isdecimal()
         or (left[-1].isdecimal() and re.match(r"\\frac\{[0-9]", right))
@@ -307,13 +304,13 @@ def _beside(left: str, right: str, *, apart: bool) -> str:
 
 
 def _shortest(value: Rational) -> str:
-    """Return the fewest digits that mean the same float."""
+    """Return the shortest decimal that reads as the same float."""
     mantissa, _, exponent = repr(float(value)).partition("e")
     return f"{mantissa}e{int(exponent)}" if exponent else mantissa.removesuffix(".0")
 
 
 def _decimal(top: int, bottom: int) -> str:
-    """Return a fraction as a decimal, if it has few places."""
+    """Return the fraction top / bottom as a decimal; an empty text if it has more than `LONGEST_DECIMALS` places."""
     for places in range(1, LONGEST_DECIMALS + 1):
         if 10**places % bottom == 0:
             digits = str(top * (10**places // bottom)).rjust(places + 1, "0")
@@ -325,7 +322,7 @@ def _decimal(top: int, bottom: int) -> str:
 
 
 def as_written(expression: Expression) -> str:
-    """Return the LaTeX of an expression as it was typed, nothing simplified."""
+    """Return the LaTeX of an expression as it was typed, without simplification."""
     notation = Latex(latex_names(expression.variables))
     small = [False] * len(expression.steps)
     for place, step in reversed([*enumerate(expression.steps)]):
@@ -343,7 +340,7 @@ _RAISED = frozenset((("power", 1), ("pow", 1), ("exp", 0), ("expm1", 0), ("gauss
 
 
 def _written(notation: Text, step: ExpressionStep, operands: list[Fragment]) -> Fragment:
-    """Return the fragment of one step, from those of its operands."""
+    """Return the fragment of one step of an expression, given the fragments of its operands."""
     match step.word, operands:
         case "number", _:
             return notation.number(step.text)
@@ -379,7 +376,8 @@ def _written(notation: Text, step: ExpressionStep, operands: list[Fragment]) -> 
 
 
 def _chained(notation: Text, left: Fragment, minus: bool, right: Fragment) -> Fragment:
-    """Return a sum or difference. The right part keeps no parentheses of its own, unless it begins with a sign."""
+    """Return the fragment of a sum or difference as typed. The right part keeps no parentheses of its own, unless it
+    begins with a sign."""
     text = notation.group(right.text) if right.text[0] == "-" else notation.wrap(right, QUOTIENT if minus else SUM)
     return Fragment(f"{notation.wrap(left, SUM)} {'-' if minus else '+'} {text}", SUM)
 

@@ -1,4 +1,4 @@
-"""Between which numbers the steps of an expression stay in a box: enough to see that a kink is out of reach."""
+"""Interval arithmetic for expressions, which shows that kinks are out of reach in a box of points."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KINKS = ("kink", "vertical", "jump")
 
 
 def kinks_within(function: Function, low: Array, high: Array) -> list[str]:
-    """Return the texts of the kinks of a function, without those that provably lie outside a box."""
+    """Return the texts of the kinks of a function, without those that provably lie outside the box [low, high]."""
     ranges = without_float_warnings(ranges_of, function.expression, low.tolist(), high.tolist())
     texts = [check.singularity.text for check in function.checks if _within(check, ranges)]
     literals = literals_of(function.expression)
@@ -45,7 +45,8 @@ def _within(check: Check, ranges: list[Range]) -> bool:
 
 
 def ranges_of(expression: Expression, low: list[float], high: list[float]) -> list[Range]:
-    """Return a range of each step that contains all its values in the box; an unknown word may have any value."""
+    """Return for each step of an expression an interval that contains all its values in the box [low, high]. A step
+    with an unknown word may have any value."""
     literals = literals_of(expression)
     found: list[Range] = []
     for place, step in enumerate(expression.steps):

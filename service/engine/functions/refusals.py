@@ -1,4 +1,4 @@
-"""Sentences that refuse an expression: where it cannot be read, and what to write instead."""
+"""The sentences that refuse an expression: where it cannot be read, and what to write instead."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MOST_SUGGESTIONS = 10
 
 
 class Refusing:
-    """The tokens of a text, with the sentences that refuse one of them."""
+    """The tokens of a text, with methods that make the error about one of them. The parser inherits it."""
 
     __slots__ = ("at", "listed", "text", "tokens", "unknown")
 
@@ -40,7 +40,7 @@ class Refusing:
         """Unknown names, each with its first token and whether a parenthesis follows that."""
 
     def refused(self, token: Token, sentence: str) -> InvalidRequest:
-        """Return the refusal of a token, after the faults of unknown names before it."""
+        """Return the error about a token, after the faults about unknown names before this token."""
         return InvalidRequest([*self.unknown_names()[: MOST_ERRORS - 1], self.fault(token, sentence)])
 
     def fault(self, token: Token, sentence: str, allowed: Sequence[str] = ()) -> Fault:
@@ -106,7 +106,7 @@ class Refusing:
         return faults
 
     def instead(self, name: str, allowed: Sequence[str], called: bool) -> str:
-        """Return a hint at the probable meaning of an unknown name."""
+        """Return a hint at what an unknown name probably means, to append to a sentence; empty if there is none."""
         if called and name in ELSEWHERE:
             return f"; write {ELSEWHERE[name]} for {name}(…)"
         factors = [] if self.listed is None else _factors(name, {*self.listed, *CONSTANTS}, called)
@@ -121,7 +121,8 @@ class Refusing:
 
 
 def _factors(name: str, known: set[str], called: bool) -> list[str]:
-    """Return the fewest known names that spell a name in sequence; a called name may end in a function."""
+    """Return the fewest known names that spell `name` one after the other; an empty list if none do. With `called`, the
+    last one may be a function."""
     best: list[list[str] | None] = [[], *([None] * len(name))]
     for stop in range(1, len(name) + 1):
         for start in range(stop):
@@ -134,7 +135,7 @@ def _factors(name: str, known: set[str], called: bool) -> list[str]:
 
 
 def decimal_comma(before: str, after: str) -> str:
-    """Return the hint to write a decimal point, if a comma between two texts stands for one."""
+    """Return the hint to write a decimal point, if a comma between two digits stands for one; else an empty text."""
     if before.isdecimal() and after.isdecimal():
         return f"; write {shown(f'{before}.{after}')} with a point"
     return ""

@@ -1,4 +1,4 @@
-"""The rounding of gradients, Hessians and eigenvalues, and the smaller rounding in a better scale."""
+"""Measurements of the rounding of gradients, Hessians and eigenvalues, and ways to reduce this rounding by scaling."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROTATIONS = 12
 
 
 class Sample(NamedTuple):
-    """Gradients and Hessians at some points, with their errors as seen at neighbouring floats."""
+    """Gradients and Hessians at some points, with their rounding errors as seen at neighbouring floats."""
 
     gradients: Array
     """(points, variables)"""
@@ -36,7 +36,8 @@ class Sample(NamedTuple):
     """Differences of the Hessians: (neighbours, points, variables, variables)."""
 
     def along(self, vectors: Array) -> tuple[Array, Array]:
-        """Return the sizes of the errors of gradients and curvatures along vectors, (points, variables, directions)."""
+        """Return the rounding errors of slopes and curvatures along vectors, (points, directions) each. `vectors` are
+        (points, variables, directions), a column for each direction."""
         slopes = np.abs(self.differences[:, :, None, :] @ vectors)[:, :, 0, :]
         curvatures = np.abs((vectors * (self.changes @ vectors)).sum(-2))
         # Next to the border of the domain, only the neighbours inside count.
@@ -44,10 +45,8 @@ class Sample(NamedTuple):
 
 
 def sample(function: Function, points: Array, units: Array, watch: Watch | None = None) -> Sample:
-    """Measure rounding near points, at neighbours some `units` of rounding away along each variable.
-
-    Raises what `watch` raises.
-    """
+    """Measure gradients and Hessians at points, and their rounding, from evaluations at neighbouring floats. A
+    neighbour is a few `units` of rounding away along each variable. Raises what `watch` raises."""
     offsets = np.resize(np.array(OFFSETS, float), (len(OFFSETS), points.shape[-1]))
     places = np.concatenate([points[None], points + offsets[:, None, :] * (EPS * units)])
     results = function.run(places.reshape(-1, points.shape[-1]), watch)
@@ -59,7 +58,8 @@ def sample(function: Function, points: Array, units: Array, watch: Watch | None 
 
 
 def equilibrating(matrices: Array) -> Array:
-    """Return powers of two for each variable: D, with about 1 as the largest number in rows of D H D (Ruiz 2001)."""
+    """Return powers of two, D, that bring the largest number in each row of D H D to about 1. `matrices` are (points,
+    variables, variables); D has a number for each variable (Ruiz 2001)."""
     sizes = np.abs(matrices)
     factors = np.ones(matrices.shape[:-1])
     for _ in range(SWEEPS):
@@ -95,7 +95,7 @@ def graded_eigen(matrices: Array, values: Array, vectors: Array, watch: Watch | 
 
 
 def _jacobi(matrices: Array, watch: Watch | None) -> tuple[Array, Array]:
-    """Return eigenvalues, ascending, and eigenvectors as columns, by Jacobi's rotations."""
+    """Return the eigenvalues of symmetric matrices, ascending, and eigenvectors as columns, by Jacobi's rotations."""
     matrices = matrices.copy()
     dimension = matrices.shape[-1]
     vectors = np.broadcast_to(np.eye(dimension), matrices.shape).copy()

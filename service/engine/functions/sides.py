@@ -47,7 +47,7 @@ ASKED = MENDED | {"pole", "not_finite"}
 
 
 class Sides(NamedTuple):
-    """The findings of the rays at each place."""
+    """What the expansions along rays say about the derivatives at each place."""
 
     gradients: Array
     """(places, variables): the partial derivatives; NaN where the sides disagree or nothing is known."""
@@ -78,7 +78,7 @@ class Sides(NamedTuple):
 
 
 class Ends(NamedTuple):
-    """Derivatives at the near ends of rays: (places, rays)."""
+    """Derivatives at the beginning of each ray, next to its place, as arrays (places, rays)."""
 
     alive: Array
     """True where the function has values next to the place."""
@@ -93,7 +93,7 @@ class Ends(NamedTuple):
 
 
 class Surroundings:
-    """The surroundings of places, for one expression."""
+    """The expansion of one expression along rays from given places."""
 
     def __init__(self, expression: Expression) -> None:
         with Graph("float64") as graph:
@@ -102,8 +102,8 @@ class Surroundings:
         self.nodes: Sequence[Node] = reachable([self.output])
 
     def look(self, points: Array, values: Array) -> Sides | None:
-        """Return the derivatives to all sides at each row of `points`, where the function has `values`; None if
-        unknown."""
+        """Return the derivatives to all sides at each row of `points`, where the function has `values`. None if the
+        expression has an operation that cannot be expanded."""
         axes = np.concatenate([np.eye(points.shape[1]), -np.eye(points.shape[1])])
         first = self._ends(points, values, np.broadcast_to(axes, (len(points), *axes.shape)))
         if first is None:
@@ -115,7 +115,7 @@ class Surroundings:
         return _agreed(first, second, directions)
 
     def _ends(self, points: Array, values: Array, directions: Array) -> Ends | None:
-        """Expand along `directions`, (places, rays, variables)."""
+        """Return the derivatives along rays with these `directions`, (places, rays, variables)."""
         places, count, dimension = directions.shape
         if not count:
             nothing = np.zeros((places, 0))
@@ -134,7 +134,7 @@ class Surroundings:
 
 
 def _between(dimension: int) -> Array:
-    """Return directions between each two axes, to all four sides, and some general ones."""
+    """Return the directions of rays, (rays, variables): between each two axes to all four sides, and general ones."""
     rows = []
     for i, j in combinations(range(dimension), 2):
         for a, b in ((1.0, 1.0), (1.0, -1.0), (-1.0, 1.0), (-1.0, -1.0)):
@@ -149,7 +149,7 @@ def _between(dimension: int) -> Array:
 
 
 def _scales(axes: Ends) -> Array:
-    """Return lengths along each axis that make curvatures alike, so that mixed ones keep their digits."""
+    """Return a length for each axis that makes curvatures alike, so that mixed derivatives keep their digits."""
     half = axes.curvatures.shape[1] // 2
     curvatures = np.fmax(np.abs(axes.curvatures[:, :half]), np.abs(axes.curvatures[:, half:]))
     errors = np.fmax(axes.curvature_errors[:, :half], axes.curvature_errors[:, half:])
@@ -160,7 +160,7 @@ def _scales(axes: Ends) -> Array:
 
 
 def _read(found: Series, values: Array) -> tuple[Array, ...]:
-    """Return the parts of `Ends`, one number for each ray."""
+    """Return the fields of `Ends`, with one number for each ray, from expansions and the values at the places."""
     steps, length = found.steps, found.length
     first = np.where(found.zero, 0, found.first)
     known = np.where(found.zero, FAR_AWAY, first + found.known)
@@ -241,15 +241,13 @@ def _agreed(axes: Ends, between: Ends, directions: Array) -> Sides:
 
 
 def _blurred(errors: Array, numbers: Array) -> Array:
-    """Return where numbers from two sides are alike only because rounding hides their difference."""
+    """Return a mask of numbers from two sides that are alike only because rounding hides their difference."""
     return errors > BLURRED * np.maximum(np.abs(numbers), BLURRED)
 
 
 def _along(alive: Array, numbers: Array, errors: Array, parity: float) -> tuple[Array, Array]:
-    """Return the derivatives along each axis and their errors, from both sides or from the only side there is.
-
-    Rays ahead come first, then those behind; numbers of the latter have this parity.
-    """
+    """Return derivatives along each axis and their errors, from both sides or from the only side there is. The columns
+    of rays ahead come first, then those of rays behind, whose numbers are multiplied by `parity`."""
     half = numbers.shape[1] // 2
     ahead, behind = numbers[:, :half], parity * numbers[:, half:]
     allowed = 8.0 * (errors[:, :half] + errors[:, half:])
@@ -260,7 +258,8 @@ def _along(alive: Array, numbers: Array, errors: Array, parity: float) -> tuple[
 
 
 def _mixed(axes: Ends, between: Ends, four: slice, directions: Array, i: int, j: int) -> tuple[Array, Array]:
-    """Return the mixed derivative and its error, from the curvatures to four sides; NaN unless these agree."""
+    """Return the mixed derivative by variables i and j, and its error; NaN unless four sides agree. `four` is the slice
+    of the rays between the two axes."""
     a, b = directions[:, four, i], directions[:, four, j]
     curvatures, errors, alive = between.curvatures[:, four], between.curvature_errors[:, four], between.alive[:, four]
     straight = np.zeros_like(curvatures)
@@ -289,7 +288,7 @@ def _mixed(axes: Ends, between: Ends, four: slice, directions: Array, i: int, j:
 
 
 class Settled(NamedTuple):
-    """Results and problems, settled by the sides."""
+    """Results and problems at points, corrected by what the sides show."""
 
     results: Results
     problems: dict[int, list[PointProblem]]
@@ -304,10 +303,8 @@ def settle(
     problems: dict[int, list[PointProblem]],
     watch: Watch | None = None,
 ) -> Settled:
-    """Find value and derivatives at points with problems, from all sides.
-
-    Raises what `watch` raises.
-    """
+    """Return value and derivatives at points with problems, found from all sides. A problem that the sides disprove is
+    removed. Raises what `watch` raises."""
     rows = [
         row
         for row, met in problems.items()

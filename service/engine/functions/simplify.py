@@ -6,17 +6,7 @@ import math
 from contextlib import suppress
 from fractions import Fraction
 
-from service.engine.functions.algebra import (
-    Algebra,
-    Atom,
-    Base,
-    Exponent,
-    Factor,
-    NoFormula,
-    Sum,
-    Term,
-    plain,
-)
+from service.engine.functions.algebra import Algebra, Atom, Base, Exponent, Factor, NoFormula, Sum, Term, plain
 from service.engine.functions.printing import SMALLEST_PLAIN, Rational
 
 MOST_POWER = 8
@@ -26,7 +16,7 @@ MOST_PRODUCTS = 24
 
 
 class Tidier(Algebra):
-    """Algebra that also looks for shorter forms."""
+    """The arithmetic of formulas, which also finds shorter forms of a formula."""
 
     def __init__(self, typed: int) -> None:
         super().__init__()
@@ -35,14 +25,14 @@ class Tidier(Algebra):
         self._neat: dict[Sum, Sum] = {}
 
     def log1p(self, x: Sum) -> Sum:
-        """Return ln(1 + x); for a small number as the word log1p, as the sum would round to 1."""
+        """Return the formula of ln(1 + x). For a small number it is the word log1p, as the sum would round to 1."""
         number = x.number
         if number and -SMALLEST_PLAIN < number < SMALLEST_PLAIN:
             return self.call("log1p", (x,))
         return self.call("log", (self.total([(self.number(1), 1), (x, 1)]),))
 
     def neat(self, whole: Sum) -> Sum:
-        """Return the same value in a form that prints shorter, if there is one."""
+        """Return the formula in a shorter form, if there is one."""
         known = self._neat.get(whole)
         if known is None:
             known = self._neat_inside(whole) if whole.depth > 1 else whole
@@ -71,7 +61,7 @@ class Tidier(Algebra):
         return base, exponent
 
     def _shorter(self, whole: Sum) -> Sum:
-        """Return the shortest of some forms; a less usual form has to save more."""
+        """Return the shortest of several forms of a formula. A less usual form has to save more."""
         collected = self._collected(whole)
         if collected is not whole and collected.weight <= 0.9 * whole.weight:
             return collected  # the rest inside is neat already
@@ -89,7 +79,8 @@ class Tidier(Algebra):
         return best
 
     def _collected(self, whole: Sum) -> Sum:
-        """Pull out the common factors of all terms, over a common denominator where that is simple."""
+        """Return the formula with the common factors of all terms pulled out. Terms come over a common denominator
+        where this is simple."""
         if len(whole.terms) < 2:
             return whole
         exponents: dict[Base, list[Exponent]] = {}
@@ -113,7 +104,8 @@ class Tidier(Algebra):
         return self.product(1, [(self.neat(rest), 1), *common])
 
     def _grouped(self, whole: Sum) -> Sum:
-        """Join terms that have a sum as a factor, with as much of that sum as the other terms contain."""
+        """Return the formula with terms joined that have a sum as a factor. The terms join with as much of this sum as
+        the other terms contain."""
         groups: dict[Sum, dict[Term, Rational]] = {}
         others: dict[Term, Rational] = {}
         for term, c in whole.terms.items():
@@ -136,7 +128,7 @@ class Tidier(Algebra):
         return self.total([*parts, (rest, 1)])
 
     def _expanded(self, whole: Sum, power: int) -> Sum:
-        """Multiply out sums up to a power, unless that makes too many terms."""
+        """Return the formula with powers of sums up to `power` multiplied out, unless that makes too many terms."""
         sums = [_sums(term, power) for term in whole.terms]
         products = sum([math.prod([len(base.terms) for base in bases]) for bases in sums])
         if products > MOST_PRODUCTS or not any(sums):
@@ -159,7 +151,7 @@ class Tidier(Algebra):
 
 
 def _sums(term: Term, power: int = MOST_POWER) -> list[Sum]:
-    """Return the factors that can be multiplied out: sums up to a power, each as often as it is a factor."""
+    """Return the sums among the factors of a term with exponents 1 to `power`, each as often as it is a factor."""
     return [
         base
         for base, exponent in term.factors

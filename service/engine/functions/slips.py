@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class _Rule(NamedTuple):
-    """A habit of another notation, and the notation here."""
+    """A habit of another notation, such as `sin x`, and the notation of this service for it."""
 
     pattern: re.Pattern[str]
     replacement: str
@@ -149,7 +149,7 @@ _KEYWORDS |= {"cot": "write 1/tan(x)", "ctg": "write 1/tan(x)", "csc": "write 1/
 
 
 class Translation(NamedTuple):
-    """A text to type instead of another one."""
+    """A text in the notation of this service, proposed instead of one that cannot be read."""
 
     text: str
     sentence: str
@@ -157,7 +157,7 @@ class Translation(NamedTuple):
 
 
 def translation(text: str, functions: Collection[str]) -> Translation | None:
-    """Return a text in the notation of this service, if any part of it looks like another notation."""
+    """Return a text in the notation of this service; None if no part of the text looks like another notation."""
     if len(text) > LONGEST:
         return None
     sentences, found = [], text
@@ -172,7 +172,7 @@ def translation(text: str, functions: Collection[str]) -> Translation | None:
 
 
 def _called(text: str, functions: Collection[str]) -> str:
-    """Write functions in lower case, with arguments in parentheses and powers behind these."""
+    """Return the text with functions in lower case, arguments in parentheses, and powers behind these."""
     names = "|".join(sorted(map(re.escape, functions), key=len, reverse=True))
     text = re.sub(rf"(?<!\w)(?i:{names})(?=\s*\()", lambda match: _known(match.group(), functions), text)
     power, inside = r"\^\s*\d+|[²³]", r"\((?:[^()]|\([^()]*\))*\)"
@@ -189,7 +189,8 @@ def _known(name: str, functions: Collection[str]) -> str:
 
 
 def slips(text: str, variables: Iterable[str], functions: Collection[str]) -> tuple[str, ...]:
-    """Return sentences about names that are probably no variables, for variables that nobody listed."""
+    """Return sentences about names that are probably no variables, such as `sinx`. Only names that the caller has not
+    listed as variables are judged."""
     sentences = []
     names = tuple(variables)
     if re.search(r"(?<!\w)d\s*/\s*d\w(?!\w)", text):
@@ -206,7 +207,7 @@ def slips(text: str, variables: Iterable[str], functions: Collection[str]) -> tu
 
 
 def of_a_function(name: str, functions: Collection[str]) -> str:
-    """Return `sin(x)` for `sinx`; an empty text for a name that is not a function with its argument."""
+    """Return `sin(x)` for the name `sinx`; an empty text for a name that is no function with its argument."""
     if name in _WORDS:
         return ""
     for start in (0, 1):  # sinx, xsinx
@@ -220,5 +221,5 @@ def of_a_function(name: str, functions: Collection[str]) -> str:
 
 
 def _product(name: str, others: set[str]) -> str:
-    """Return `x*y` for `xy` where x and y are variables too; an empty text for other names."""
+    """Return `x*y` for the name `xy`, where x and y are variables too; an empty text for other names."""
     return "*".join(name) if len(name) == 2 and set(name) <= others else ""

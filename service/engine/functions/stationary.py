@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from service.engine.arrays import Array, every, norms_of
-from service.engine.float_warnings import without_float_warnings
+from service.engine.float_warnings import ignoring_float_warnings
 from service.engine.functions.compiled import Function, Results
 from service.engine.functions.evidence import CURVE, HIDDEN, KNOWN, NONE, in_noise, judge
 from service.engine.functions.newton import (
@@ -48,7 +48,7 @@ MOST_DESCENTS = 16
 
 
 class StationarySearch(NamedTuple):
-    """The result of a search in a box."""
+    """The stationary points that a search in a box has found, and how complete it is."""
 
     points: Array
     """(found, variables), within the box and sorted by value."""
@@ -67,15 +67,10 @@ class StationarySearch(NamedTuple):
     finds a new place (Good 1953)."""
 
 
+@ignoring_float_warnings
 def search(function: Function, low: Array, high: Array, starts: int, watch: Watch | None = None) -> StationarySearch:
-    """Find the stationary points in a box by Newton's method, from about `starts` places spread over it.
-
-    Raises what `watch` raises.
-    """
-    return without_float_warnings(_search, function, low, high, starts, watch)
-
-
-def _search(function: Function, low: Array, high: Array, starts: int, watch: Watch | None) -> StationarySearch:
+    """Return the stationary points in the box [low, high], found from about `starts` places spread over it. Newton's
+    method leads from the places to the points. Raises what `watch` raises."""
     places = spread(low, high, starts)
     size = high - low
     reach = np.full(len(places), 0.25 * math.sqrt(len(size)))
@@ -137,10 +132,8 @@ def _lower(
     high: Array,
     watch: Watch | None,
 ) -> Array:
-    """Return stationary points downhill from the lowest starts, if these are lower than all minima in `found`.
-
-    Newton's method for the gradient misses minima in long valleys, where bends attract it instead.
-    """
+    """Return stationary points downhill from the lowest starts, if these are lower than all minima in `found`. Newton's
+    method for the gradient misses minima in long valleys, where bends attract it instead."""
     size = high - low
     candidates = np.where(every((places >= low) & (places <= high)) & np.isfinite(values), values, np.inf)
     # The minimum is first looked for among the points lower than all starts, to save the curvatures of the others.
@@ -164,7 +157,7 @@ def _lower(
 
 
 def _smooth(function: Function, points: Array, results: Results, watch: Watch | None) -> Array:
-    """Return which points have derivatives; on a kink a derivative may be 0 only by convention."""
+    """Return a mask of the points that have derivatives. On a kink a derivative may be 0 only by convention."""
     problems = function.problems(points, results)
     if problems:
         results = settle(function, points, results, problems, watch).results
@@ -175,7 +168,7 @@ def _smooth(function: Function, points: Array, results: Results, watch: Watch | 
 
 
 def _flat(function: Function, places: Array, refined: Refined, found: Array, watch: Watch | None) -> Array:
-    """Return starts whose gradient has nearly vanished while Newton's method follows a curve, even out of the box."""
+    """Return the rows of starts from which Newton's method follows a curve of nearly vanishing gradient."""
     rows = np.flatnonzero((refined.faded <= FADED) & ~found)
     if len(rows):
         before, after = (derivatives(function, at[rows], watch)[1] for at in (places, refined.points))
@@ -188,7 +181,8 @@ def _flat(function: Function, places: Array, refined: Refined, found: Array, wat
 def _without_plains(
     function: Function, points: Array, plain: Array, size: Array, watch: Watch | None
 ) -> tuple[Array, Array]:
-    """Keep one point of each group of close degenerate points, where the gradient is too flat to separate them."""
+    """Return the points with one of each group of close degenerate points, and a mask of the degenerate ones. The
+    gradient is too flat there to separate the points of a group."""
     plains = points[plain]
     chosen, groups = distinct(plains, SPREAD * size, len(plains))
     if len(chosen) in (0, len(plains)):
@@ -207,13 +201,14 @@ def _without_plains(
 
 
 def usual_size(values: Array) -> float:
-    """Return the median size of the values; much smaller values are rounding."""
+    """Return the median absolute value. Differences much smaller than this are rounding."""
     finite = np.abs(values[np.isfinite(values)])
     return float(np.sort(finite)[len(finite) // 2]) if len(finite) else 0.0
 
 
 def lowest_first(points: Array, values: Array, usual: float) -> Array:
-    """Return the order by value; points with equal values but for rounding are ordered by their coordinates."""
+    """Return the order of the points by value, as row numbers. Points whose values differ by rounding only, relative to
+    `usual`, are ordered by their coordinates."""
     order = np.argsort(values, kind="stable")
     steps = np.diff(values[order], prepend=values[order[:1]])
     level = np.cumsum(steps > SAME_VALUE * np.maximum(usual, np.abs(values[order])))
@@ -222,8 +217,8 @@ def lowest_first(points: Array, values: Array, usual: float) -> Array:
 
 
 def spread(low: Array, high: Array, count: int) -> Array:
-    """Return about `count` places in a box: a grid off its symmetries; in many variables, a sequence that fills the
-    box."""
+    """Return about `count` places in a box, (places, variables). They are a grid off its symmetries; in many variables,
+    a sequence that fills the box."""
     dimension = len(low)
     each = round(count ** (1.0 / dimension))
     if each >= 3:

@@ -20,7 +20,7 @@ SMALLEST = 1e-290
 
 
 class Axis(NamedTuple):
-    """One edge of a grid."""
+    """One edge of a grid: a variable, and its numbers from `low` to `high`."""
 
     variable: int
     """The position among the variables."""
@@ -35,7 +35,7 @@ class Axis(NamedTuple):
 
 
 class Levels(NamedTuple):
-    """Values to draw contours at."""
+    """The values at which contours are drawn."""
 
     values: list[float]
     spacing: str
@@ -43,7 +43,8 @@ class Levels(NamedTuple):
 
 
 def grid_points(axes: tuple[Axis, ...], at: Array) -> Array:
-    """Return every point of the grid, (points, variables), the first axis fastest; other variables are as in `at`."""
+    """Return every point of the grid, (points, variables), the first axis fastest. Variables without an axis have the
+    values in `at`."""
     meshes = np.meshgrid(*[axis.numbers for axis in axes])
     points = np.tile(at, (meshes[0].size, 1))
     for axis, mesh in zip(axes, meshes, strict=True):
@@ -52,13 +53,13 @@ def grid_points(axes: tuple[Axis, ...], at: Array) -> Array:
 
 
 def sample(function: Function, points: Array, shape: tuple[int, ...], watch: Watch | None) -> tuple[Array, Array]:
-    """Return the values, of `shape`, and the gradients, of `shape` and the variables, at the points of a grid."""
+    """Return values, of shape `shape`, and gradients, (*shape, variables), at the points of a grid."""
     results = function.run(points, watch)
     return results.values.reshape(shape), results.gradients.reshape(*shape, -1)
 
 
 def levels_for(values: Array, count: int) -> Levels:
-    """Return about `count` round numbers between the least and the largest value.
+    """Return about `count` round numbers between the least and the largest value, to draw contours at.
 
     Where a few values tower over the rest, as on the walls of a narrow valley, the distances from the least value grow
     by equal factors; else the numbers are evenly spaced.
@@ -87,22 +88,17 @@ def _logarithmic(low: float, finite: Array, count: int) -> list[float]:
     near = max(float(above[len(above) // 50]), far / FARTHEST)
     ratio = max(far / near, 10.0)
     distances = near * ratio ** (np.arange(1, count + 1) / (count + 1))
-    rounded = [_round(distance) for distance in distances.tolist()]
+    rounded = [float(f"{distance:.1e}") for distance in distances.tolist()]
     base = _tidy(low, rounded[0])
     return sorted({base + distance for distance in rounded if low < base + distance < low + far})
 
 
 def _round_up(step: float) -> float:
-    """Return the next number of the form 1, 2 or 5 times a power of ten."""
+    """Return the next number, at or above `step`, of the form 1, 2 or 5 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(step))
     return next(factor * power for factor in (1.0, 2.0, 5.0, 10.0) if factor * power >= step * (1.0 - 1e-12))
 
 
-def _round(number: float) -> float:
-    """Round a number to two digits."""
-    return float(f"{number:.1e}")
-
-
 def _tidy(value: float, step: float) -> float:
-    """Return a value without digits far below a step."""
+    """Return a value rounded to digits that matter beside a step."""
     return round(value, max(0, 2 - math.floor(math.log10(step)))) + 0.0

@@ -1,4 +1,4 @@
-"""Splits the text of an expression into tokens, and says which names and signs there are."""
+"""The tokens of an expression's text, and the names and signs that may occur in it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ LONGEST_QUOTE = 40
 
 
 class Token(NamedTuple):
+    """A piece of the text that the parser reads as one: a number, a name, an operator or a mark."""
+
     kind: str
     """`number`, `name`, `operator`, `superscript`, `other`, `end`; a bracket, bar or comma is a kind of its own."""
     text: str
@@ -53,7 +55,7 @@ VALID_NAME = re.compile(NAME)
 
 
 def tokens(text: str) -> list[Token]:
-    """Split a text into its tokens; the last one has the kind `end`."""
+    """Return the tokens of a text; the last one has the kind `end`."""
     found_tokens = []
     for match in TOKEN.finditer(text):
         kind, found = match.lastgroup or "", match.group()
@@ -68,7 +70,7 @@ def latin(name: str) -> str:
 
 
 def shown(text: str) -> str:
-    """Shorten a text, and show characters that do not print as code points."""
+    """Return a text for a message: shortened, and with code points in place of characters that do not print."""
     if len(text) > LONGEST_QUOTE:
         text = text[: LONGEST_QUOTE - 1] + "…"
     return "".join(character if character.isprintable() else f"U+{ord(character):04X}" for character in text)

@@ -14,10 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from service.engine.arrays import Array
-from service.engine.declarations import Declaration, Registry
+from service.engine.building import Array, Declaration, Node, Registry
 from service.engine.graph import operations
-from service.engine.graph.ir import Node
 
 
 def never(*literals: float | None) -> bool:
@@ -25,7 +23,7 @@ def never(*literals: float | None) -> bool:
 
 
 class Singularity(NamedTuple):
-    """A set of points where a word has no value, or no derivative."""
+    """A condition under which a word has no value, no slope or no certain slope, with a sentence for answers."""
 
     kind: str
     """`domain`: there is no real value; `pole`: the value is infinite; `vertical`: the slope is infinite; `kink`,
@@ -40,7 +38,7 @@ class Singularity(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Word(Declaration):
-    """An operator, a function or a constant: see the module."""
+    """The declaration of an operator, a function or a constant of expressions."""
 
     arguments: int
     """The count of arguments; 0 for a constant."""
@@ -147,7 +145,7 @@ def negate(a: Node) -> Node:
 
 
 def _only_for(exponents: Callable[[float], bool], bases: Callable[[float], bool]) -> Callable[..., bool]:
-    """Return a test that rules a singularity out unless literal exponent and base can meet it."""
+    """Return the `harmless` test of a power: true if a literal base or exponent rules the singularity out."""
     return lambda a, b: (b is not None and not exponents(b)) or (a is not None and not bases(a))
 
 
@@ -372,17 +370,13 @@ _function(
 )
 
 
-def _plain_gaussian(a: Node) -> Node:
-    return operations.exp(-operations.square(a))
-
-
 _function(
     "gaussian",
     operations.gaussian,
     "e^{-a^2}",
     "The bell curve exp(-a^2).",
     "钟形曲线 exp(-a^2)。",
-    plain=_plain_gaussian,
+    plain=lambda a: operations.exp(-operations.square(a)),
 )
 
 
@@ -477,10 +471,6 @@ vocabulary.declare(
 )(raise_to)
 
 
-def _plain_mod(a: Node, b: Node) -> Node:
-    return a - b * operations.floor(a / b)
-
-
 @vocabulary.declare(
     "mod",
     en="The remainder a - b floor(a/b).",
@@ -491,14 +481,10 @@ def _plain_mod(a: Node, b: Node) -> Node:
         Singularity("pole", lambda a, b: b == 0.0, "there is no remainder of a division by 0"),
         _jump(lambda a, b: (b != 0.0) & (np.mod(a, b) == 0.0), "mod jumps where its arguments divide"),
     ),
-    plain=_plain_mod,
+    plain=lambda a, b: a - b * operations.floor(a / b),
 )
 def mod(a: Node, b: Node) -> Node:
     return operations.mod(a, b)
-
-
-def _plain_hypot(a: Node, b: Node) -> Node:
-    return operations.sqrt(operations.square(a) + operations.square(b))
 
 
 @vocabulary.declare(
@@ -508,7 +494,7 @@ def _plain_hypot(a: Node, b: Node) -> Node:
     arguments=2,
     latex=r"\sqrt{a^2 + b^2}",
     singularities=(_kink(lambda a, b: (a == 0.0) & (b == 0.0), "a length has a kink at 0"),),
-    plain=_plain_hypot,
+    plain=lambda a, b: operations.sqrt(operations.square(a) + operations.square(b)),
 )
 def hypot(a: Node, b: Node) -> Node:
     return operations.hypot(a, b)

@@ -1,4 +1,4 @@
-"""The graph: computations as data, differentiated, vectorized, planned and run. docs/engine.md shows one on its way."""
+"""The graph: computations as data, which are differentiated, vectorized, planned and run. docs/engine.md shows how."""
 
 from service.engine.graph import operations
 

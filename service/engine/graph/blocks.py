@@ -34,7 +34,8 @@ Block: TypeAlias = tuple[int | slice, ...]
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """A cut of arrays of one shape: each index of the axes before `axis`, with each range of `rows` of that axis."""
+    """A division of arrays of one shape into blocks, so that a chain works on parts that fit into the cache. A block is
+    one index of the axes before `axis`, with a range of at most `rows` of this axis."""
 
     shape: Shape
     axis: int
@@ -42,7 +43,7 @@ class Blocks:
 
     @staticmethod
     def of(shape: Shape, most: int) -> Blocks:
-        """Cut a shape evenly into blocks of at most `most` elements, and of more than a third as many."""
+        """Divide a shape evenly into blocks of at most `most` elements, and of more than a third as many."""
         axis, inner = len(shape) - 1, 1
         while axis and inner * shape[axis] <= most:
             inner *= shape[axis]
@@ -52,14 +53,14 @@ class Blocks:
 
     @property
     def largest(self) -> Shape:
-        """The shape of a block; the last one may have fewer rows."""
+        """The shape of the largest block; the last one may have fewer rows."""
         return (self.rows, *self.shape[self.axis + 1 :])
 
     def __len__(self) -> int:
         return math.prod(self.shape[: self.axis]) * -(-self.shape[self.axis] // self.rows)
 
     def __iter__(self) -> Iterator[tuple[Block, int]]:
-        """Yield the index of each block, and its number of rows."""
+        """Yield the index of each block in the whole array, and the number of its rows."""
         length = self.shape[self.axis]
         ranges = [(start, min(start + self.rows, length)) for start in range(0, length, self.rows)]
         for outer in itertools.product(*map(range, self.shape[: self.axis])):
@@ -69,7 +70,7 @@ class Blocks:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chain:
-    """Elementwise nodes over one shape that run block by block."""
+    """Elementwise nodes over one shape that run together, block by block."""
 
     nodes: tuple[Node, ...]
     """The members, and the views between them that show the same elements at the same indices."""
@@ -79,7 +80,7 @@ class Chain:
 
     @property
     def calls(self) -> int:
-        """The number of calls of its nodes, if each takes one for a block."""
+        """The number of calls of the whole chain: one for each node and block."""
         return len(self.members) * len(self.blocks)
 
 
@@ -88,10 +89,8 @@ Step: TypeAlias = tuple[Sequence[Node], Chain | None]
 
 
 def schedule(nodes: Sequence[Node], views: Set[int], last_use: Mapping[int, int]) -> list[Step]:
-    """Return the nodes in topological order, each chain in one piece.
-
-    `views` are the indices of nodes without memory of their own; `last_use` maps every other node to its last reader.
-    """
+    """Return the nodes in topological order, each chain in one piece. `views` are the indices of nodes without memory
+    of their own; `last_use` maps every other node to its last reader."""
     least = LARGE_BYTES // 8
     if not [node for node in nodes if node.size >= least and _may_join(node)]:
         return [(nodes, None)]
@@ -102,7 +101,7 @@ def schedule(nodes: Sequence[Node], views: Set[int], last_use: Mapping[int, int]
 
 
 def same_elements(view: Node) -> bool:
-    """Return whether a view shows each element of its source at the same index."""
+    """Return whether a view has each element of its source at the same index."""
     return view.operation.keeps_order and view.shape == view.inputs[0].shape
 
 

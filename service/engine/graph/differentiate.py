@@ -22,7 +22,7 @@ from service.engine.graph.operations import broadcast, gate, maximum, sum_over
 
 @dataclass
 class Gradients:
-    """The result of `differentiate`, in the order of `wrt`."""
+    """The result of `differentiate`: a gradient, or the reason for none, for each node of `wrt` in order."""
 
     nodes: list[Node | NoGradient]
     blocked_by: list[Node] = field(default_factory=list)
@@ -31,7 +31,7 @@ class Gradients:
 
 @dataclass(frozen=True)
 class Changes:
-    """Wrong rules in place of those of the table at chosen nodes, to see what a mistake does."""
+    """Wrong pullbacks for chosen nodes, in place of those of the table, to compute what a known mistake gives."""
 
     rules: Mapping[tuple[int, int], Callable[[Node], Node | None]] = field(default_factory=dict)
     """By the index of a node and the position of an input: a function of the cotangent of the node to the contribution
@@ -44,7 +44,7 @@ class Changes:
         return Changes({**self.rules, **other.rules}, {**self.jumps, **other.jumps})
 
     def without(self, other: Changes) -> Changes:
-        """Return these changes but for the places that `other` changes."""
+        """Return these changes without those at places that `other` changes too."""
         rules = {place: rule for place, rule in self.rules.items() if place not in other.rules}
         return Changes(rules, {place: jump for place, jump in self.jumps.items() if place not in other.jumps})
 
@@ -170,7 +170,8 @@ def differentiate(
 
 
 class _Part:
-    """A part of the elements of a value: those that one selection chooses, or the union of two parts."""
+    """A part of the elements of a value: those that one selection chooses, or the union of two parts. A selection, such
+    as max, passes a derivative to some elements only."""
 
     __slots__ = ("_mask", "above", "known", "node", "position")
 
@@ -196,7 +197,8 @@ class _Part:
 
 
 class _Reach:
-    """The elements of each node that influence the output past all selections, and the nodes with infinite slopes."""
+    """The elements of each node that influence the output through selections, and nodes with infinite slopes. It
+    decides where `differentiate` needs a gate."""
 
     def __init__(self, output: Node, reached: Iterable[int]) -> None:
         self.everywhere = bytearray(output.index + 1)
@@ -244,7 +246,7 @@ def dense(found: Sequence[Node | NoGradient], targets: Sequence[Node]) -> list[N
 
 
 def _pull_together(x: Node, position: int, uses: Sequence[tuple[Node, Node]]) -> Iterator[Node]:
-    """Yield the cotangents of `x` from the nodes of one operation that share it: a single one if possible."""
+    """Yield the cotangents of `x` from several nodes of one operation that use it: a single one if possible."""
     graph, operation = x.graph, uses[0][1].operation
     assert operation.joint is not None
     if len(uses) > 1:
@@ -261,5 +263,5 @@ def _pull_together(x: Node, position: int, uses: Sequence[tuple[Node, Node]]) ->
 
 
 def _fit(cotangent: Node, x: Node) -> Node:
-    """Sum or broadcast a cotangent to the shape of `x`, as elementwise operations combine scalars and tensors."""
+    """Return a cotangent summed or broadcast to the shape of `x`, as elementwise operations mix scalars and tensors."""
     return sum_over(cotangent) if x.shape == () else broadcast(cotangent, x.shape)

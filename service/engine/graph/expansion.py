@@ -1,4 +1,4 @@
-"""The expansion of every elementwise operation from those of its inputs: see `series.py`.
+"""The rules that expand every elementwise operation along rays, as a `Series` (see `series.py`).
 
 A function is expanded by its value and by the expansion of its derivative, integrated term by term.
 """
@@ -29,7 +29,8 @@ from service.engine.graph.series import (
 
 
 def _power(a: Series, exponent: float, *, root: bool = False) -> Series:
-    """Expand a to a power that is the same along all rays; `root` is for cube roots, also of negative numbers."""
+    """Return the expansion of `a` to a power that is the same along all rays. `root` is for cube roots, also of
+    negative numbers."""
     whole = float(exponent).is_integer()
     if exponent == 0.0:
         return uniform(a, 1.0)
@@ -78,19 +79,13 @@ def _power(a: Series, exponent: float, *, root: bool = False) -> Series:
 def _derived(a: Series) -> Series:
     exponents = (a.first[:, None] + np.arange(a.length)) / a.steps
     found = Series(
-        a.first - a.steps,
-        a.terms * exponents,
-        a.errors * np.abs(exponents),
-        a.known,
-        a.gone,
-        a.steps,
-        a.ends,
+        a.first - a.steps, a.terms * exponents, a.errors * np.abs(exponents), a.known, a.gone, a.steps, a.ends
     )
     return found.where(a.zero, zeros(a)).normal()
 
 
 def _integrated(a: Series) -> Series:
-    """Integrate from t = 0 on; the result is unknown where that is infinite."""
+    """Return the integral of a series from t = 0 on; nothing is known of it where it is infinite."""
     exponents = (a.first[:, None] + np.arange(a.length)) / a.steps + 1.0
     found = Series(
         a.first + a.steps,
@@ -105,12 +100,12 @@ def _integrated(a: Series) -> Series:
 
 
 def _unbounded(a: Series) -> Array:
-    """Return in which rows an argument is infinite or unknown at t = 0."""
+    """Return a mask of the rays along which a series is infinite or unknown at t = 0."""
     return ((a.first < 0) & ~a.zero) | (a.vague & (a.first <= 0)) | np.isinf(a.constant()[0])
 
 
 def _by_slope(value: Callable[[Array], Array], slope: Callable[[Series], Series]) -> Callable[[Series], Series]:
-    """Make the rule of a function of bounded arguments from its value at a number and its derivative."""
+    """Return the expansion rule of a function of bounded arguments, given its value and the rule of its derivative."""
 
     def rule(a: Series) -> Series:
         start, error = a.constant()
@@ -130,7 +125,7 @@ def _by_slope(value: Callable[[Array], Array], slope: Callable[[Series], Series]
 
 
 def _entire(*cycle: Callable[[Array], Array]) -> Callable[[Series], Series]:
-    """Make the rule of a function from the cycle of its derivatives, as of sin: sin, cos, -sin, -cos."""
+    """Return the expansion rule of a function from the cycle of its derivatives, as of sin: sin, cos, -sin, -cos."""
 
     def rule(a: Series) -> Series:
         start, error = a.constant()
@@ -213,16 +208,9 @@ _log = _by_slope(np.log, _reciprocal)
 _sigmoid = _by_slope(_logistic, lambda a: _times(_inverse_cosh_square(_times(a, 0.5)), 0.25))
 
 
-def _tan(a: Series) -> Series:
-    return _sin(a) * _reciprocal(_cos(a))
-
-
-def _absolute(a: Series) -> Series:
-    return a.where(a.sign() < 0.0, -a)
-
-
 def _choose(a: Series, b: Series, sign: Array, difference: Series) -> Series:
-    """Return b where the sign is negative, else a; where the sign is unknown, the terms that both have in common."""
+    """Return `b` where the sign is negative, else `a`. Where the sign is unknown, return the terms that both have in
+    common."""
     chosen = a.where(sign < 0.0, b)
     close = np.isnan(sign)
     common = a.only(np.maximum(difference.first - a.first, 0))
@@ -249,10 +237,6 @@ def _stepped(a: Series, values: Array) -> Series:
     return found
 
 
-def _sign(a: Series) -> Series:
-    return _stepped(a, a.sign())
-
-
 def _greater(a: Series, b: Series) -> Series:
     sign = (a - b).sign()
     return _stepped(a - b, np.where(np.isnan(sign), np.nan, sign > 0.0))
@@ -264,7 +248,7 @@ def _greater_equal(a: Series, b: Series) -> Series:
 
 
 def _whole(at: Callable[[Array], Array], jumps_at: float) -> Callable[[Series], Series]:
-    """Make the rule of floor, ceil or round, which jump at whole numbers plus `jumps_at`."""
+    """Return the expansion rule of floor, ceil or round, which jump at whole numbers plus `jumps_at`."""
 
     def rule(a: Series) -> Series:
         start, error = a.constant()
@@ -283,14 +267,6 @@ _floor = _whole(np.floor, 0.0)
 
 def _quotient(a: Series, b: Series) -> Series:
     return uniform(a, 1.0).where(a.zero | a.vague, lost(a)) if a is b else a * _reciprocal(b)
-
-
-def _mod(a: Series, b: Series) -> Series:
-    return a - b * _floor(_quotient(a, b))
-
-
-def _hypot(a: Series, b: Series) -> Series:
-    return _sqrt(a * a + b * b)
 
 
 def _atan2(a: Series, b: Series) -> Series:
@@ -343,7 +319,7 @@ RULES: dict[str, Callable[..., Series]] = {
     "cbrt": lambda a: _power(a, 1.0 / 3.0, root=True),
     "sin": _sin,
     "cos": _cos,
-    "tan": _tan,
+    "tan": lambda a: _sin(a) * _reciprocal(_cos(a)),
     "asin": _by_slope(np.arcsin, lambda a: _power(_one_minus_square(a), -0.5)),
     "acos": _by_slope(np.arccos, lambda a: -_power(_one_minus_square(a), -0.5)),
     "atan": _by_slope(np.arctan, lambda a: _reciprocal(_plus(a * a, 1.0))),
@@ -358,27 +334,24 @@ RULES: dict[str, Callable[..., Series]] = {
     "softplus": _by_slope(_softplus, _sigmoid),
     "erf": _by_slope(_erf, _bell),
     "erfc": _by_slope(_erfc, lambda a: -_bell(a)),
-    "absolute": _absolute,
+    "absolute": lambda a: a.where(a.sign() < 0.0, -a),
     "maximum": _maximum,
     "minimum": _minimum,
-    "sign": _sign,
+    "sign": lambda a: _stepped(a, a.sign()),
     "greater": _greater,
     "greater_equal": _greater_equal,
     "floor": _floor,
     "ceil": _whole(np.ceil, 0.0),
     "round": _whole(np.rint, 0.5),
-    "mod": _mod,
-    "hypot": _hypot,
+    "mod": lambda a, b: a - b * _floor(_quotient(a, b)),
+    "hypot": lambda a, b: _sqrt(a * a + b * b),
 }
 """The expansion of each operation, by name, as a function of the expansions of its inputs."""
 
 
 def expand(output: Node, nodes: Sequence[Node], variables: Mapping[Node, tuple[Array, Array]]) -> Series | None:
-    """Expand `output` along rays; return None where an operation has no rule.
-
-    `nodes` are the nodes that `output` needs, in order; `variables` maps each variable to its points and directions,
-    one number for each ray.
-    """
+    """Return the expansion of `output` along rays; None where an operation has no rule. `nodes` are the nodes that
+    `output` needs, in order; `variables` maps each variable to its points and directions, one number for each ray."""
     steps = 1
     while True:
         try:

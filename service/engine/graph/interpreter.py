@@ -15,12 +15,12 @@ from service.engine.graph.ir import Node, reachable
 
 
 def interpret(outputs: Iterable[Node], inputs: Mapping[Node, Array]) -> dict[Node, Array]:
-    """Compute the value of every node that `outputs` need, from the values of the input nodes."""
+    """Return the value of every node that `outputs` need, given the values of the input nodes."""
     return dict(steps(outputs, inputs))
 
 
 def steps(outputs: Iterable[Node], inputs: Mapping[Node, Array]) -> Iterator[tuple[Node, Array]]:
-    """Yield the nodes and their values one by one, computed as they are asked for."""
+    """Yield each node that `outputs` need with its value, in an order of computation, computed on demand."""
     values: dict[Node, Array] = {}
     for node in reachable(outputs):
         if node in inputs:
@@ -31,7 +31,7 @@ def steps(outputs: Iterable[Node], inputs: Mapping[Node, Array]) -> Iterator[tup
 
 
 def evaluate(node: Node, inputs: list[Array]) -> Array:
-    """Compute the value of one node. Complex inputs give a complex value, for the complex step."""
+    """Return the value of one node, given the values of its inputs. Complex inputs give a complex value."""
     operation = node.operation
     if node.is_constant:
         return np.array(node.attributes[0], node.dtype)

@@ -58,7 +58,7 @@ _FIELDS = {"sliding": ("at", "axes", "sizes", "strides", "dilations", "padding")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Operation:
-    """One row of the table of primitive operations."""
+    """One primitive operation: a row of the table, with all rules that the engine needs about it."""
 
     name: str
     infer: Callable[[Sequence[Node], Attributes], tuple[Shape, str]]
@@ -102,7 +102,8 @@ class Operation:
 
     @property
     def signature(self) -> str:
-        """The inputs and attributes as parameters of a Python function. A view has only the input that it shows."""
+        """The inputs and attributes, written as parameters of a Python function, for the list of operations. A view has
+        only the input that it shows."""
         names = [*(_FIELDS.get(name, (name,)) for name in self.attribute_names)]
         attributes = [f"{name}=None" for several in names for name in several]
         if self.view is not None:
@@ -115,14 +116,14 @@ class Operation:
         return ", ".join([*inputs, *star, *attributes])
 
     def named(self, attributes: Attributes) -> dict[str, Any]:
-        """Return the attributes of a node by their names."""
+        """Return the attributes of a node of this operation by their names."""
         found: dict[str, Any] = {}
         for name, value in zip(self.attribute_names, attributes, strict=False):
             found |= value._asdict() if name in _FIELDS else {name: value}
         return found
 
     def pullback(self, position: int) -> Pullback:
-        """Return the rule for one input. Raises `NotImplementedError` where there is none."""
+        """Return the pullback for the input at a position. Raises `NotImplementedError` where there is none."""
         if self.pullbacks is None:
             raise NotImplementedError(f"{self.name} has no pullback")
         return self.pullbacks[position] if isinstance(self.pullbacks, tuple) else self.pullbacks(position)
@@ -133,7 +134,7 @@ OPERATIONS: dict[str, Operation] = {}
 
 
 class GraphTypeError(TypeError):
-    """The inputs of a new node do not fit its operation."""
+    """The inputs of a new node do not fit its operation: a bug in the code that builds the graph."""
 
 
 class Node:
@@ -228,7 +229,7 @@ class Graph:
     def __init__(
         self, dtype: str, most_nodes: int = 10**9, most_bytes: int = MOST_BYTES, watch: Watch | None = None
     ) -> None:
-        """While the graph grows, `watch` is looked at."""
+        """Make an empty graph. `watch` may stop the building of a large one: it is looked at while the graph grows."""
         self.dtype = dtype
         self.most_nodes = most_nodes
         self.most_bytes = most_bytes
@@ -254,25 +255,23 @@ class Graph:
         return "\n".join(map(repr, self.nodes))
 
     def input(self, name: str, shape: Shape, dtype: str | None = None) -> Node:
-        """Return a value that every run is given."""
+        """Return the node of an input, whose value every run of the graph is given."""
         return self.apply("input", attributes=(name, shape, dtype or self.dtype))
 
     def constant(self, value: float) -> Node:
-        """Return a scalar that never changes."""
+        """Return the node of a constant number, of shape ()."""
         name = repr(value)  # 0.0 and -0.0 are equal as dictionary keys
         return self._constants.get(name) or self._constants.setdefault(
             name, self.apply("constant", attributes=(value, name))
         )
 
     def vector(self, values: tuple[float, ...]) -> Node:
-        """Return a vector that never changes."""
+        """Return the node of a constant vector."""
         return self.apply("vector", attributes=(values,))
 
     def apply(self, name: str, *inputs: Node | float, attributes: Attributes = ()) -> Node:
-        """Return the node for `name(*inputs)`; numbers among the inputs become constants.
-
-        Raises `LimitExceeded` when the graph or the value would be too large, and what the watch raises.
-        """
+        """Return the node of the operation `name` applied to inputs; numbers among the inputs become constants. Raises
+        `LimitExceeded` when the graph or the value would be too large, and what the watch raises."""
         operation = OPERATIONS[name]
         nodes: tuple[Node, ...] = inputs  # type: ignore[assignment]
         for x in inputs:
@@ -299,11 +298,8 @@ class Graph:
         return known
 
     def seal(self) -> None:
-        """Forget all nodes, so that no more can be made. Nodes that are referenced elsewhere stay alive.
-
-        A graph and its nodes reference each other, and would otherwise stay until the garbage collector finds such
-        cycles.
-        """
+        """Forget all nodes, so that no more can be made. Nodes that are referenced elsewhere stay alive. A graph and
+        its nodes reference each other, and would otherwise stay until the garbage collector finds such cycles."""
         self.nodes.clear()
         self._known.clear()
         self._constants.clear()
@@ -311,7 +307,7 @@ class Graph:
 
     @contextmanager
     def scoped(self, scope: str) -> Iterator[None]:
-        """Give new nodes the scope `scope` (a layer's name, `loss`, …) in the block."""
+        """Give the nodes that are made within the block a scope: a layer's name, or `loss`."""
         before, self.scope = self.scope, scope
         try:
             yield
@@ -328,7 +324,7 @@ _opened = _Opened()
 
 @contextmanager
 def sealing() -> Iterator[None]:
-    """Seal every graph that this thread makes in the block at its end, also after an error."""
+    """Seal every graph that this thread makes within the block when it ends, also after an error."""
     before, made = _opened.graphs, list[Graph]()
     _opened.graphs = made
     try:
@@ -340,7 +336,8 @@ def sealing() -> Iterator[None]:
 
 
 def reachable(outputs: Iterable[Node], *, gradients: bool = False) -> list[Node]:
-    """Return all nodes that the values of `outputs` need, in topological order; with `gradients`, their slopes too."""
+    """Return all nodes that the values of `outputs` need, in topological order. With `gradients`, also the nodes of
+    declared slopes, which only gradients need."""
     wanted = list(outputs)
     if not wanted:
         return []
@@ -361,11 +358,7 @@ def is_fixed(node: Node) -> bool:
 
 
 def check(graph: Graph) -> None:
-    """Infer the type of every node again and compare.
-
-    Raises `GraphTypeError` at the first node that is out of order or has another shape or dtype than its operation
-    says.
-    """
+    """Raise `GraphTypeError` at the first node that is out of order or has a wrong shape or dtype, for tests."""
     for position, node in enumerate(graph.nodes):
         if node.index != position or any(x.index >= position or x.graph is not graph for x in node.inputs):
             raise GraphTypeError(f"{node!r} is out of order")
@@ -375,7 +368,7 @@ def check(graph: Graph) -> None:
 
 
 def count_work(node: Node) -> float:
-    """Estimate the floating-point operations of one evaluation of `node`."""
+    """Return roughly how many floating-point operations one evaluation of a node takes."""
     operation = node.operation
     if operation.view is not None or not node.inputs:
         return 0.0

@@ -32,7 +32,7 @@ FOREVER = -1
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The place of a value: an array at an offset of the arena."""
+    """The place of a value in memory: the offset, shape and dtype of an array in the arena."""
 
     offset: int
     shape: Shape
@@ -44,7 +44,7 @@ class Place:
 
 
 class Arena:
-    """A first-fit allocator of offsets, which takes memory back."""
+    """An allocator of offsets in one block of memory. It takes the first hole that is large enough."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -77,7 +77,7 @@ class Arena:
 
 
 class Layout:
-    """The steps of a program, and the place of every value."""
+    """The order of running of a program's nodes, and the place of each value in memory."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class Layout:
         return Place(self.arena.take(count * ITEMSIZE[self.dtype]), (count,), self.dtype)
 
     def _cut(self, vector: Place, nodes: Sequence[Node]) -> Iterator[tuple[Node, Place]]:
-        """Yield the nodes with their places in a vector, one after the other."""
+        """Yield each node with its place in a vector, where they lie one after the other."""
         offset = vector.offset
         for node in nodes:
             yield node, Place(offset, node.shape, node.dtype)
@@ -151,7 +151,7 @@ class Layout:
                 self.places[node.index] = place
 
     def _trace_views(self, nodes: Sequence[Node], wanted: Sequence[Node]) -> None:
-        """Find the root in whose memory each value lives, and the last reader of each root."""
+        """Find for each value the node in whose memory it lies (its root), and the last reader of each root."""
         scattered: set[int] = set()  # views whose elements do not lie one after the other
         root, last_use = self.root, self.last_use
         for node in looked_at(nodes, self._watch):
@@ -177,7 +177,7 @@ class Layout:
                 last_use[node.index] = FOREVER
 
     def _place_values(self, nodes: Iterable[Node], reuse: bool, block: Shape | None = None) -> None:
-        """Place every value that has no place yet, whole or as one `block`."""
+        """Give every value without a place memory: for the whole value, or for one `block` of it."""
         for node in nodes:
             index = node.index
             if node.is_leaf or index in self.views:
@@ -200,7 +200,7 @@ class Layout:
         return Place(self.arena.take(math.prod(shape) * ITEMSIZE[dtype]), shape, dtype)
 
     def _overwritable(self, node: Node) -> int | None:
-        """Return the input whose memory `node` may write over, or None."""
+        """Return the index of the input whose memory `node` may write over, or None."""
         if not node.operation.in_place or node.size == 1:
             return None  # writing a single number in place takes three times as long
         roots = [self.root[x.index] for x in node.inputs]
@@ -248,10 +248,8 @@ class Layout:
             self.arena.give_back(place.offset, place.nbytes)
 
     def _ending_in(self, chain: Chain, indices: set[int]) -> dict[int, int | None]:
-        """Return the values from outside that nobody reads after the chain, with the position of their last reader.
-
-        The position is None where a node may read other elements of the value than those of its own block.
-        """
+        """Return the values from outside that nobody reads after the chain, with the position of their last reader. The
+        position is None where a node may read other elements of the value than those of its own block."""
         ending: dict[int, int | None] = {}
         for position, node in enumerate(chain.members):
             for x in node.operands:
@@ -274,7 +272,7 @@ class Layout:
 
 
 def _is_in_place(x: Node, views: Set[int]) -> bool:
-    """Return whether each element of `x` lies where its root has the element of the same index."""
+    """Return whether each element of `x` lies where the element of this index lies in the root of `x`."""
     while x.index in views:
         if not same_elements(x):
             return False

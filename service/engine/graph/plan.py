@@ -36,7 +36,7 @@ POOLED_BYTES = 256 * 2**20
 
 
 class Program:
-    """A planned computation: immutable, shared by threads, run through a `Workspace`.
+    """A graph planned for running: immutable, shared by threads, run through a `Workspace`.
 
     `outputs` are read by name after a run. `parameters` are input nodes that form one flat vector, `gradients` nodes
     that form another, each in the given order. With `reuse=False` no memory is used twice: slower, to test the memory
@@ -106,12 +106,12 @@ class Program:
             self._pool.forget(self)
 
     def workspace(self, watch: Watch | None = None) -> Loan:
-        """Lend a workspace to the calling thread until the block ends; making a new one looks at `watch`."""
+        """Lend a workspace to the calling thread until the `with` block ends. Making a new one looks at `watch`."""
         return Loan(self._pool, self, watch)
 
 
 class Loan:
-    """A workspace that a pool lends for the time of a block. A `contextmanager` would take twice as long."""
+    """A workspace that a pool lends for the time of a `with` block. A `contextmanager` would take twice as long."""
 
     __slots__ = ("_pool", "_program", "_watch", "_workspace")
 
@@ -129,7 +129,7 @@ class Loan:
 
 
 class WorkspacePool:
-    """The idle workspaces of many programs, bounded in memory: the one idle for longest goes first."""
+    """The idle workspaces of many programs, bounded in bytes. The one idle for longest is dropped first."""
 
     def __init__(self, nbytes: int = POOLED_BYTES) -> None:
         self.capacity = nbytes
@@ -150,7 +150,7 @@ class WorkspacePool:
         return Workspace(program, watch)
 
     def take_back(self, workspace: Workspace) -> None:
-        """Keep a workspace for the next run of its program, if there is room."""
+        """Keep a workspace for the next run of its program, unless the program is larger than the pool."""
         program = workspace.program
         if program.weight > self.capacity:
             return  # too large: keeping it would drop all others
@@ -170,7 +170,7 @@ class WorkspacePool:
             program.idle.clear()
 
     def shrink(self, nbytes: int) -> None:
-        """Drop workspaces of at least this many bytes, or all: those idle for longest first."""
+        """Drop the workspaces idle for longest until at least this many bytes are free, or all are dropped."""
         with self._lock:
             least = self.nbytes - nbytes
             while self._idle and self.nbytes > least:
@@ -241,10 +241,7 @@ class Workspace:
         self.gradients = array(program.flat_gradients)
 
     def run(self, watch: Watch | None = None) -> None:
-        """Compute the outputs and gradients from the inputs and parameters.
-
-        Raises, between two calls, what `watch` raises.
-        """
+        """Compute outputs and gradients from inputs and parameters. Raises, between two calls, what `watch` raises."""
         without_float_warnings(self._run, watch)
 
     def _run(self, watch: Watch | None) -> None:
@@ -262,7 +259,8 @@ class Workspace:
 def _in_blocks(
     chain: Chain, program: Program, arrays: dict[int, Array], array: Callable[[Place], Array]
 ) -> Iterator[Call]:
-    """Yield the calls of a chain. Adds the arrays of its values to `arrays`: one block for those that stay inside."""
+    """Yield the calls of a chain, block by block. The arrays of its values are added to `arrays`; values that stay
+    inside the chain have one block."""
     for node in chain.nodes:
         index = node.index
         if index in program.views:

@@ -1,4 +1,4 @@
-"""Computations just beside a point: their expansions along rays, on one side.
+"""Expansions of functions along rays from a point: what they do just beside the point, on one side.
 
 Along a ray p + t d, t > 0, every elementwise operation gives a sum of powers of t, with fractional powers below a root.
 A `Series` holds the first terms. The first term decides whether |x| is x or -x, a root halves the exponents, and 0 · ∞
@@ -27,7 +27,7 @@ KERNEL = 8.0 * EPS
 
 
 class Finer(Exception):
-    """A root needs smaller steps between powers of t: `steps` of them for each whole power."""
+    """Raised where a root needs smaller steps between powers of t: `steps` of them for each whole power."""
 
     def __init__(self, steps: int) -> None:
         super().__init__(steps)
@@ -75,7 +75,7 @@ class Series:
 
     @property
     def vague(self) -> Array:
-        """(rays,): true where not even the first term is known."""
+        """(rays,): true for a ray along which not even the first term of the series is known."""
         found: Array = self.known == 0
         return found & ~self.zero
 
@@ -87,7 +87,7 @@ class Series:
         return np.where(there.any(1) | self.zero, last, 0)
 
     def normal(self) -> Series:
-        """Return a copy without first terms that are 0 within their errors."""
+        """Remove first terms that are 0 within their errors, in place; return the series."""
         length = self.length
         places = np.arange(length)
         self.known = np.where(self.ends, length, np.clip(self.known, 0, length))
@@ -113,7 +113,7 @@ class Series:
         return self
 
     def _forget(self, rows: Array) -> None:
-        """Replace the series by an unknown one where a term is not a number."""
+        """Make the series unknown along the given rays, in place."""
         if rows.any():
             self.terms, self.errors = (
                 np.where(rows[:, None], 0.0, self.terms),
@@ -123,7 +123,8 @@ class Series:
             self.ends = self.ends & ~rows
 
     def at(self, first: Array) -> tuple[Array, Array, Array]:
-        """Return terms, errors and known, counted from a given power at or before the first term."""
+        """Return terms, errors and the number of known terms, counted from the power `first` of each ray. `first` is at
+        or before the first term."""
         lag = np.minimum(self.first - first, self.length)
         if not lag.any():
             return self.terms, self.errors, self.known
@@ -135,7 +136,7 @@ class Series:
         return terms, errors, np.minimum(self.known + lag, self.length)
 
     def constant(self) -> tuple[Array, Array]:
-        """Return the term of t^0 and its error; infinite where the series has negative powers."""
+        """Return the coefficient of t^0 and its error; infinite where the series has negative powers."""
         value = np.where((self.first == 0) & (self.known > 0), self.terms[:, 0], 0.0)
         error = np.where((self.first == 0) & (self.known > 0), self.errors[:, 0], 0.0)
         unbounded = (self.first < 0) & ~self.zero
@@ -177,7 +178,7 @@ class Series:
         return product.where(self.zero | other.zero, zeros(self)).where(endless, lost(self)).normal()
 
     def where(self, rows: Array, other: Series) -> Series:
-        """Return `other` in the given rows, and this series in all others."""
+        """Return `other` along the given rays, and this series along all others."""
         if not rows.any():
             return self
         column = rows[:, None]
@@ -192,27 +193,27 @@ class Series:
         )
 
     def only(self, known: Array) -> Series:
-        """Return a copy of which only the first `known` terms are known."""
+        """Return the series with only the first `known` terms of each ray known."""
         ends = self.ends & (known >= self.length)
         return Series(
             self.first, self.terms, self.errors, np.minimum(self.known, known), self.gone, self.steps, ends
         ).normal()
 
     def varying(self) -> Series:
-        """Return the series without its term of t^0, where that is the first one."""
+        """Return the series without its term of t^0, if that is the first one: what changes along the ray."""
         terms, errors = self.terms.copy(), self.errors.copy()
         rows = (self.first == 0) & (self.known > 0)
         terms[rows, 0], errors[rows, 0] = 0.0, 0.0
         return Series(self.first, terms, errors, self.known, self.gone, self.steps, self.ends.copy()).normal()
 
     def sign(self) -> Array:
-        """Return -1, 0 or 1, the sign just beside the point; not a number where it is unknown."""
+        """Return the sign just beside the point, -1, 0 or 1 for each ray; NaN where it is unknown."""
         found: Array = np.sign(self.terms[:, 0])
         return np.where(self.zero, 0.0, np.where(self.known > 0, found, np.nan))
 
 
 def zeros(like: Series) -> Series:
-    """Return the series 0 along the same rays."""
+    """Return the series that is exactly 0, along as many rays as `like` has."""
     rows, length = like.terms.shape
     nothing = np.zeros((rows, length))
     gone, ends = np.zeros(rows, bool), np.ones(rows, bool)
@@ -220,7 +221,7 @@ def zeros(like: Series) -> Series:
 
 
 def lost(like: Series) -> Series:
-    """Return a series of which nothing is known."""
+    """Return a series of which nothing is known, along as many rays as `like` has."""
     found = zeros(like)
     found.first, found.known = np.full_like(found.first, -FAR // 4), np.zeros_like(found.known)
     found.ends = np.zeros_like(found.ends)
@@ -228,7 +229,7 @@ def lost(like: Series) -> Series:
 
 
 def uniform(like: Series, value: Array | float, error: Array | float = 0.0) -> Series:
-    """Return a number, or one for each ray, that does not change along the rays of `like`."""
+    """Return a series that does not change along the rays of `like`: a number, or one for each ray."""
     found = zeros(like)
     values = np.broadcast_to(np.asarray(value, float), found.first.shape)
     errors = np.broadcast_to(np.asarray(error, float), found.first.shape)
@@ -239,7 +240,7 @@ def uniform(like: Series, value: Array | float, error: Array | float = 0.0) -> S
 
 
 def rays(point: Array, directions: Array, steps: int) -> Series:
-    """Return one variable along each ray: point + t direction, from one number for each ray."""
+    """Return the series of one variable, point + t direction, given both numbers for each ray."""
     length = DEPTH * steps + 1
     terms = np.zeros((len(point), length))
     moves, there = directions != 0.0, point != 0.0

@@ -54,18 +54,18 @@ def erfc(x: Array, out: Array) -> Array:
 
 
 def normal_cdf(x: Array, out: Array) -> Array:
-    """Compute the normal distribution function, erfc(-x/√2)/2 without rounding -x/√2."""
+    """Compute the normal distribution function into `out`: erfc(-x/√2)/2, without rounding -x/√2."""
     return _in_blocks(_normal_cdf_block, x, out)
 
 
 def normal_density(x: Array, out: Array) -> Array:
-    """Compute the normal density, exp(-x²/2)/√(2π)."""
+    """Compute the normal density exp(-x²/2)/√(2π) into `out`."""
     np.multiply(_bell(_limited(x), 0.5), 1.0 / math.sqrt(2.0 * math.pi), out)
     return out
 
 
 def gaussian(x: Array, out: Array) -> Array:
-    """Compute exp(-x²) with all digits: rounding x² would cost three where x² is 700."""
+    """Compute exp(-x²) into `out` with all digits. Rounding x² would cost three digits where x² is 700."""
     out[...] = _bell(_limited(x), 1.0)
     return out
 
@@ -125,9 +125,10 @@ def _bell(magnitude: Array, factor: float) -> Array:
 
 
 def tanh_shrink(x: Array, out: Array) -> Array:
-    """Compute x - tanh x. For small x both are nearly equal, so Lambert's continued fraction is used.
+    """Compute x - tanh x into `out`. For small x both are nearly equal, so a continued fraction is used.
 
-    tanh x = x / (1 + f) with f = x² / (3 + x² / (5 + …)), hence x - tanh x = x f / (1 + f), and nothing is subtracted.
+    Lambert's fraction: tanh x = x / (1 + f) with f = x² / (3 + x² / (5 + …)), hence x - tanh x = x f / (1 + f), and
+    nothing is subtracted.
     """
     np.tanh(x, out)
     np.subtract(x, out, out)

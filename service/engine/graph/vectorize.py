@@ -1,8 +1,8 @@
-"""The same computation for many values at once: a new leading axis through the whole graph.
+"""Vectorization: the graph of one sample, rewritten for many samples with a new leading axis.
 
-`vectorize` rewrites the computation of one sample (or one vector) into that of many, by the `batch` rule
-of each operation. Per-sample gradients are the gradient of one sample's loss, vectorized. Values that do
-not depend on the batched inputs are shared, not repeated.
+`vectorize` rewrites the computation of one sample (or one vector) into that of many, by the `batch` rule of each
+operation. Per-sample gradients are the gradient of one sample's loss, vectorized. Values that do not depend on the
+batched inputs are shared, not repeated.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from service.engine.graph.operations import broadcast
 
 
 def vectorize(outputs: Sequence[Node], replacements: Mapping[Node, Node], size: int) -> list[Node]:
-    """Build `outputs` with every key of `replacements` replaced by `size` values along a new leading axis.
+    """Return `outputs` for `size` values of some nodes at once, each output with a new leading axis.
 
-    A replacement for a node of shape `s` has shape `(size,) + s`; so have the results, in the order of `outputs`.
-    Raises `NotImplementedError` for an operation without a batch rule.
+    `replacements` maps a node of shape `s` to a node with its values, of shape `(size,) + s`. Raises
+    `NotImplementedError` for an operation without a batch rule.
     """
     batched: dict[int, Node] = {}
     for node, replacement in replacements.items():

@@ -1,4 +1,4 @@
-"""Checks a gradient against values alone, without any rule of differentiation.
+"""The check of a gradient against values alone, without any rule of differentiation.
 
 The reference is the complex step: an evaluation with complex numbers gives the slope along one direction to all digits.
 Each of a few numbers gets an evaluation of its own. For many numbers, one evaluation goes along random signs, each
@@ -87,7 +87,7 @@ def _check_orders(
 
 
 def subject_vector(subject: Subject, claimed: Mapping[Path, Array]) -> Array:
-    """Return a claimed gradient as a flat vector, with NaN where nothing is claimed."""
+    """Return a claimed gradient as a flat vector in float64, with NaN where nothing is claimed."""
     flat = np.full(subject.space.size, math.nan)
     for piece in subject.space.pieces:
         if piece.path in claimed:
@@ -118,16 +118,10 @@ def check_at(
 
 
 class _Check:
-    """One check at a point, while its report grows."""
+    """A gradient check at one point, with what it has measured so far."""
 
     def __init__(
-        self,
-        here: Located,
-        claimed: Array | None,
-        dtype: str,
-        seed: int,
-        tolerance: float | None,
-        computed: Located,
+        self, here: Located, claimed: Array | None, dtype: str, seed: int, tolerance: float | None, computed: Located
     ) -> None:
         self.here, self.computed = here, computed
         self.space = here.subject.space
@@ -158,15 +152,13 @@ class _Check:
         self.evidence = Evidence(self.here, self.exact, self.value, self.digit, self.generator, has_ties, noise)
         self.proof = TensorComparison(self.evidence, self.exact, TOLERANCES["float64"])
         self.claim = TensorComparison(self.evidence, self.tested, self.tolerance)
-        for piece in self.space.pieces:
-            part = slice(piece.start, piece.stop)
-            if piece.stop > piece.start and asked[part].any():
-                report.tensors.append(self._tensor(piece))
+        pieces = [piece for piece in self.space.pieces if asked[piece.start : piece.stop].any()]
+        report.tensors += map(self._tensor, pieces)
         report.verdict = max((each.verdict for each in report.tensors), key=VERDICTS.index, default="right")
         everything = np.nan_to_num(self.tested)
         direction = self.evidence.direction(asked)
         report.curve = curve_along(self.computed, direction, product(everything, direction), steps or STEPS)
-        for tensor, piece in zip(report.tensors, self._asked_pieces(asked), strict=True):
+        for tensor, piece in zip(report.tensors, pieces, strict=True):
             if curves_of_tensors:
                 mask = np.zeros(self.space.size, bool)
                 mask[piece.start : piece.stop] = True
@@ -180,9 +172,6 @@ class _Check:
     def _remainders(self, direction: Array, steps: Sequence[float]) -> Taylor:
         slope = product(np.nan_to_num(self.tested), direction)
         return taylor_along(self.here, direction, slope, self.digit, steps)
-
-    def _asked_pieces(self, asked: Array) -> list[Piece]:
-        return [each for each in self.space.pieces if asked[each.start : each.stop].any()]
 
     def _tensor(self, piece: Piece) -> TensorCheck:
         part = slice(piece.start, piece.stop)

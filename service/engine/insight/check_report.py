@@ -1,4 +1,4 @@
-"""The report of a gradient check."""
+"""The report of a gradient check: a verdict with its evidence, as data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VERDICTS = ("right", "kink", "unsure", "wrong", "undefined")
 
 @dataclass
 class CheckedEntry:
-    """One number of a gradient."""
+    """One entry of a gradient that was compared with the complex step."""
 
     label: str
     """The name of the entry, such as `hidden.kernel[0][1]`."""
@@ -30,7 +30,7 @@ class CheckedEntry:
 
 @dataclass
 class TensorCheck:
-    """The check of one parameter or variable."""
+    """The result of checking the gradient of one parameter or variable."""
 
     path: Path
     size: int
@@ -54,7 +54,7 @@ class TensorCheck:
 
 @dataclass
 class Report:
-    """The verdict on a gradient, with its evidence."""
+    """The verdict of a check on a whole gradient, with its evidence."""
 
     verdict: str
     value: float
@@ -72,10 +72,10 @@ class Report:
     """The check of the second derivatives, if they were asked for."""
 
     def parts(self) -> dict[Path, Array]:
-        """Return the tested gradient as tensors."""
+        """Return the tested gradient as tensors, by the paths of parameters or variables."""
         return {piece.path: self.gradient[piece.start : piece.stop].reshape(piece.shape) for piece in self.space.pieces}
 
     @property
     def is_right(self) -> bool:
-        """True if nothing contradicts the gradient; at a kink it follows a convention."""
+        """True if nothing contradicts the gradient. At a kink the gradient follows a convention."""
         return self.verdict in ("right", "kink") and (self.second is None or self.second.is_right)

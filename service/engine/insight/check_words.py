@@ -1,4 +1,4 @@
-"""The results of a check, in sentences."""
+"""Sentences that tell the results of a gradient check."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SQUARE = 1.5
 
 
 def of_report(report: Report) -> Sentence:
-    """Return the sentence on the whole gradient."""
+    """Return the sentence about the verdict on the whole gradient."""
     match report.verdict:
         case "right":
             return say("check.right")
@@ -30,7 +30,7 @@ def of_report(report: Report) -> Sentence:
 
 
 def of_tensor(tensor: TensorCheck) -> list[Sentence]:
-    """Return the sentences on one parameter or variable."""
+    """Return the sentences about the gradient of one parameter or variable."""
     name, worst = ".".join(tensor.path), tensor.worst
     if tensor.verdict == "right" or worst is None:
         return [_right(name, tensor)]
@@ -38,9 +38,7 @@ def of_tensor(tensor: TensorCheck) -> list[Sentence]:
         left, right = tensor.sides
         return [say("check.tensor.kink", label=worst.label, gradient=worst.gradient, left=left, right=right)]
     if tensor.verdict == "unsure":
-        return [
-            say("check.tensor.unsure", label=worst.label, gradient=worst.gradient, reference=worst.reference),
-        ]
+        return [say("check.tensor.unsure", label=worst.label, gradient=worst.gradient, reference=worst.reference)]
     sentences = [
         say(
             "check.tensor.wrong",
@@ -67,7 +65,7 @@ def _right(name: str, tensor: TensorCheck) -> Sentence:
 
 
 def of_curve(curve: DifferenceCurve) -> list[Sentence]:
-    """Return the sentences on central differences."""
+    """Return the sentences about the errors of central differences."""
     sentences: list[Sentence] = []
     if curve.best is not None and curve.best.error > FAR:
         sentences.append(say("check.curve.far", error=curve.best.error))
@@ -84,7 +82,7 @@ def of_curve(curve: DifferenceCurve) -> list[Sentence]:
 
 
 def of_taylor(taylor: Taylor) -> Sentence:
-    """Return the sentence on Taylor remainders."""
+    """Return the sentence about the order of Taylor remainders."""
     if taylor.order is None:
         return say("check.taylor.nothing")
     order = round(taylor.order, 2)

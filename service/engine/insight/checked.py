@@ -1,4 +1,4 @@
-"""Checks of the gradient of a network's loss by its parameters, and of the gradient of a typed function."""
+"""Gradient checks as requests ask for them: of a network's loss by its parameters, and of a typed function."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ EVALUATIONS = 100
 
 
 class CheckOptions(NamedTuple):
-    """The options of a check."""
+    """What a request chooses for a check of a gradient: the gradient to be tested, and how exactly."""
 
     claimed: Any = None
     """A gradient in parts: by layer and parameter, by variable, or a vector of all variables; None: the exact one."""
@@ -46,7 +46,7 @@ class CheckOptions(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """A check of a network or a function."""
+    """The result of a check of a network or a function, with what the answer needs beside the report."""
 
     report: Report
     missing: list[str]
@@ -58,7 +58,7 @@ class Checked(NamedTuple):
 
 @dataclass(frozen=True)
 class NetworkCheckTask(NetworkQuestion):
-    """Asks for a check of the gradients of a network's loss."""
+    """The task of checking the gradient of a network's loss."""
 
     graphs = 3.0  # both, and the gradients in float64
 
@@ -72,9 +72,8 @@ class NetworkCheck(TrainedNetwork):
     def __init__(
         self, task: Task, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None
     ) -> None:
-        """Raises `InvalidRequest` when the definition or the shapes do not fit, `LimitExceeded` when it is large, and
-        what `watch` raises.
-        """
+        """Build the graphs. Raises `InvalidRequest` when the definition or the shapes do not fit, `LimitExceeded` when
+        it is large, and what `watch` raises."""
         super().__init__(task, limits, watch, "check")
         self.subject = _subject_of(self.prepared, pool)
         self.twin = self.subject
@@ -91,7 +90,8 @@ class NetworkCheck(TrainedNetwork):
         self.weight = 2 * len(self.prepared.model.graph.nodes)
 
     def run(self, feed: Feed, wanted: CheckOptions, watch: Watch | None = None) -> Checked:
-        """Check. Raises `InvalidRequest` when the numbers do not fit, and what `watch` raises."""
+        """Check the gradient with the numbers of a request. Raises `InvalidRequest` when the numbers do not fit, and
+        what `watch` raises."""
         faults = _faults_of_claim(self.side, wanted.claimed)
         leaves = self.leaves(feed, faults, watch)
         values = leaves.values()
@@ -132,7 +132,7 @@ def _inputs_of(prepared: Prepared) -> dict[str, Node]:
 
 
 def _faults_of_claim(side: ParametersSide, claimed: Any) -> list[Fault]:
-    """Return all faults that keep a claim from being a part of the gradient."""
+    """Return all faults for which a claim is no part of the gradient; empty for a good claim or none."""
     if claimed is None:
         return []
     if not isinstance(claimed, Mapping):
@@ -150,17 +150,17 @@ def _faults_of_claim(side: ParametersSide, claimed: Any) -> list[Fault]:
 
 
 class FunctionCheckTask(ExpressionTask):
-    """Asks for a check of the gradient of a typed function."""
+    """The task of checking the gradient of a typed function."""
 
     def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> FunctionCheck:
         return FunctionCheck(self.expression, pool)  # `MOST_NODES` are made too quickly for the watch to matter
 
 
 class FunctionCheck:
-    """A typed function, ready to be checked."""
+    """A typed function, compiled for checks of its gradient."""
 
     def __init__(self, expression: Expression, pool: WorkspacePool | None = None) -> None:
-        """Raises `LimitExceeded` when the expression and its gradient are too long together."""
+        """Build the graph. Raises `LimitExceeded` when the expression and its gradient are too long together."""
         graph = Graph("float64", MOST_NODES)
         self.names = expression.variables
         with naming_limit("operations of the graph"):
@@ -173,7 +173,7 @@ class FunctionCheck:
         self.weight = len(graph.nodes)
 
     def run(self, point: Array, wanted: CheckOptions, watch: Watch | None = None) -> Checked:
-        """Check at a point, (variables,). Raises `InvalidRequest` when the claim does not fit."""
+        """Check the gradient at a point, (variables,). Raises `InvalidRequest` when the claim does not fit."""
         values = {node: np.asarray(number) for node, number in zip(self.variables, point, strict=True)}
         claimed, missing = None, []
         if wanted.claimed is not None:

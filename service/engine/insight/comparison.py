@@ -1,4 +1,4 @@
-"""A gradient against the complex step: entry by entry, or along random directions through many entries."""
+"""The comparison of a gradient with the complex step: entry by entry, or along random directions."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MOST_SIDES = 50
 
 @dataclass
 class Evidence:
-    """The measurements of a check at its point, for any tested gradient."""
+    """What a check has measured at its point, to judge any tested gradient there."""
 
     here: Located
     exact: Array
@@ -57,12 +57,12 @@ class Evidence:
 
     @property
     def judges_each(self) -> bool:
-        """Return whether every entry gets an evaluation of its own."""
+        """True if there are few enough entries for an evaluation of each."""
         size = self.here.subject.space.size
         return size <= EACH and size * len(self.here.subject.moving) <= MOST_EVALUATED
 
     def direction(self, mask: Array) -> Array:
-        """Return a random direction of length 1 through the entries of a mask."""
+        """Return a random direction of length 1 through the entries that `mask` marks, flat."""
         direction = self.generator.standard_normal(self.here.subject.space.size) * mask
         length = math.sqrt(product(direction, direction))
         unit: Array = direction / length if length > 0.0 else direction
@@ -70,7 +70,7 @@ class Evidence:
 
 
 class EntryComparison:
-    """A tested gradient against the complex step, entry by entry."""
+    """The comparison of a tested gradient with the complex step, entry by entry."""
 
     def __init__(self, evidence: Evidence, tested: Array, tolerance: float) -> None:
         self.evidence, self.tested, self.tolerance = evidence, tested, tolerance
@@ -79,7 +79,8 @@ class EntryComparison:
         self.labels: list[str] | None = None
 
     def judged(self, piece: Piece, places: Array, compared: str) -> TensorCheck:
-        """Judge entries, each by an evaluation of its own."""
+        """Judge the entries of a tensor at these places of the flat gradient, each by an evaluation. `compared` names
+        the kind of comparison in the result."""
         found = TensorCheck(piece.path, piece.stop - piece.start, "right", compared, 0.0)
         allowed = self.allowed(piece)
         for place in places.tolist():
@@ -102,7 +103,7 @@ class EntryComparison:
         return ratio(self.tested[part], self.exact[part])
 
     def _judge(self, place: int, claimed: float, allowed: float) -> tuple[str, float, tuple[float, float] | None]:
-        """Return verdict and slope of one entry and, at a kink, the slopes on both sides."""
+        """Return the verdict on one entry, its slope and, at a kink, the slopes on both sides."""
         unit = np.zeros(self.space.size)
         unit[place] = 1.0
         reference = self.here.along(unit)
@@ -122,22 +123,22 @@ class EntryComparison:
         return "wrong", reference, None
 
     def _is_small(self, noise: float) -> bool:
-        """Return whether noise is small relative to the gradient and the value."""
+        """Return whether noise is negligible beside the gradient and the value."""
         return noise <= LARGEST_NOISE * max(float(np.abs(self.exact).max()), abs(self.evidence.value), LARGEST_NOISE)
 
     def _sides(self, unit: Array, distance: float = ASIDE) -> tuple[float, float]:
-        """Return the slopes along a direction just before and just behind the point."""
+        """Return the slopes along a direction of length 1, just before and just behind the point."""
         size = distance * max(1.0, float(np.abs(self.here.point @ unit)))
         before, behind = (self.here.moved(self.here.point + sign * size * unit).along(unit) for sign in (-1.0, 1.0))
         return before, behind
 
     def _jumps(self, direction: Array) -> bool:
-        """Return whether the slopes along a direction before and behind the point differ."""
+        """Return whether the slope along a direction jumps at the point."""
         (a, b), (c, d) = self._sides(direction), self._sides(direction, 0.01 * ASIDE)
         return abs(c - d) > JUMP * abs(a - b) and abs(c - d) > ASIDE_TOLERANCE * max(abs(c), abs(d))
 
     def allowed(self, piece: Piece) -> Array:
-        """Return the largest error that each entry of a tensor may have."""
+        """Return the largest error that each entry of a tensor may have and still be right."""
         part = slice(piece.start, piece.stop)
         exact = np.abs(self.exact[part])
         rounding = ROUNDINGS * self.evidence.noise[part] + DIGITS * self.evidence.digit * exact.max()
@@ -145,8 +146,8 @@ class EntryComparison:
         return allowed
 
     def _kink(self, piece: Piece) -> tuple[CheckedEntry, tuple[float, float]] | None:
-        """Return an entry with different slopes on both sides of the point, or a random direction through all; None if
-        there is no kink."""
+        """Return an entry with different slopes on both sides of the point, and these slopes. For a large tensor, a
+        random direction through all entries takes the place of an entry. None if there is no kink."""
         places = range(piece.start, piece.stop) if piece.stop - piece.start <= MOST_SIDES else ()
         for place in places:
             unit = np.zeros(self.space.size)
@@ -176,7 +177,7 @@ class EntryComparison:
 
 
 class TensorComparison(EntryComparison):
-    """A tested gradient against the complex step, a tensor at a time."""
+    """The comparison of a tested gradient with the complex step, a whole tensor at a time."""
 
     def __init__(self, evidence: Evidence, tested: Array, tolerance: float) -> None:
         super().__init__(evidence, tested, tolerance)
@@ -195,7 +196,7 @@ class TensorComparison(EntryComparison):
         return found
 
     def _probed(self, piece: Piece) -> TensorCheck:
-        """Check a tensor along random directions that weigh its entries alike."""
+        """Check a tensor along random directions, in which all its entries have like weights."""
         found = TensorCheck(piece.path, piece.stop - piece.start, "right", "probes", 0.0)
         part = slice(piece.start, piece.stop)
         size = np.abs(self.exact[part])
@@ -220,7 +221,8 @@ class TensorComparison(EntryComparison):
         return found
 
     def _residual(self, places: Array, weights: Array) -> tuple[float, bool]:
-        """Return the error of the gradient along some entries, as a share of its terms, and whether it is too large."""
+        """Return the relative error of the gradient along some entries, and whether it is too large. `weights` are the
+        components of the direction, for all entries."""
         direction = np.zeros(self.space.size)
         direction[places] = weights[places]
         parts = self.tested[places] * direction[places]
@@ -237,7 +239,7 @@ class TensorComparison(EntryComparison):
         return off / scale if scale > 0.0 else 0.0, off > allowed
 
     def _search(self, places: Array, weights: Array) -> list[int]:
-        """Find the first few wrong entries by halving."""
+        """Return the first few wrong entries among `places`, found by halving the set."""
         found: list[int] = []
         pending = [places]
         while pending and self._halvings > 0 and len(found) < MOST_EXAMINED:
@@ -254,12 +256,12 @@ class TensorComparison(EntryComparison):
 
 
 def product(a: Array, b: Array) -> float:
-    """Return the inner product, without BLAS: every processor gives the same product of a few numbers."""
+    """Return the inner product of two vectors without BLAS, so that every processor gives the same digits."""
     return float(np.sum(a * b))
 
 
 def relative(a: Array, b: Array) -> Array:
-    """Return the differences as shares of the larger number of both."""
+    """Return the difference of two arrays, elementwise, as a share of the larger number."""
     scale = np.maximum(np.abs(a), np.abs(b))
     shares: Array = np.divide(np.abs(a - b), scale, out=np.zeros_like(scale), where=scale > 0.0)
     return shares
@@ -270,7 +272,8 @@ def largest(errors: Array) -> float:
 
 
 def ratio(tested: Array, exact: Array) -> float | None:
-    """Return the ratio of all tested entries to the exact ones, if it is one number."""
+    """Return the quotient of tested by exact entries if it is the same for all of them, else None. A single factor,
+    such as 2, points to a mistake."""
     used = (np.abs(exact) > 1e-6 * np.abs(exact).max(initial=0.0)) & ~np.isnan(tested)
     if used.sum() < 2:
         return None
@@ -280,7 +283,8 @@ def ratio(tested: Array, exact: Array) -> float | None:
 
 
 def between(slope: float, convention: float, sides: tuple[float, float]) -> bool:
-    """Return whether another convention may give a slope: with several kinks, each may be on its other side."""
+    """Return whether another convention at kinks may give this slope. With several kinks, each may be on its other
+    side; `sides` are the slopes on both."""
     choices = (*sides, convention, sum(sides) - convention)
     room = ASIDE_TOLERANCE * max(map(abs, choices))
     return min(choices) - room <= slope <= max(choices) + room

@@ -1,4 +1,4 @@
-"""A computation, forward and backward, with the value of every operation: of a network or of a typed function.
+"""The computation of a network or a typed function, forward and backward, with the value of every operation.
 
 The graph holds both halves as the same operations, and a node of the backward half remembers which forward node it
 serves. Here they are sorted out. Each forward node is paired with its adjoint, the node that holds the derivative of
@@ -50,7 +50,7 @@ class Roots:
 
 
 class ComputedValues(NamedTuple):
-    """The numbers of one run."""
+    """The value of every node after one run, to be shown in an answer."""
 
     of: Mapping[Node, Array]
     """The value of every node."""
@@ -59,7 +59,7 @@ class ComputedValues(NamedTuple):
 
 
 class Computation:
-    """A graph with its backward half, sorted."""
+    """A graph with its backward half: forward nodes, backward nodes, and which of them belong together."""
 
     def __init__(self, roots: Roots) -> None:
         self.roots = roots
@@ -98,7 +98,8 @@ class Computation:
         self.gradients = dict(zip([path for path, _ in self.roots.wrt], of_targets, strict=True))
 
     def _served(self) -> dict[Node, Node]:
-        """Return the forward node of each backward node. A declared slope serves the value that declares it."""
+        """Return for each backward node the forward node that it passes a derivative through. A declared slope serves
+        the value that declares it."""
         nodes = self.nodes[0].graph.nodes
         forward = set(self.forward)
         served: dict[Node, Node] = {}
@@ -113,7 +114,7 @@ class Computation:
         return served
 
     def evaluate(self, leaves: Mapping[Node, Array], watch: Watch | None = None) -> dict[Node, Array]:
-        """Compute the value of every node. Raises what `watch` raises."""
+        """Return the value of every node, given the values of leaves. Raises what `watch` raises."""
         values: dict[Node, Array] = {}
         for node, value in steps([*self.forward, *self.gradients.values(), *self.adjoints.values()], leaves):
             values[node] = value
@@ -124,19 +125,18 @@ class Computation:
 
 @dataclass(frozen=True)
 class NetworkGraphTask(NetworkQuestion):
-    """Asks for the computational graph of a network; of its loss and gradients too where the task has losses."""
+    """The task of building a network's computational graph, with loss and gradients if the task has losses."""
 
     def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> NetworkGraph:
         return NetworkGraph(self.task, limits, watch)
 
 
 class NetworkGraph:
-    """The computational graph of a network."""
+    """The computational graph of a network, to be shown with its values."""
 
     def __init__(self, task: Task, limits: Limits, watch: Watch | None = None) -> None:
-        """Raises `InvalidRequest` when the definition or the shapes do not fit, `LimitExceeded` when it is large, and
-        what `watch` raises.
-        """
+        """Build the graph. Raises `InvalidRequest` when the definition or the shapes do not fit, `LimitExceeded` when
+        it is large, and what `watch` raises."""
         self.task = task
         self.prepared = prepare(task, limits, watch)
         self.model = self.prepared.model
@@ -150,7 +150,8 @@ class NetworkGraph:
         self.warnings: list[Caution] = blocked(self.computation.blocked, self.model)
 
     def run(self, feed: Feed, watch: Watch | None = None) -> ComputedValues:
-        """Compute every value. Raises `InvalidRequest` when the numbers do not fit, and what `watch` raises."""
+        """Compute every value with the numbers of a request. Raises `InvalidRequest` when the numbers do not fit, and
+        what `watch` raises."""
         leaves = leaves_of(self.prepared, self.feeder, feed, watch)
         values = self.computation.evaluate(leaves.values(), watch)
         return ComputedValues(values, leaves.tree() if feed.parameters is None else None)
@@ -176,17 +177,17 @@ def _network_roots(prepared: Prepared) -> Roots:
 
 
 class FunctionGraphTask(ExpressionTask):
-    """Asks for the computational graph of a typed function at one point."""
+    """The task of building the computational graph of a typed function at one point."""
 
     def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> FunctionGraph:
         return FunctionGraph(self.expression)  # `MOST_NODES` are made too quickly for the watch to matter
 
 
 class FunctionGraph:
-    """The computational graph of a typed function at one point."""
+    """The computational graph of a typed function at one point, to be shown with its values."""
 
     def __init__(self, expression: Expression) -> None:
-        """Raises `LimitExceeded` when the expression and its gradient are too long together."""
+        """Build the graph. Raises `LimitExceeded` when the expression and its gradient are too long together."""
         graph = Graph("float64", MOST_NODES)
         with naming_limit("operations of the graph"):
             self.variables = [graph.input(name, ()) for name in expression.variables]
@@ -206,6 +207,7 @@ class FunctionGraph:
 
 
 def check_size(asked: float, allowed: float, path: tuple[str, ...], what: str, instead: str) -> None:
-    """Refuse an answer that would be too long. Raises `InvalidRequest` at `path`."""
+    """Raise `InvalidRequest` at `path` if an answer would be too long. `what` names what is counted, and `instead` says
+    what to ask for instead."""
     if asked > allowed:
         raise InvalidRequest([Fault(path, f"the graph has {asked:,} {what}; allowed are {allowed:,}; {instead}")])

@@ -29,7 +29,7 @@ CLEAR = 1e3
 
 
 class Difference(NamedTuple):
-    """A central difference."""
+    """One central difference, with its error."""
 
     step: float
     value: float
@@ -57,7 +57,7 @@ class DifferenceCurve:
 
 
 class Remainder(NamedTuple):
-    """A Taylor remainder."""
+    """One Taylor remainder: |f(x + hv) - f(x) - h g·v| at the step h."""
 
     step: float
     value: float
@@ -66,7 +66,7 @@ class Remainder(NamedTuple):
 
 @dataclass
 class Taylor:
-    """Taylor remainders along one direction."""
+    """Taylor remainders along one direction, for several steps."""
 
     slope: float
     rows: list[Remainder] = field(default_factory=list)
@@ -75,7 +75,8 @@ class Taylor:
 
 
 def curve_along(here: Located, direction: Array, slope: float, steps: Sequence[float]) -> DifferenceCurve:
-    """Compute the errors of central differences along a direction, relative to a slope."""
+    """Return the errors of central differences along a direction for several steps. `slope` is the gradient's product
+    with the direction, which the differences should give."""
     reached = _kinks(here, direction, steps)
     rows = []
     for step, kink in zip(steps, reached, strict=True):
@@ -100,7 +101,8 @@ def curve_along(here: Located, direction: Array, slope: float, steps: Sequence[f
 
 
 def taylor_along(here: Located, direction: Array, slope: float, digit: float, steps: Sequence[float]) -> Taylor:
-    """Compute Taylor remainders along a direction; `digit` is the relative rounding of values."""
+    """Return Taylor remainders along a direction for several steps. `slope` is the gradient's product with the
+    direction, `digit` the relative rounding of values."""
     start = here.value(here.point)
     taylor = Taylor(slope)
     largest = abs(start)
@@ -118,7 +120,8 @@ def taylor_along(here: Located, direction: Array, slope: float, digit: float, st
 
 
 def _kinks(here: Located, direction: Array, steps: Sequence[float]) -> list[bool]:
-    """Return whether an operation takes another branch within each step; steps below a clean one are clean."""
+    """Return for each step whether an operation takes another branch within it. Steps shorter than one without a kink
+    have none."""
     base = here.branches()
     reached = dict.fromkeys(steps, False)
     for step in sorted(steps if base else (), reverse=True):
@@ -130,7 +133,7 @@ def _kinks(here: Located, direction: Array, steps: Sequence[float]) -> list[bool
 
 
 def _exponent(points: Sequence[tuple[float, float]]) -> float | None:
-    """Return the slope of the line through the logarithms; None for too few points."""
+    """Return the exponent p of error ~ step^p, fitted to pairs (step, error); None for too few points."""
     usable = {math.log10(step): math.log10(error) for step, error in points if error > 0.0}  # a step may come twice
     if len(usable) < FEWEST:
         return None

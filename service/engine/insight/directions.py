@@ -1,4 +1,4 @@
-"""Directions through the space of the parameters, as the axes of a landscape."""
+"""Directions through the space of the parameters, which are the axes of a loss landscape."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from service.engine.arrays import Array, norm_of_flat
 from service.engine.errors import Fault, InvalidRequest, Path
-from service.engine.float_warnings import without_float_warnings
+from service.engine.float_warnings import ignoring_float_warnings
 from service.engine.network.definition import Definition, LayerDefinition
 from service.engine.network.flat import Piece
 
@@ -47,7 +47,7 @@ one word, are a filter."""
 
 @dataclass(frozen=True)
 class AskedAxis:
-    """One axis of a landscape, as requested. Exactly one of `parameter` and `direction` is given."""
+    """One axis of a landscape as a request describes it. Exactly one of `parameter` and `direction` is given."""
 
     parameter: str | None = None
     direction: str | None = None
@@ -65,7 +65,7 @@ class AskedAxis:
 
 
 class Direction(NamedTuple):
-    """The direction of an axis."""
+    """The direction of an axis as a vector, with what is known of it."""
 
     vector: Array
     """The direction over the flat vector of all parameters, in float64."""
@@ -80,10 +80,11 @@ class Direction(NamedTuple):
 def random_direction(
     definition: Definition, trained: Sequence[Piece], base: Array, normalize: str, stream: Sequence[int]
 ) -> Array:
-    """Draw standard normal numbers for all trained parameters, normalised. `stream` seeds them.
+    """Return random normal numbers for all trained parameters, normalised, as one flat vector.
 
-    Filter normalisation is that of Li, Xu, Taylor, Studer, Goldstein, "Visualizing the Loss Landscape of Neural Nets",
-    2018, arXiv:1712.09913: d ← d / ‖d‖ · ‖w‖ for each filter.
+    `base` holds all parameters, and `stream` seeds the numbers. Filter normalisation is that of Li, Xu, Taylor, Studer,
+    Goldstein, "Visualizing the Loss Landscape of Neural Nets", 2018, arXiv:1712.09913: d ← d / ‖d‖ · ‖w‖ for each
+    filter.
     """
     generator = np.random.Generator(np.random.PCG64(list(stream)))
     layers = {layer.name: layer for layer in definition.layers}
@@ -122,15 +123,13 @@ class Principal(NamedTuple):
     """The share of the variance of each."""
 
 
+@ignoring_float_warnings
 def principal_directions(points: Array, count: int, paths: Sequence[Path]) -> Principal:
-    """Return the directions along which points `(steps, trained parameters)` vary most, about their mean.
+    """Return the `count` directions along which points vary most about their mean.
 
-    `paths` are the places of the axes in the request. Raises `InvalidRequest` where there are fewer directions.
+    `points` are (steps, trained parameters); `paths` are the places of the axes in the request. Raises `InvalidRequest`
+    where there are fewer such directions.
     """
-    return without_float_warnings(_principal, points, count, paths)
-
-
-def _principal(points: Array, count: int, paths: Sequence[Path]) -> Principal:
     centred = points - points.mean(0)
     largest = float(np.abs(centred).max())
     if not np.isfinite(largest):
@@ -153,7 +152,8 @@ def _principal(points: Array, count: int, paths: Sequence[Path]) -> Principal:
 
 
 def check_plane(one: Array, other: Array, path: Path) -> float:
-    """Return the cosine of the angle between two directions. Raises `InvalidRequest` where they span no plane."""
+    """Return the cosine of the angle between two directions. Raises `InvalidRequest` at `path` where they are parallel
+    and span no plane."""
     cosine = float((one / norm_of_flat(one)) @ (other / norm_of_flat(other)))
     if 1.0 - abs(cosine) <= PARALLEL:
         way = "the same way as" if cosine > 0.0 else "the opposite way of"

@@ -46,7 +46,7 @@ Moved = tuple[Node, int] | float
 
 
 def index_of(shape: Shape, place: int) -> list[int]:
-    """Return the index of a place in an array."""
+    """Return the index, one number for each axis, of an element given by its place in row-major order."""
     index = []
     for n in reversed(shape):
         place, k = divmod(place, n)
@@ -55,7 +55,7 @@ def index_of(shape: Shape, place: int) -> list[int]:
 
 
 def place_of(shape: Shape, index: Sequence[int]) -> int:
-    """Return the place of an index in an array."""
+    """Return the place in row-major order of an element given by its index."""
     place = 0
     for n, k in zip(shape, index, strict=True):
         place = place * n + k
@@ -92,14 +92,6 @@ def _shifted(node: Node, place: int, axis: int, offset: int) -> Moved:
     return (x, place_of(x.shape, index)) if 0 <= index[axis] < x.shape[axis] else 0.0
 
 
-def _sliced(node: Node, place: int) -> Moved:
-    return _shifted(node, place, node.attributes[0], node.attributes[1])
-
-
-def _padded(node: Node, place: int) -> Moved:
-    return _shifted(node, place, node.attributes[0], -node.attributes[1])
-
-
 def _concatenated(node: Node, place: int) -> Moved:
     (axis,) = node.attributes
     index = index_of(node.shape, place)
@@ -128,8 +120,8 @@ MOVES: Mapping[str, Callable[[Node, int], Moved]] = {
     "reshape": _same,
     "transpose": _transposed,
     "broadcast": _broadcast,
-    "slice": _sliced,
-    "pad": _padded,
+    "slice": lambda node, place: _shifted(node, place, node.attributes[0], node.attributes[1]),
+    "pad": lambda node, place: _shifted(node, place, node.attributes[0], -node.attributes[1]),
     "concatenate": _concatenated,
     "windows": _windowed,
     "mark": _same,
@@ -149,7 +141,7 @@ _SECOND = frozenset(("softmax", "log_softmax", "logsumexp", "row_excess", "root_
 
 
 def read_by(node: Node) -> tuple[Node, ...]:
-    """Return the nodes that occur in the formula of an element."""
+    """Return those inputs of a node that occur in the formulas of its elements."""
     name = node.operation.name
     if name in _SECOND:
         return node.inputs[1:2]
@@ -190,7 +182,7 @@ def _elementwise(node: Node, place: int, term: Terms) -> NumberFormula:
 
 
 def _over_axes(x: Node, axes: Collection[int], kept: Sequence[int]) -> list[int]:
-    """Return the places of all elements along some axes; `kept` is the index along the others."""
+    """Return the places of all elements of `x` along some axes; `kept` is the index along the other axes."""
     _check_length(math.prod([x.shape[axis] for axis in axes]))
     rest = iter(kept)
     ranges = [range(n) if axis in axes else (next(rest),) for axis, n in enumerate(x.shape)]
@@ -203,16 +195,13 @@ def _check_length(count: int) -> None:
 
 
 def _reduced(node: Node, place: int, x: Node, term: Terms) -> list[NumberFormula]:
-    """Return the elements that a node joins; the first attribute of the node is the axes that disappear."""
+    """Return the elements of `x` that an element of a reduction, such as a sum, is made of. The first attribute of the
+    node is the axes that disappear."""
     return [term(x, k) for k in _over_axes(x, node.attributes[0], index_of(node.shape, place))]
 
 
 def _all(terms: Sequence[NumberFormula]) -> NumberFormula:
     return total([(False, each) for each in terms])
-
-
-def _sum(node: Node, place: int, term: Terms) -> NumberFormula:
-    return _all(_reduced(node, place, node.inputs[0], term))
 
 
 def _matmul(node: Node, place: int, term: Terms) -> NumberFormula:
@@ -249,25 +238,9 @@ def _log_softmax(node: Node, place: int, term: Terms) -> NumberFormula:
     return _minus(parts[k], Call("log", (_exponentials(parts),)))
 
 
-def _logsumexp(node: Node, place: int, term: Terms) -> NumberFormula:
-    return Call("log", (_exponentials(_row(node.inputs[1], place, term)),))
-
-
-def _row_excess(node: Node, place: int, term: Terms) -> NumberFormula:
-    return _minus(_all(_row(node.inputs[1], place, term)), Constant(1.0))
-
-
-def _row_maximum(node: Node, place: int, term: Terms) -> NumberFormula:
-    return Call("max", _row(node.inputs[0], place, term))
-
-
 def _extreme(node: Node, place: int, term: Terms) -> NumberFormula:
     name = {"maximum": "max", "minimum": "min"}[node.attributes[0]]
     return Call(name, [term(x, place if x.shape else 0) for x in node.inputs[1:]])
-
-
-def _largest(node: Node, place: int, term: Terms) -> NumberFormula:
-    return Call("max", _reduced(node, place, node.inputs[0], term))
 
 
 def _first_largest(node: Node, place: int, term: Terms) -> NumberFormula:
@@ -328,17 +301,17 @@ def _order(node: Node, place: int, term: Terms) -> NumberFormula:
 
 
 RULES: Mapping[str, Callable[[Node, int, Terms], NumberFormula]] = {
-    "sum": _sum,
+    "sum": lambda node, place, term: _all(_reduced(node, place, node.inputs[0], term)),
     "matmul": _matmul,
     "softmax": _softmax,
     "log_softmax": _log_softmax,
-    "logsumexp": _logsumexp,
-    "row_excess": _row_excess,
+    "logsumexp": lambda node, place, term: Call("log", (_exponentials(_row(node.inputs[1], place, term)),)),
+    "row_excess": lambda node, place, term: _minus(_all(_row(node.inputs[1], place, term)), Constant(1.0)),
+    "row_maximum": lambda node, place, term: Call("max", _row(node.inputs[0], place, term)),
     "cumulative_sum": _cumulative_sum,
     "order": _order,
-    "row_maximum": _row_maximum,
     "extreme": _extreme,
-    "largest": _largest,
+    "largest": lambda node, place, term: Call("max", _reduced(node, place, node.inputs[0], term)),
     "first_largest": _first_largest,
     "one_hot": _one_hot,
     "root_mean_square": _root_mean_square,
@@ -348,13 +321,14 @@ RULES: Mapping[str, Callable[[Node, int, Terms], NumberFormula]] = {
 
 
 class Elements:
-    """Formulas of the elements of a graph, read on demand."""
+    """The formulas of the elements of a graph, read on demand."""
 
     def __init__(self, nodes: Sequence[Node], named: Collection[int], indices: Mapping[int, Array]) -> None:
-        """`nodes` are all that matter, in topological order, and `named` are the indices of nodes with a name.
+        """Prepare to read formulas.
 
-        `indices` holds the integers of inputs by node. Reading raises `OverflowError` where one formula, or all
-        together, have too many names.
+        `nodes` are all nodes that matter, in topological order, `named` the indices of those with a name, and `indices`
+        the integers of inputs by node. Reading raises `OverflowError` where one formula, or all together, have too many
+        names.
         """
         self.named = frozenset(named)
         self.indices = indices
@@ -368,7 +342,8 @@ class Elements:
         return self._nodes[element[0]]
 
     def formula(self, node: Node, place: int) -> NumberFormula:
-        """Return the formula of an element in terms of elements with names, long ones, and those used repeatedly."""
+        """Return the formula of an element. It refers to elements that have names, long formulas or several uses;
+        others are written out in it."""
         moved = self._moved(node, place)
         if isinstance(moved, float):
             return Constant(moved)
@@ -394,12 +369,13 @@ class Elements:
 
     @property
     def spent(self) -> int:
-        """The count of names in all formulas read so far or, inside `spending`, since it began."""
+        """The number of names in all formulas read so far; inside `spending`, in those read since it began."""
         return self._work
 
     @contextmanager
     def spending(self, most: int) -> Iterator[None]:
-        """Limit the names of the formulas that are read within; the count outside leaves them out."""
+        """Limit the names in all formulas that are read within the `with` block. The count outside of the block leaves
+        them out."""
         before = self._work, self._most_work
         self._work, self._most_work = 0, most
         try:
@@ -408,7 +384,7 @@ class Elements:
             self._work, self._most_work = before
 
     def term(self, node: Node, place: int) -> NumberFormula:
-        """Return an element as a part of a formula: its name, or its own formula if that is short and used once."""
+        """Return an element as a part of a formula: a reference, or its own formula if short and used once."""
         if node.index in self.named:
             return Ref((node.index, place))
         moved = self._moved(node, place)
@@ -424,7 +400,8 @@ class Elements:
         return found
 
     def _part(self, node: Node, place: int, longest: int) -> NumberFormula:
-        """Return an element of a node that does more than move numbers, or has a name, as a part of a formula."""
+        """Return an element as a part of a formula, where `node` has a name or does more than move numbers. Formulas
+        with more than `longest` names become references."""
         element = (node.index, place)
         if node.index in self.named or node.operation.name == "input":
             return Ref(element)
@@ -446,7 +423,8 @@ class Elements:
         return found
 
     def _moved(self, node: Node, place: int) -> Moved:
-        """Return the origin of an element, past all nodes that only move numbers and have no name, or its constant."""
+        """Return where an element comes from, or the constant that it is. The search passes nodes that only move
+        numbers and have no name."""
         first = True
         while first or node.index not in self.named:
             first = False
@@ -482,7 +460,7 @@ class Elements:
         )
 
     def _integers(self, node: Node) -> Array:
-        """Return the integers of a node, with only moves between it and an input."""
+        """Return the integer values of a node that is an input, or a view of one."""
         if node.index in self.indices:
             return self.indices[node.index]
         if node.operation.name == "table":
@@ -493,10 +471,8 @@ class Elements:
 
 
 def _uses(nodes: Sequence[Node], named: Collection[int]) -> tuple[frozenset[int], frozenset[int]]:
-    """Return the nodes with several uses, and the nodes with a single use that takes each element several times.
-
-    A user of a node that only moves numbers uses the origin of these, unless the node has a name.
-    """
+    """Return the indices of nodes with several uses, and of nodes whose single use takes each element several times. A
+    user of a node that only moves numbers counts as a user of the origin, unless the node has a name."""
     readers: dict[int, set[tuple[int, int]]] = {}
     spread: set[int] = set()
     mixed: set[int] = set()

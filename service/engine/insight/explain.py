@@ -1,4 +1,4 @@
-"""The worked derivation of gradients: every number with its formula.
+"""The worked derivation of a network's gradients: every number with its formula.
 
 `ExplainTask.compile` builds the graph of the loss and its gradients, and draws the outline of the derivation;
 `Explanation.run` computes the values with the interpreter and fills them in. No gradient is computed in a second way:
@@ -33,7 +33,7 @@ from service.engine.watch import Watch
 
 @dataclass(frozen=True)
 class ExplainTask:
-    """Asks for the derivation of a network's gradients."""
+    """The task of deriving gradients of a network, for given shapes."""
 
     task: Task
     parameter: str | None = None
@@ -52,13 +52,14 @@ class ExplainTask:
         return 2.0 * self.task.effort
 
     def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> Explanation:
-        """Raises `InvalidRequest` for an unknown parameter or sample, or too many steps; and what `watch` raises."""
+        """Build the outline of the derivation. Raises `InvalidRequest` for an unknown parameter or sample, or too many
+        steps; and what `watch` raises."""
         return Explanation(self, build_scene(self.task, limits, self.parameter, self.sample, watch), limits)
 
 
 @dataclass(frozen=True)
 class WorkedDerivation:
-    """A derivation with its numbers."""
+    """A derivation with all its numbers filled in, as an answer shows it."""
 
     loss: float
     quantities: list[tuple[Quantity, float]]
@@ -73,7 +74,7 @@ class WorkedDerivation:
 
 
 class Explanation:
-    """The derivation of some gradients, without its numbers. Immutable and safe to run from many threads."""
+    """The derivation of some gradients without numbers. Immutable and safe to run from many threads."""
 
     def __init__(self, asked: ExplainTask, scene: Scene, limits: Limits) -> None:
         self.scene = scene
@@ -95,10 +96,8 @@ class Explanation:
         scene.prepared.model.graph.seal()
 
     def run(self, feed: Feed, learning_rate: float, watch: Watch | None = None) -> WorkedDerivation:
-        """Compute the values and fill them in. `feed` holds all samples, also where one was chosen.
-
-        Raises `InvalidRequest` when the numbers do not fit, and what `watch` raises.
-        """
+        """Compute all values with the numbers of a request, and fill them in. `feed` holds all samples, also where one
+        was chosen. Raises `InvalidRequest` when the numbers do not fit, and what `watch` raises."""
         inputs, parameters = self._inputs(feed, watch)
         values: dict[int, Array] = {}
         for node, value in interpreted([*self.scene.outputs, *self.feeder.parameters.nodes], inputs):
@@ -112,11 +111,7 @@ class Explanation:
         return self._filled(outline, values, learning_rate, parameters)
 
     def _filled(
-        self,
-        outline: Outline,
-        values: Mapping[int, Array],
-        rate: float,
-        parameters: dict[str, dict[str, Array]] | None,
+        self, outline: Outline, values: Mapping[int, Array], rate: float, parameters: dict[str, dict[str, Array]] | None
     ) -> WorkedDerivation:
         def held(key: Key) -> float:
             """Return the number in the graph at a key."""

@@ -20,7 +20,7 @@ Key = Hashable
 
 
 class NumberFormula:
-    """A number in terms of others. `size` counts the names in it, `depth` the levels of nesting."""
+    """The formula of one number in terms of others. `size` counts the names in it, `depth` the levels of nesting."""
 
     __slots__ = ("depth", "size")
 
@@ -33,7 +33,7 @@ class NumberFormula:
 
 
 class Ref(NumberFormula):
-    """Another number, by its key."""
+    """A reference to another number by its key."""
 
     __slots__ = ("key",)
 
@@ -43,7 +43,7 @@ class Ref(NumberFormula):
 
 
 class Constant(NumberFormula):
-    """A constant."""
+    """A number that never changes."""
 
     __slots__ = ("value",)
 
@@ -66,7 +66,7 @@ class _Compound(NumberFormula):
 
 
 class TermSum(_Compound):
-    """Terms, each with whether it is subtracted."""
+    """A sum of terms, each with whether it is subtracted."""
 
     __slots__ = ("minus",)
 
@@ -80,25 +80,25 @@ class TermSum(_Compound):
 
 
 class Product(_Compound):
-    """Factors."""
+    """The product of two or more factors."""
 
     __slots__ = ()
 
 
 class Quotient(_Compound):
-    """One number over another."""
+    """The quotient of two numbers, top and bottom."""
 
     __slots__ = ()
 
 
 class Square(_Compound):
-    """A number times itself."""
+    """The square of a number."""
 
     __slots__ = ()
 
 
 class Call(_Compound):
-    """A function by the name of its operation in the graph, or one of `FUNCTIONS`."""
+    """A function of numbers: an operation of the graph by its name, or one of `FUNCTIONS`."""
 
     __slots__ = ("name",)
 
@@ -111,7 +111,7 @@ class Call(_Compound):
 
 
 def total(terms: Sequence[tuple[bool, NumberFormula]]) -> NumberFormula:
-    """Return a sum without sums inside it."""
+    """Return the sum of terms, each given with whether it is subtracted. Sums among the terms are written out."""
     flat: list[tuple[bool, NumberFormula]] = []
     for minus, term in terms:
         if isinstance(term, TermSum):
@@ -130,7 +130,7 @@ def negative(formula: NumberFormula) -> NumberFormula:
 
 
 def product(factors: Sequence[NumberFormula]) -> NumberFormula:
-    """Return a product without products inside it; the signs of its factors come to the front."""
+    """Return the product of factors. Products among them are written out, and their signs come to the front."""
     flat: list[NumberFormula] = []
     minus = False
     for given in factors:
@@ -156,7 +156,7 @@ def quotient(top: NumberFormula, bottom: NumberFormula) -> NumberFormula:
 
 
 def names(formula: NumberFormula) -> Iterator[Key]:
-    """Yield the keys of a formula in the order of writing, as often as they occur."""
+    """Yield the keys of the numbers that a formula refers to, in the order of writing, as often as they occur."""
     waiting = [formula]
     while waiting:
         here = waiting.pop()
@@ -167,10 +167,8 @@ def names(formula: NumberFormula) -> Iterator[Key]:
 
 
 def turned(formula: NumberFormula, signed: Callable[[Key], bool]) -> NumberFormula:
-    """Return the negative of a formula, in terms of the negatives of all names that are `signed`.
-
-    A formula that is linear in these names keeps its form, as deltas in terms of deltas do.
-    """
+    """Return the negative of a formula, written with the negative of each number that is `signed`, for Heaton's
+    notation. A formula that is linear in these numbers keeps its form, as deltas in terms of deltas do."""
     if isinstance(formula, Ref):
         return formula if signed(formula.key) else negative(formula)
     if isinstance(formula, TermSum):
@@ -192,7 +190,7 @@ def turned(formula: NumberFormula, signed: Callable[[Key], bool]) -> NumberFormu
 
 
 def kept(formula: NumberFormula, signed: Callable[[Key], bool]) -> NumberFormula:
-    """Return the same number, in terms of the negatives of all names that are `signed`."""
+    """Return a formula of the same value, written with the negative of each number that is `signed`."""
     if not _any_signed(formula, signed):
         return formula
     if isinstance(formula, Ref):
@@ -217,10 +215,6 @@ def _any_signed(formula: NumberFormula, signed: Callable[[Key], bool]) -> bool:
 # --- evaluating ---------------------------------------------------------------------------------
 
 
-def _first_largest(place: float, *values: float) -> float:
-    return float(values.index(max(values)) == int(place))
-
-
 def _order(position: float, descending: float, *values: float) -> float:
     places = sorted(range(len(values)), key=lambda place: values[place] * (-1.0 if descending else 1.0))
     return float(places[int(position)])
@@ -230,14 +224,14 @@ FUNCTIONS: Mapping[str, Callable[..., float]] = {
     "max": lambda *values: max(values),
     "min": lambda *values: min(values),
     "equal": lambda a, b: float(a == b),
-    "first_largest": _first_largest,
+    "first_largest": lambda place, *values: float(values.index(max(values)) == int(place)),
     "order": _order,
 }
 """Functions that are no operation of the graph as they stand here; the others are."""
 
 
 def evaluate(formula: NumberFormula, value: Callable[[Key], float]) -> float:
-    """Compute the number that a formula stands for, in float64."""
+    """Return the number that a formula stands for, in float64. `value` returns the number of a key."""
     if isinstance(formula, Ref):
         return value(formula.key)
     if isinstance(formula, Constant):
@@ -257,7 +251,7 @@ def evaluate(formula: NumberFormula, value: Callable[[Key], float]) -> float:
 
 
 def _operate(name: str, values: Sequence[float]) -> float:
-    """Apply an elementwise operation of the graph to single numbers."""
+    """Return the result of an elementwise operation of the graph on single numbers."""
     operation = OPERATIONS[name]
     out = np.empty(())
     scratch = [np.empty(()) for _ in range(2)]
@@ -274,7 +268,7 @@ _SUM, _PRODUCT, _POWER, _ATOM = range(4)
 
 
 def expression(formula: NumberFormula, name: Callable[[Key], str]) -> str:
-    """Write a formula for programs: Python's arithmetic, functions named as operations, all digits of constants."""
+    """Return a formula as a text for programs: Python's arithmetic, operations as functions, all digits."""
     return _written(formula, name)[0]
 
 

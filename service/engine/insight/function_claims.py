@@ -12,7 +12,8 @@ from service.engine.errors import Fault, Path
 
 
 def read_numbers(names: Sequence[str], claimed: Any, at: Path) -> tuple[dict[tuple[str, ...], Array], list[Fault]]:
-    """Read numbers by variable, or a list of them in the order of `names`; return them and all faults."""
+    """Return claimed numbers by variable, and the faults of the claim. A claim maps variables to numbers, or lists
+    numbers in the order of `names`; `at` is its place in the request."""
     found: dict[tuple[str, ...], Array] = {}
     faults: list[Fault] = []
     listed = ", ".join(names)

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import Any
 
 from service.engine.arrays import Array
-from service.engine.insight.computation import Label
 from service.engine.insight.graph_view import BACKWARD, View, ViewVertex
 from service.engine.texts import Tell, short
 
@@ -21,23 +19,19 @@ LONGEST_LABEL = 60
 
 
 def label_of(vertex: ViewVertex, tell: Tell) -> str:
-    """Return the role of a vertex in words; empty where it has none."""
-    return "; ".join(_in_words(label, tell) for label in vertex.labels)
-
-
-def _in_words(label: Label, tell: Tell) -> str:
-    return label if isinstance(label, str) else tell(label)
+    """Return the roles of a vertex in words, such as "output of layer hidden"; empty where it has none."""
+    return "; ".join(label if isinstance(label, str) else tell(label) for label in vertex.labels)
 
 
 def code(view: View, tell: Tell) -> str:
-    """Write straight-line code, where each line uses only names of earlier lines."""
+    """Return straight-line code of a view: a line for each vertex, which uses only names of earlier lines."""
     return "".join(f"{line}\n" for line in _lines(view.vertices, tell))
 
 
 def _lines(vertices: Sequence[ViewVertex], tell: Tell) -> list[str]:
     lines = []
     for vertex in vertices:
-        arguments = [*vertex.inputs, *(f"{name}={_literal(value)}" for name, value in vertex.attributes.items())]
+        arguments = [*vertex.inputs, *(f"{name}={value!r}" for name, value in vertex.attributes.items())]
         line = f"{vertex.name} = {vertex.operation}({', '.join(arguments)})"
         label = label_of(vertex, tell)
         if not label and vertex.layer is not None:
@@ -46,17 +40,12 @@ def _lines(vertices: Sequence[ViewVertex], tell: Tell) -> list[str]:
     return lines
 
 
-def _literal(value: Any) -> str:
-    """Return a value as Python writes it; a float that is not finite as `inf` or `nan`."""
-    return repr(value)
-
-
 def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
 def dot(view: View, values: Mapping[str, Array], tell: Tell) -> str:
-    """Write a drawing for Graphviz: a box for each layer and pass, with dashed arrows for adjoints."""
+    """Return a drawing in Graphviz's language: a box for each layer and pass, with dashed arrows for adjoints."""
     lines = ["digraph computation {", "  rankdir=LR;", "  node [shape=box, style=rounded];"]
     identities = _identities(view)
     for place, (group, vertices) in enumerate(_groups(view)):
@@ -80,7 +69,7 @@ def dot(view: View, values: Mapping[str, Array], tell: Tell) -> str:
 
 
 def mermaid(view: View, values: Mapping[str, Array], tell: Tell) -> str:
-    """Write a flowchart for Mermaid, with the same boxes and arrows."""
+    """Return a flowchart in Mermaid's language, with the same boxes and arrows as `dot`."""
     lines = ["flowchart LR"]
     identities = _identities(view)
     for place, (group, vertices) in enumerate(_groups(view)):
@@ -103,12 +92,13 @@ def mermaid(view: View, values: Mapping[str, Array], tell: Tell) -> str:
 
 
 def _identities(view: View) -> dict[str, str]:
-    """Return names that both languages take without quotation marks."""
+    """Return for each vertex a name that both drawing languages take without quotation marks."""
     return {vertex.name: f"n{place}" for place, vertex in enumerate(view.vertices)}
 
 
 def _groups(view: View) -> list[tuple[str | None, list[ViewVertex]]]:
-    """Return groups of consecutive vertices of one layer and pass. Collapsed layers are boxes already."""
+    """Return the vertices grouped by layer and pass, each group with its title, to draw boxes around them. In a view by
+    layers each vertex is a box already, so there are no groups."""
     if view.detail == "layers":
         return [(None, view.vertices)]
 
@@ -122,7 +112,7 @@ def _groups(view: View) -> list[tuple[str | None, list[ViewVertex]]]:
 
 
 def _label_lines(vertex: ViewVertex, values: Mapping[str, Array], tell: Tell) -> list[str]:
-    """Return the lines inside a box: name and operation, label, shape or value."""
+    """Return the lines inside the box of a vertex: name and operation, label, shape or value."""
     given = vertex.attributes.get("name")
     lines = [f"{vertex.name} {vertex.operation}" + (f" {given}" if isinstance(given, str) else "")]
     label = _one_line(label_of(vertex, tell))
@@ -137,12 +127,12 @@ def _label_lines(vertex: ViewVertex, values: Mapping[str, Array], tell: Tell) ->
 
 
 def _quoted(text: str) -> str:
-    """Return a string of Graphviz."""
+    """Return a text as a string in Graphviz's language."""
     plain = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{plain}"'
 
 
 def _escaped(text: str) -> str:
-    """Escape text for quotation marks in Mermaid, where `#` begins an entity and `<` a tag."""
+    """Return a text as Mermaid takes it within quotation marks, where `#` begins an entity and `<` a tag."""
     special = {"#": "#35;", '"': "#quot;", "<": "#lt;", ">": "#gt;", "&": "#amp;", "`": "#96;"}
     return "".join(special.get(character, character) for character in text)

@@ -1,4 +1,4 @@
-"""Views of a computation: operation by operation, or collapsed to a vertex for each layer and pass."""
+"""Views of a computation for people: operation by operation, or collapsed to a vertex for each layer and pass."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FORWARD, BACKWARD = "forward", "backward"
 
 
 class ViewVertex(NamedTuple):
-    """An operation, or a layer."""
+    """A vertex of a view: an operation, or a layer in one of the two passes."""
 
     name: str
     """`%7`, or the name of a layer."""
@@ -50,7 +50,7 @@ class ViewVertex(NamedTuple):
 
 @dataclass
 class View:
-    """The shown part of a computation."""
+    """A computation as an answer shows it."""
 
     detail: str
     vertices: list[ViewVertex]
@@ -63,22 +63,23 @@ class View:
 
     @property
     def numbers(self) -> int:
-        """The count of numbers in the values and adjoints."""
+        """The count of numbers in all values and adjoints of the view."""
         return sum(
             (vertex.source.size if vertex.source else 0) + (vertex.adjoint_source.size if vertex.adjoint_source else 0)
             for vertex in self.vertices
         )
 
     def check_numbers(self) -> None:
-        """Raises `InvalidRequest` where an answer would have too many numbers."""
+        """Raise `InvalidRequest` where an answer with all values would have too many numbers."""
         instead = "set values to false" if self.detail == "layers" else "set values to false, or detail to layers"
         check_size(self.numbers, MOST_NUMBERS, ("values",), "numbers in its values and adjoints", instead)
 
 
 def chosen_detail(computation: Computation, asked: str | None) -> str:
-    """Return the requested detail or, without a request, operations as long as they are few enough to read.
+    """Return the detail of a view, `operations` or `layers`, that a request asks for.
 
-    Raises `InvalidRequest` when operations are requested and there are too many.
+    Without a request, single operations are shown if they are few enough to read. Raises `InvalidRequest` when
+    operations are requested and there are too many.
     """
     count = len(computation.nodes)
     if asked == "operations":
@@ -89,7 +90,7 @@ def chosen_detail(computation: Computation, asked: str | None) -> str:
 
 
 def by_operation(computation: Computation) -> View:
-    """Return a view with a vertex for each operation, named by its place in the straight-line code."""
+    """Return a view with a vertex for each operation, named `%` and its place in the straight-line code."""
     roots, nodes = computation.roots, computation.nodes
     names = {node: f"%{place}" for place, node in enumerate(nodes)}
     forward = set(computation.forward)

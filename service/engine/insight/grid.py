@@ -16,7 +16,7 @@ import numpy as np
 
 from service.engine.arrays import Array, is_finite
 from service.engine.cautions import Caution
-from service.engine.float_warnings import without_float_warnings
+from service.engine.float_warnings import ignoring_float_warnings
 from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.ir import Node, reachable
 from service.engine.graph.operations import broadcast, concatenate, reshape, slice_axis, sum_over, transpose
@@ -37,10 +37,8 @@ FLOAT_BYTES = {"float64": 8, "float32": 4}
 
 
 class GridTask(NamedTuple):
-    """Asks for losses at points, for given shapes. Hashable: equal tasks share one program.
-
-    `task` has losses, no `include`, and a reduction to one number.
-    """
+    """The task of computing losses at many points of a line or plane, for given shapes. It is hashable: equal tasks
+    share one program. `task` has losses, no `include`, and a reduction to one number."""
 
     task: Task
     moved: tuple[str, ...]
@@ -66,7 +64,7 @@ class GridTask(NamedTuple):
 
 @dataclass
 class GridValues:
-    """The results at the points, in their order. Values that are not finite stay in place."""
+    """The losses, slopes and curvatures at the points, in their order. Values that are not finite stay in place."""
 
     losses: Array
     slopes: Array
@@ -78,7 +76,7 @@ class GridValues:
 
 
 class Grid:
-    """A grid task, planned. Immutable and safe to run from many threads."""
+    """A compiled program of losses and derivatives at many points. Immutable and safe to run from many threads."""
 
     def __init__(self, asked: GridTask, program: Program, block: int, feeder: Feeder, moved: Sequence[Piece]) -> None:
         self.asked = asked
@@ -92,17 +90,15 @@ class Grid:
         """Floating-point operations of a run, roughly."""
         self.weight = len(feeder.model.graph.nodes) + len(asked.task.parameters)
 
+    @ignoring_float_warnings
     def run(
         self, feed: Feed, base: Array, directions: Array, coordinates: Array, watch: Watch | None = None
     ) -> GridValues:
-        """Compute the values at `base + coordinates @ directions`.
+        """Compute losses and derivatives at the points `base + coordinates @ directions`.
 
         `base` is `(parameters,)`, `directions` `(axes, parameters)`, both over the flat vector of all parameters;
         `coordinates` is `(points, axes)`. The feed's own parameters are ignored. Raises what `watch` raises.
         """
-        return without_float_warnings(self._run, feed, base, directions, coordinates, watch)
-
-    def _run(self, feed: Feed, base: Array, directions: Array, coordinates: Array, watch: Watch | None) -> GridValues:
         count, axes = coordinates.shape
         order, dtype = self.asked.order, self.asked.task.dtype
         values = GridValues(
@@ -151,7 +147,7 @@ class Grid:
 def compile_grid(
     asked: GridTask, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None
 ) -> Grid:
-    """Build, differentiate and plan; runs borrow their memory from `pool`.
+    """Build, differentiate, vectorize and plan the loss of a grid; runs borrow their memory from `pool`.
 
     Raises `InvalidRequest` when the definition or the shapes do not fit, `LimitExceeded` when it would cost too much,
     and what `watch` raises.
@@ -161,7 +157,10 @@ def compile_grid(
     assert prepared.objective is not None
     feeder = Feeder(prepared, limits)
     wanted = frozenset(asked.moved)
-    moved = sorted((part for part in feeder.parameters.pieces if f"{part.layer}.{part.name}" in wanted), key=_start)
+    moved = sorted(
+        (part for part in feeder.parameters.pieces if f"{part.layer}.{part.name}" in wanted),
+        key=lambda part: part.start,
+    )
     by_name = {(parameter.layer, parameter.name): parameter.node for parameter in model.parameters}
     nodes = [by_name[part.layer, part.name] for part in moved]
     directions = graph.input("directions", (asked.axes, sum(node.size for node in nodes)))
@@ -177,7 +176,7 @@ def compile_grid(
         results["slopes"] = slopes = _along(loss, ways)
         if asked.order > 1:
             rows = [_along(sum_over(slice_axis(slopes, 0, k, k + 1)), ways) for k in range(asked.axes)]
-            results["curvatures"] = _stacked(rows)
+            results["curvatures"] = reshape(concatenate(rows, 0), (len(rows), asked.axes))
     block = _block_of(results.values(), ways, asked)
     coordinates = graph.input("coordinates", (block, asked.axes))
     places = {
@@ -192,12 +191,9 @@ def compile_grid(
     return Grid(asked, program, block, feeder, moved)
 
 
-def _start(part: Piece) -> int:
-    return part.start
-
-
 def _along(number: Node, ways: Mapping[Node, Node]) -> Node:
-    """Return the derivative of a number along each direction: (axes,)."""
+    """Return the derivatives of a number along the directions, (axes,). `ways` has for each parameter its part of the
+    directions, (axes, size)."""
     nodes = list(ways)
     gradients = dense(differentiate(number, nodes).nodes, nodes)
     total: Node | float = 0.0
@@ -208,13 +204,8 @@ def _along(number: Node, ways: Mapping[Node, Node]) -> Node:
     return reshape(total, (total.size,))
 
 
-def _stacked(rows: Sequence[Node]) -> Node:
-    """Stack vectors as the rows of a matrix."""
-    return reshape(concatenate(rows, 0), (len(rows), rows[0].size))
-
-
 def _block_of(results: Iterable[Node], ways: Mapping[Node, Node], asked: GridTask) -> int:
-    """Return the count of points of one run: as many as memory allows, in blocks of nearly equal length."""
+    """Return how many points one run computes: as many as memory allows, in blocks of nearly equal length."""
     depend = {node.index for node in ways}
     elements = sum(node.size for node in ways)
     for node in reachable(results):

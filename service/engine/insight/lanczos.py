@@ -34,7 +34,7 @@ TINY = 1e-13
 
 @dataclass
 class Pairs:
-    """Eigenvalues with their vectors, the largest first."""
+    """Eigenvalues with their eigenvectors, the largest first."""
 
     values: Array
     vectors: Array
@@ -47,22 +47,22 @@ class Pairs:
     """True if every residual is within the tolerance."""
 
     def first(self, count: int) -> Pairs:
-        """Return the first pairs."""
+        """Return the pairs with the `count` largest eigenvalues, or all if there are fewer."""
         return self.part(0, min(count, len(self.values)))
 
     def last(self, count: int) -> Pairs:
-        """Return the last pairs."""
+        """Return the pairs with the `count` smallest eigenvalues, or all if there are fewer."""
         return self.part(max(len(self.values) - count, 0), len(self.values))
 
     def part(self, start: int, stop: int) -> Pairs:
-        """Return the pairs from one position to another."""
+        """Return the pairs from position `start` to before `stop`."""
         kept = slice(start, stop)
         return replace(self, values=self.values[kept], vectors=self.vectors[kept], residuals=self.residuals[kept])
 
 
 @dataclass
 class Quadrature:
-    """The spectrum seen by one probe: eigenvalues of the tridiagonal matrix and the share of each."""
+    """The spectrum as one random vector sees it: eigenvalues of the tridiagonal matrix with a weight for each."""
 
     nodes: Array
     weights: Array
@@ -71,7 +71,7 @@ class Quadrature:
 
 
 class Krylov:
-    """A Krylov space that grows by one vector with each product, orthogonal to the vectors that are `locked`."""
+    """A Krylov space: it grows by one vector with each product, orthogonal to the `locked` vectors."""
 
     def __init__(self, product: Product, start: Array, most: int, locked: Array) -> None:
         self.product, self.locked = product, locked
@@ -91,7 +91,7 @@ class Krylov:
         return len(self.diagonal)
 
     def grow(self) -> None:
-        """Grow the space by one product."""
+        """Add one vector to the space, by one product with the matrix."""
         size = self.size
         self.basis[size] = self.next
         image = self.product(self.next)
@@ -105,7 +105,8 @@ class Krylov:
             self.next = rest / length
 
     def _orthogonal(self, vector: Array, size: int) -> Array:
-        """Remove from a vector its part in the basis and in the locked vectors. Twice is enough (Parlett, Kahan)."""
+        """Return a vector without its part in the basis and in the locked vectors. Removing it twice is enough
+        (Parlett, Kahan)."""
         rest = vector.copy()
         for _ in range(2):
             rest -= self.basis[:size].T @ (self.basis[:size] @ rest)
@@ -113,7 +114,7 @@ class Krylov:
         return rest
 
     def ritz(self) -> tuple[Array, Array, Array]:
-        """Return Ritz values, the smallest first, bounds of their residuals, and their vectors as columns."""
+        """Return Ritz values, the smallest first, bounds of their residuals, and Ritz vectors as columns."""
         beside = self.beside[: self.size - 1]
         values, columns = np.linalg.eigh(np.diag(self.diagonal) + np.diag(beside, 1) + np.diag(beside, -1))
         return values, np.abs(self.beside[-1] * columns[-1]), columns
@@ -128,7 +129,7 @@ def extremes(
     most_steps: int,
     tolerance: float,
 ) -> Pairs:
-    """Find the `largest` largest and `smallest` smallest eigenvalues, fewer where the matrix has fewer.
+    """Return the `largest` largest and `smallest` smallest eigenvalues of a matrix with `size` rows, or all.
 
     A search stops at residuals of `tolerance` times the largest absolute eigenvalue, or after `most_steps` products. A
     Krylov space holds one vector of a multiple eigenvalue, so further searches, orthogonal to all found vectors, look
@@ -170,8 +171,8 @@ def extremes(
 
 
 def _scaled(product: Product, vector: Array) -> tuple[Product, float]:
-    """Return the matrix times a power of two that brings it near 1, so that squares neither overflow nor vanish, and
-    the inverse of that power."""
+    """Return the matrix times a power of two that brings it near 1, and the inverse of this power. The squares of its
+    numbers then neither overflow nor vanish."""
     largest = float(np.abs(product(vector)).max())
     exponent = max(-1000, min(1000, int(np.frexp(largest)[1]))) if largest else 0
     if abs(exponent) < ORDINARY:
@@ -184,7 +185,7 @@ def _search(
 ) -> tuple[Array, bool]:
     """Grow a space until it holds the wanted counts of its largest and smallest Ritz values.
 
-    Return their positions, and whether all are converged. After values are known, later searches only look for more
+    Returns their positions, and whether all are converged. After values are known, later searches only look for more
     extreme values than the last one that counts, and return none if there are none.
     """
     most = len(space.basis)
@@ -213,7 +214,8 @@ def _search(
 
 
 def _more_extreme(values: Array, bounds: Array, known: Array, counts: tuple[int, int], scale: float) -> Array:
-    """Return which values belong among the known extreme ones, or are copies of the last of them."""
+    """Return a mask of the values that belong among the known extreme ones, or are copies of the last of them. `bounds`
+    are the errors of the values, `counts` how many largest and smallest ones are wanted."""
     above, below = counts
     ordered = np.sort(known)
     slack = bounds + 1e-9 * scale
@@ -228,7 +230,7 @@ def _more_extreme(values: Array, bounds: Array, known: Array, counts: tuple[int,
 
 
 def _measured(product: Product, factor: float, vectors: Array) -> Pairs:
-    """Return Rayleigh quotients and residuals of vectors that are nearly eigenvectors."""
+    """Return the pairs of vectors that are nearly eigenvectors: Rayleigh quotients and residuals."""
     count = len(vectors)
     values, residuals = np.empty(count), np.empty(count)
     for place, vector in enumerate(vectors):
@@ -242,11 +244,11 @@ def _measured(product: Product, factor: float, vectors: Array) -> Pairs:
 def quadratures(
     product: Product, size: int, probes: int, steps: int, generator: np.random.Generator
 ) -> list[Quadrature]:
-    """Compute the stochastic Lanczos quadrature of the spectral density (Ubaru, Chen, Saad 2017,
-    doi:10.1137/16M1104974).
+    """Estimate the spectral density by stochastic Lanczos quadrature, with `probes` random vectors.
 
     For a random vector of signs the eigenvalues of its tridiagonal matrix, weighted with the squared first components
-    of their vectors, integrate the spectrum as its mean over all directions does.
+    of their vectors, integrate the spectrum as its mean over all directions does (Ubaru, Chen, Saad 2017,
+    doi:10.1137/16M1104974).
     """
     found = []
     product, factor = _scaled(product, generator.standard_normal(size))

@@ -17,11 +17,9 @@ from service.engine.arrays import Array, is_finite, norm_of_flat
 from service.engine.cautions import Caution
 from service.engine.compiling import Compiler
 from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest, Path
-from service.engine.float_warnings import without_float_warnings
+from service.engine.float_warnings import ignoring_float_warnings
 from service.engine.functions.surface import levels_for
-from service.engine.insight.directions import (
-    STREAM as DIRECTIONS_STREAM,
-)
+from service.engine.insight.directions import STREAM as DIRECTIONS_STREAM
 from service.engine.insight.directions import (
     AskedAxis,
     Direction,
@@ -54,7 +52,7 @@ MARGIN = 0.2
 
 
 def points_of(asked: AskedLandscape) -> int:
-    """Return the count of points of the grid. Raises `InvalidRequest` where it has too many."""
+    """Return how many points the grid of a landscape has. Raises `InvalidRequest` where it has too many."""
     counts = [
         len(axis.values) if axis.values is not None else axis.resolution or DEFAULT_RESOLUTIONS[len(asked.axes)]
         for axis in asked.axes
@@ -67,7 +65,7 @@ def points_of(asked: AskedLandscape) -> int:
 
 
 class Trajectory(NamedTuple):
-    """Points in the space of the parameters, and where each stands in the request."""
+    """Parameters along a path, such as that of a training, and the place of each in the request."""
 
     trees: Sequence[Tree]
     paths: Sequence[Path]
@@ -87,7 +85,8 @@ class Survey:
         reserve: Callable[[int], None],
         watch: Watch,
     ) -> None:
-        """`evaluation` is the task's at the centre. `reserve` takes the bytes that the whole survey holds so far."""
+        """Prepare a landscape around the parameters of `feed`. `evaluation` computes the loss there. `reserve` is
+        called with the bytes that the whole survey holds so far."""
         self.compile, self.limits, self.watch = compile, limits, watch
         self.evaluation, self.asked = evaluation, asked
         self.task: Task = evaluation.task
@@ -99,11 +98,9 @@ class Survey:
         self.base: Array
         self.gradient: Array
 
+    @ignoring_float_warnings
     def run(self) -> Landscape:
-        """Raises `InvalidRequest`, `LimitExceeded` and what the watch raises."""
-        return without_float_warnings(self._run)
-
-    def _run(self) -> Landscape:
+        """Return the landscape. Raises `InvalidRequest`, `LimitExceeded` and what the watch raises."""
         size = self.vector.trained_size
         if not size:
             detail = "has no parameters that are trained, so the loss has no landscape"
@@ -132,7 +129,7 @@ class Survey:
         return found
 
     def hold(self, nbytes: int) -> None:
-        """Reserve more bytes."""
+        """Reserve more bytes for the rest of the survey."""
         self._held += nbytes
         self._reserve(self._held)
 
@@ -142,7 +139,7 @@ class Survey:
     # --- what is sent beside the parameters ---
 
     def _points(self) -> Array:
-        """Return the trajectory as (points, all parameters)."""
+        """Return the trajectory as an array (points, all parameters)."""
         assert self.trajectory is not None
         trees, paths = self.trajectory
         faults: list[Fault] = []
@@ -162,7 +159,7 @@ class Survey:
         return points
 
     def _check_finite(self, found: Landscape) -> None:
-        """Report numbers that are too large although the losses are not, such as the tangent far away."""
+        """Add a warning about results that are not finite although the losses are, such as a far tangent."""
         arrays = {
             "loss": found.loss,
             "gradient": found.gradient_norm,
@@ -184,14 +181,14 @@ class Survey:
 
 
 class _Directions:
-    """Finds the directions of the axes, and the eigenvalues that the answer and the axes need, in one search."""
+    """The search for the directions of the axes, with the eigenvalues that the answer and the axes need."""
 
     def __init__(self, survey: Survey) -> None:
         self.survey = survey
         self._spectrum: Spectrum | None = None
 
     def look_for_spectrum(self, found: Landscape) -> None:
-        """Find eigenvalues for the answer, and eigenvectors for axes, in one search."""
+        """Find the eigenvalues of the answer and the eigenvectors of axes, in one search."""
         axes = [(place, axis) for place, axis in enumerate(self.survey.asked.axes) if axis.direction == "hessian"]
         if not axes and self.survey.asked.spectrum is None:
             return
@@ -237,9 +234,7 @@ class _Directions:
             found.warnings.append(Caution("not_converged", message, quantity="spectrum"))
         if self.survey.asked.spectrum is not None:
             found.spectrum = replace(
-                spectrum,
-                largest=spectrum.largest.first(asked.largest),
-                smallest=spectrum.smallest.last(asked.smallest),
+                spectrum, largest=spectrum.largest.first(asked.largest), smallest=spectrum.smallest.last(asked.smallest)
             )
 
     def find(self, points: Array | None) -> list[Direction]:
@@ -301,7 +296,7 @@ class _Directions:
 
 
 class _Drawing:
-    """Fills in the grid of a landscape."""
+    """The computation of a landscape's grid: losses, slopes and the path of a trajectory."""
 
     def __init__(self, survey: Survey, directions: Sequence[Direction]) -> None:
         self.survey, self.directions = survey, directions
@@ -367,7 +362,8 @@ class _Drawing:
         return grid
 
     def _projected(self, points: Array, rows: Array, centre: Sequence[float]) -> PathValues:
-        """Return the nearest places on the line or plane, by least squares."""
+        """Return the places on the line or plane that are nearest to the points of a trajectory. `rows` are the
+        directions of the axes, `centre` the place of the present parameters."""
         lengths = np.array([norm_of_flat(row) for row in rows])
         units = rows / lengths[:, None]
         away = points - self.survey.base
@@ -400,7 +396,8 @@ class _Drawing:
 
 
 def _default_range(asked: AskedAxis, centre: float, way: Array | None) -> tuple[float, float]:
-    """Return a useful range: all of a trajectory; a weight from its negative to three times itself; else one length."""
+    """Return a useful range for an axis. It shows all of a trajectory; a weight from its negative to three times
+    itself; else one length to each side."""
     if way is not None:
         low, high = min(float(way.min()), centre), max(float(way.max()), centre)
         if high > low:

@@ -1,4 +1,4 @@
-"""The values of a landscape: its axes, its losses, and the slopes and curvatures at its centre."""
+"""A landscape as data: its axes, its losses, and the slopes and curvatures at its centre."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.engine.insight.spectrum import AskedSpectrum, Spectrum
 
 
 class AskedLandscape(NamedTuple):
-    """The parts of a landscape that are requested."""
+    """What a request asks about the landscape of a loss: the axes along which parameters move, and what to show."""
 
     axes: tuple[AskedAxis, ...] = ()
     """None, one or two."""
@@ -26,7 +26,7 @@ class AskedLandscape(NamedTuple):
 
 @dataclass
 class AxisValues:
-    """One axis, with slope and curvature at the centre."""
+    """One axis of a landscape, with slope and curvature of the loss at the centre."""
 
     asked: AskedAxis
     direction: Direction
@@ -45,7 +45,7 @@ class AxisValues:
 
     @property
     def bend(self) -> float:
-        """The curvature per unit of length."""
+        """The curvature of the loss per unit of length along the axis."""
         return self.curvature / self.norm / self.norm
 
     @property
@@ -60,7 +60,7 @@ class AxisValues:
 
 
 class Extreme(NamedTuple):
-    """The least or largest loss on the grid."""
+    """The lowest or highest loss on the grid, and its place: the values on the axes."""
 
     place: list[float]
     loss: float
@@ -68,7 +68,7 @@ class Extreme(NamedTuple):
 
 @dataclass
 class PathValues:
-    """A trajectory on the line or the plane of the axes."""
+    """A trajectory projected on the line or the plane of the axes."""
 
     coordinates: Array
     """(points, axes): the nearest places."""
@@ -80,7 +80,7 @@ class PathValues:
 
 @dataclass
 class Landscape:
-    """A landscape; all arrays belong to the caller. Values that are not finite stay in place."""
+    """The loss around the parameters, as an answer holds it. Values that are not finite stay in place."""
 
     loss: float
     gradient_norm: float

@@ -1,4 +1,4 @@
-"""The meaning of a landscape's numbers, in sentences."""
+"""Sentences that say what the numbers of a landscape mean."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from service.engine.texts import Sentence, say
 
 
 def about_axis(axis: AxisValues) -> list[Sentence]:
-    """Return sentences on an axis, with the meaning of slope and curvature along it at the centre."""
+    """Return sentences about an axis: what it is, and what slope and curvature along it mean at the centre."""
     return [*_what(axis), *_slope(axis), *_curvature(axis)]
 
 
@@ -65,7 +65,7 @@ def _curvature(axis: AxisValues) -> Iterator[Sentence]:
 
 
 def about_spectrum(found: Landscape) -> list[Sentence]:
-    """Return sentences on the meaning of the ends of the spectrum for descent."""
+    """Return sentences that say what the ends of the spectrum mean for descent; none without a spectrum."""
     spectrum = found.spectrum
     return [] if spectrum is None else [*_steepest(spectrum), *_lowest(spectrum)]
 

@@ -13,7 +13,8 @@ from service.engine.watch import Watch
 
 
 class Leaves:
-    """Arrays for the inputs of a prepared network, filled as a workspace is."""
+    """The values of all inputs of a network's graph, filled as those of a workspace are. The interpreter computes from
+    them."""
 
     def __init__(self, prepared: Prepared, feeder: Feeder) -> None:
         model = prepared.model
@@ -28,7 +29,7 @@ class Leaves:
         self._feeder = feeder
 
     def values(self) -> dict[Node, Array]:
-        """Return the numbers by node."""
+        """Return the value of each input node, parameters included."""
         found = {node: self.inputs[node.attributes[0]] for node in self._nodes}
         vector = self._feeder.parameters
         for parameter, part in zip(vector.parameters, vector.pieces, strict=True):
@@ -36,15 +37,13 @@ class Leaves:
         return found
 
     def tree(self) -> dict[str, dict[str, Array]]:
-        """Return the parameters by layer and name."""
+        """Return the parameters as a tree by layer and name."""
         return tree_of(self._feeder.parameters.pieces, self.parameters)
 
 
 def leaves_of(prepared: Prepared, feeder: Feeder, feed: Feed, watch: Watch | None) -> Leaves:
-    """Return the leaves of a network with the numbers of a request.
-
-    Raises `InvalidRequest` when the numbers do not fit, `DeadlineExceeded` while parameters are initialised.
-    """
+    """Return the leaves of a network with the numbers of a request. Raises `InvalidRequest` when the numbers do not
+    fit, `DeadlineExceeded` while parameters are initialised."""
     leaves = Leaves(prepared, feeder)
     feeder.fill(leaves, feed, watch)
     return leaves

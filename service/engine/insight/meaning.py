@@ -51,7 +51,7 @@ CODES = {
 
 @dataclass(frozen=True)
 class Reason:
-    """The reason for a gradient of 0, for some samples."""
+    """Why a gradient is 0, for some samples."""
 
     code: str
     layer: str | None
@@ -61,7 +61,7 @@ class Reason:
 
 @dataclass(frozen=True)
 class Meaning:
-    """The advice for a parameter."""
+    """The meaning of one entry of a gradient: whether to increase or decrease its parameter, and why an entry is 0."""
 
     asked: Asked
     value: float
@@ -82,10 +82,8 @@ def meaning_of(
     heaton: bool,
     value: Callable[[Key], float],
 ) -> Meaning:
-    """Return the meaning of one gradient; `numbers` are the parameter, the shown gradient, and the new parameter.
-
-    `value` returns the number in the graph of an element.
-    """
+    """Return the meaning of one gradient. `numbers` are the parameter, the shown gradient, and the new parameter.
+    `heaton` says that gradients have the other sign. `value` returns the number in the graph of an element."""
     parameter, gradient, updated = numbers
     slope = -gradient if heaton else gradient
     if slope != slope:
@@ -110,7 +108,7 @@ def meaning_of(
 
 
 class Cause(NamedTuple):
-    """A code, and the layer that it is about."""
+    """A code of a reason for 0, and the layer that it is about."""
 
     code: str
     layer: str = ""
@@ -192,7 +190,7 @@ def _reason_of(scene: Scene, found: Cause, samples: tuple[int, ...]) -> Reason:
 
 
 class _CauseSearch:
-    """A search that follows formulas that are 0 to their causes."""
+    """A search for the reasons why a formula is 0, which follows the formulas that it is made of."""
 
     def __init__(self, scene: Scene, outline: Outline, value: Callable[[Key], float]) -> None:
         self.scene = scene
@@ -204,7 +202,7 @@ class _CauseSearch:
         return evaluate(formula, self.value)
 
     def of(self, formula: NumberFormula) -> list[Cause]:
-        """Return the reasons for a formula that is 0, the nearest first."""
+        """Return the reasons why a formula is 0, the nearest first."""
         found: dict[Cause, None] = {}
         seen: set[Element] = set()
         try:
@@ -226,11 +224,12 @@ class _CauseSearch:
     def _of_element(self, element: Element) -> list[Cause | Element]:
         known = self.known.get(element)
         if known is None:
-            known = self.known[element] = list(self._named(element) or self._read(element))
+            read = self._named(element) or self._of(self.elements.formula(self.elements.node(element), element[1]))
+            known = self.known[element] = list(read)
         return known
 
     def _named(self, element: Element) -> list[Cause]:
-        """Return the reason that the name of an element gives."""
+        """Return the reason that the name of an element gives, such as an input; none for other elements."""
         name = self.scene.names.get(element[0])
         if name is None:
             return []
@@ -240,11 +239,8 @@ class _CauseSearch:
         layer = name.owner if name.quantity in ("parameter", "output", "pre_activation") else ""
         return [] if code is None else [Cause(code, layer)]
 
-    def _read(self, element: Element) -> Iterable[Cause | Element]:
-        return self._of(self.elements.formula(self.elements.node(element), element[1]))
-
     def _of(self, formula: NumberFormula) -> Iterable[Cause | Element]:
-        """Return the reasons that a formula itself gives, and the elements to follow."""
+        """Return the reasons that a formula of value 0 shows by itself, and the elements to follow."""
         if isinstance(formula, Constant):
             return [Cause("unused")]
         if isinstance(formula, Ref):
@@ -266,7 +262,7 @@ class _CauseSearch:
         return [found for each in formulas for found in self._of(each)]
 
     def _of_zeros(self, formula: NumberFormula) -> list[Cause | Element]:
-        """Return the reasons for the parts that are 0."""
+        """Return the reasons for those parts of a formula that are 0."""
         return self._of_each(part for part in formula.parts if not self.number(part))
 
     def _of_call(self, formula: Call) -> Iterable[Cause | Element]:
@@ -285,7 +281,7 @@ class _CauseSearch:
         return [Cause("underflow", layer)]
 
     def _flat(self, layer: str) -> str:
-        """Return the code of a slope of 0, which depends on the activation."""
+        """Return the code of the reason for a slope of 0 in a layer, which depends on the activation."""
         activation = self.scene.prepared.model.layers[layer].activation
         if activation is None:
             return "not_selected"

@@ -1,4 +1,4 @@
-"""LaTeX of formulas: with symbols, and with the numbers put in.
+"""LaTeX of number formulas: with symbols, and with the numbers put in.
 
 The numbers come last and often: a formula is laid out once, with marks where numbers go, and each run fills them in.
 """
@@ -37,7 +37,7 @@ _PLAIN_TEXT = re.compile(r"[A-Za-z0-9_ -]+")
 
 
 class _Numeric(Latex):
-    """Products of numbers need a dot."""
+    """The notation of formulas with numbers, in which products need a dot."""
 
     def _product(self, pieces: Sequence[Fragment]) -> Fragment:
         return Fragment(r" \cdot ".join(self.wrap(piece, PRODUCT) for piece in pieces), PRODUCT)
@@ -47,17 +47,17 @@ _SYMBOLIC, _NUMERIC = Latex({}), _Numeric({})
 
 
 def symbolic(formula: NumberFormula, symbol: Callable[[Key], str]) -> str:
-    """Write a formula with the symbols of its names."""
+    """Return the LaTeX of a formula, with a symbol for each number that it refers to."""
     return _piece(_SYMBOLIC, formula, lambda key, _: Fragment(symbol(key), POWER)).text
 
 
 class Template:
-    """A formula with numbers, which are filled in later."""
+    """The LaTeX of a formula with gaps for its numbers, which are filled in later."""
 
     __slots__ = ("_pieces", "_places")
 
     def __init__(self, formula: NumberFormula, place: Callable[[Key], int]) -> None:
-        """`place` returns the position of a name in the numbers of `fill`."""
+        """Lay the formula out. `place` returns the position of a key's number in the list that `fill` gets."""
 
         def mark(key: Key, kind: str) -> Fragment:
             return Fragment(f"{_OPEN}{place(key)}{kind}")
@@ -67,7 +67,7 @@ class Template:
         self._places = [(int(position), kind) for position, kind in zip(parts[1::3], parts[2::3], strict=True)]
 
     def fill(self, numbers: Sequence[str]) -> str:
-        """Write the formula with these numbers, as `number` writes them."""
+        """Return the LaTeX with these numbers, each as a text that `number` returns."""
         text = self._pieces[0]
         for (place, kind), after in zip(self._places, self._pieces[1:], strict=True):
             shown = numbers[place]
@@ -77,7 +77,7 @@ class Template:
 
 
 def number(value: float) -> str:
-    """Write a number in LaTeX, with six significant digits."""
+    """Return the LaTeX of a number, with six significant digits."""
     if not math.isfinite(value):
         return r"\mathrm{NaN}" if math.isnan(value) else r"\infty" if value > 0 else r"-\infty"
     text = f"{value:.{DIGITS}g}"
@@ -88,7 +88,7 @@ def number(value: float) -> str:
 
 
 def text(name: str) -> str:
-    """Write a name in upright letters."""
+    """Return the LaTeX of a name in upright letters."""
     escaped = "".join(
         rf"\{character}"
         if character in "{}$&#%_"
@@ -101,7 +101,7 @@ def text(name: str) -> str:
 
 
 def _piece(notation: Latex, formula: NumberFormula, leaf: Leaf, kind: str = _BARE) -> Fragment:
-    """Return the fragment of a formula; `kind` is the protection that a number in its place would need."""
+    """Return the fragment of a formula. `kind` is the mark that a number in its place would get."""
     if isinstance(formula, Ref):
         return leaf(formula.key, kind)
     if isinstance(formula, Constant):

@@ -1,7 +1,7 @@
-"""The rounding of other programs: how far a gradient moves when usual formulas compute it.
+"""An estimate of other programs' rounding: how far a gradient moves when the usual formulas compute it.
 
-They add sums in another order, with as many roundings as there are terms. Slopes such as a (1 - a) lose the digits that
-this service keeps, and what is too small for a number becomes 0.
+Other programs add sums in another order, with as many roundings as there are terms. Slopes such as a (1 - a) lose the
+digits that this service keeps, and what is too small for a number becomes 0.
 """
 
 from __future__ import annotations
@@ -28,25 +28,22 @@ _SMALLEST = {True: float(np.finfo(np.float32).tiny), False: float(np.finfo(np.fl
 
 
 class OtherPrograms:
-    """A number at a point with its gradient, computed the way other programs may."""
+    """A gradient at a point, computed with the rounding that other programs may have."""
 
     def __init__(self, here: Located) -> None:
         self.here = here
 
     def spread(self, generator: np.random.Generator, digit: float, repeats: int) -> tuple[Array, float]:
-        """Measure rounding in the formulas of most programs: the noise of each entry of the gradient, and of the value.
-
-        `digit` is the relative rounding. The noise is a root mean square over the repeats.
-        """
+        """Return the noise of each entry of the gradient, flat, and of the value, in other programs. `digit` is the
+        relative rounding. The noise is a root mean square over the repeats."""
         exact = self._answers
         totals = {node: np.zeros(node.shape) for node in exact}
         for _ in range(repeats):
             found = without_float_warnings(self._roughly, generator, digit)
             for node in totals:
                 off = without_float_warnings(np.subtract, found[node], exact[node])
-                totals[node] = without_float_warnings(
-                    np.hypot, totals[node], off
-                )  # squares may be too small for numbers
+                # Squares may be too small for numbers.
+                totals[node] = without_float_warnings(np.hypot, totals[node], off)
         roots = {}
         for node, total in totals.items():
             root = total / math.sqrt(repeats)
@@ -58,12 +55,12 @@ class OtherPrograms:
 
     @cached_property
     def _answers(self) -> dict[Node, Array]:
-        """The number itself and its gradients."""
+        """The value of the subject and its gradients, by node, computed once without random last digits."""
         return without_float_warnings(self._roughly)
 
     @cached_property
     def _order(self) -> list[tuple[Node, list[Node]]]:
-        """The nodes up to the number and its gradients, each with the nodes that nothing needs after it."""
+        """The nodes in an order of computation, each with the nodes that nothing needs after it."""
         outputs = [self.here.subject.output, *self.here.subject.gradients]
         nodes = reachable(outputs)
         last = {operand: place for place, node in enumerate(nodes) for operand in node.operands}
@@ -73,7 +70,7 @@ class OtherPrograms:
         ]
 
     def _roughly(self, generator: np.random.Generator | None = None, digit: float = 0.0) -> dict[Node, Array]:
-        """Compute the number and its gradients as other programs may; exactly without a generator."""
+        """Return the value and its gradients as other programs may compute them; exactly without a generator."""
         values: dict[Node, Array] = {}
         for node, needed_no_more in self._order:
             if node in self.here.leaves:
@@ -91,7 +88,8 @@ class OtherPrograms:
 
 
 def _as_others_compute(node: Node, operands: list[Array], generator: np.random.Generator, digit: float) -> Array:
-    """Compute a node with the rounding of the plainest formula for it, in numbers with this last digit."""
+    """Return the value of a node with the rounding of the plainest formula for it. `digit` is the relative rounding of
+    a number."""
     name = node.operation.name
     if node.operation.view is not None or not node.inputs:
         return evaluate(node, operands)
@@ -120,7 +118,8 @@ def _as_others_compute(node: Node, operands: list[Array], generator: np.random.G
 
 
 def _smoothed(noise: Array) -> Array:
-    """Raise the noise of a matrix to the expectation of row and column, as a few runs may miss it in one entry."""
+    """Return the noise of a matrix, raised to what its row and column let expect. A few runs may miss the noise of one
+    entry."""
     largest = float(noise.max(initial=0.0))
     if noise.ndim < 2 or not 0.0 < largest < math.inf:
         return noise

@@ -1,4 +1,4 @@
-"""The steps of a derivation: the derived numbers, their formulas, and their order.
+"""The outline of a derivation: which numbers are derived, with their formulas and their order.
 
 An outline depends on no numbers of a request, except for integers that select rows of a table. So it is made once and
 filled in for every similar request.
@@ -48,7 +48,7 @@ _KINDS |= dict.fromkeys(("error", "loss", "sample_loss", "penalty"), "error")
 
 @dataclass(slots=True)
 class DerivationStep:
-    """One number with its derivation, without its value."""
+    """One step of a derivation: a number with its formula and its sentence, but without its value."""
 
     key: Key
     id: str
@@ -73,7 +73,7 @@ class DerivationStep:
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A number that steps use and that is not derived."""
+    """A number that steps of a derivation use and that is not derived itself, such as an input."""
 
     key: Key
     id: str
@@ -87,7 +87,7 @@ class Quantity:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One parameter's gradient: the keys of its shown numbers."""
+    """One requested gradient, with the keys of its parameter, its gradient and its update."""
 
     path: str
     selected: SelectedParameter
@@ -99,6 +99,8 @@ class Asked:
 
 @dataclass(frozen=True)
 class Outline:
+    """All steps and quantities of a derivation, in order."""
+
     steps: list[DerivationStep]
     quantities: list[Quantity]
     asked: list[Asked]
@@ -108,7 +110,7 @@ class Outline:
 
 
 class _Growth:
-    """Finds the numbers of an outline, from the gradients on."""
+    """The search for the numbers of an outline, from the gradients on."""
 
     def __init__(self, scene: Scene, indices: Mapping[int, Array], depth: int | None, convention: str) -> None:
         self.scene = scene
@@ -127,7 +129,7 @@ class _Growth:
         self._samples: dict[Element, frozenset[int]] = {}
 
     def grow(self) -> None:
-        """Find the steps, level by level from the gradients on. Raises `InvalidRequest` when there are too many."""
+        """Find all steps, level by level from the gradients on. Raises `InvalidRequest` when there are too many."""
         deepest = self._follow(self._begin(), 1)
         objective = self.scene.prepared.objective
         assert objective is not None
@@ -135,8 +137,8 @@ class _Growth:
             self._follow([(objective.total.index, 0)], deepest)
 
     def _follow(self, level: list[Element], fits: int) -> int:
-        """Derive elements and the elements in their formulas; return the depth. `fits` is a depth that is certainly
-        short enough."""
+        """Derive elements, and the elements in their formulas, level by level; return the depth reached. `fits` is a
+        depth that is certainly short enough, for the error."""
         depth = 1
         while level and (self.depth is None or depth < self.depth):
             following: dict[Element, None] = {}
@@ -218,7 +220,7 @@ class _Growth:
         return InvalidRequest([Fault(("depth",) if fits else ("parameter",), detail)])
 
     def _unknown(self, formula: NumberFormula) -> dict[Element, None]:
-        """Return the elements of a formula that need a derivation; elements without one become quantities."""
+        """Return the elements of a formula that need a derivation. Elements without one become quantities."""
         found: dict[Element, None] = {}
         for key in names(formula):
             if isinstance(key, tuple) and key not in self.formulas:
@@ -226,7 +228,7 @@ class _Growth:
         return found
 
     def _samples_of(self, formula: NumberFormula) -> frozenset[int]:
-        """Return the samples that a formula depends on; none where the search would take too long."""
+        """Return the samples that a formula depends on; an empty set where the search takes too long."""
         with self.elements.spending(self.look_through):
             try:
                 found = [self._samples_of_element(key) for key in names(formula) if isinstance(key, tuple)]
@@ -237,7 +239,7 @@ class _Growth:
         return frozenset().union(*found)
 
     def _samples_of_element(self, element: Element) -> frozenset[int]:
-        """Return the sample that an element belongs to or, without a name, the samples that it depends on."""
+        """Return the samples that an element depends on: its own, if the element has a name."""
         known, waiting = self._samples, [element]
         while waiting:
             here = waiting[-1]
@@ -257,7 +259,7 @@ class _Growth:
 
 
 class _Writing:
-    """Writes the numbers that were found as the steps of an outline."""
+    """The writing of an outline: it turns the numbers that `_Growth` found into steps and quantities."""
 
     def __init__(self, growth: _Growth) -> None:
         self.scene, self.heaton, self.nodes, self.elements = growth.scene, growth.heaton, growth.nodes, growth.elements
@@ -289,7 +291,7 @@ class _Writing:
         return Outline(steps, quantities, self.asked, self.elements, places)
 
     def _signed(self) -> frozenset[Key]:
-        """Return the keys that Heaton prints with the other sign: deltas, and all that is computed from them."""
+        """Return the keys of numbers that Heaton prints with the other sign: deltas, and what follows from them."""
         if not self.heaton:
             return frozenset()
         found: set[Key] = set()
@@ -390,8 +392,8 @@ class _Writing:
         return (rank, self.positions[str(step.key)], 0)
 
     def _heatons_order(self, step: DerivationStep) -> tuple[object, ...]:
-        """Return the key of the order: for each sample the outputs first, each unit with sum, output and delta; then
-        gradients, a unit at a time."""
+        """Return the sorting key of a step in Heaton's order. For each sample the outputs come first, each unit with
+        sum, output and delta; then gradients, a unit at a time."""
         depth = self._depth_of(step.layer)
         if step.kind == "gradient" or step.kind == "update":
             rows = step.unit[:-1] or [10**9]  # a bias comes after the weights of its unit
@@ -405,7 +407,7 @@ class _Writing:
         return (0, sample, depth, step.unit, node.index, step.key[1])
 
     def _depth_of(self, layer: str | None) -> int:
-        """Return the count of layers after a layer."""
+        """Return how many layers come after a layer; -1 for no layer."""
         layers = list(self.scene.prepared.model.layers)
         return len(layers) - 1 - layers.index(layer) if layer in layers else -1
 
@@ -414,10 +416,8 @@ _FEWER = "name a single 'parameter', such as layer.kernel[0][0], or a 'sample'"
 
 
 def draw(scene: Scene, indices: Mapping[int, Array], depth: int | None, convention: str) -> Outline:
-    """Return the outline of a scene; `indices` are the integers of its inputs, by node.
-
-    Raises `InvalidRequest` when it has too many steps.
-    """
+    """Return the outline of a scene's derivation. `indices` are the integers of inputs, by node; `depth` limits the
+    steps back from the gradients. Raises `InvalidRequest` when there are too many steps."""
     growth = _Growth(scene, indices, depth, convention)
     growth.grow()
     return _Writing(growth).finish()

@@ -1,4 +1,4 @@
-"""The scene of a derivation: a network with its loss and gradients in the graph, and the names of nodes.
+"""The scene of a derivation: a network with its loss and gradients in the graph, and names for the nodes.
 
 The names are those of textbooks: x, z, a, ŷ's error, δ, w. `differentiate` gives the nodes; a scene computes nothing in
 a way of its own.
@@ -41,7 +41,7 @@ SIGNED = frozenset(("delta", "gradient", "share"))
 
 @dataclass(frozen=True)
 class Name:
-    """The meaning of a node for a reader."""
+    """What a node is for a reader, such as the pre-activation of a layer, and how it is written."""
 
     quantity: str
     owner: str = ""
@@ -55,7 +55,7 @@ class Name:
 
     @property
     def identifier(self) -> str:
-        """The beginning of the ids of its elements."""
+        """The beginning of the ids of the node's elements, such as `z:hidden`."""
         short = {"pre_activation": "z", "output": "a", "sample_loss": "loss", "sample_weight": "sample_weight"}
         kind = short.get(self.quantity, self.quantity)
         owner = self.owner + (f".{self.part}" if self.quantity in ("parameter", "gradient") else "")
@@ -64,7 +64,7 @@ class Name:
 
 @dataclass(frozen=True)
 class SelectedParameter:
-    """A parameter with requested gradients."""
+    """A parameter whose gradients a request asks for, or some of them."""
 
     parameter: Parameter
     places: range
@@ -82,7 +82,7 @@ class SelectedParameter:
 
 @dataclass
 class Scene:
-    """A network with its loss and gradients in the graph."""
+    """A network with its loss and gradients in the graph, and the names of its nodes."""
 
     prepared: Prepared
     selected: list[SelectedParameter]
@@ -102,7 +102,7 @@ class Scene:
         return self.prepared.task
 
     def place(self, node: Node, place: int) -> tuple[int | None, list[int]]:
-        """Return the sample of an element, if it has one, and its index among the others."""
+        """Return the sample of an element, if it has one, and the element's index without the sample."""
         index = index_of(node.shape, place)
         name = self.names.get(node.index)
         if name is None or not name.per_sample or not index:
@@ -110,7 +110,7 @@ class Scene:
         return index[0] + (self.sample or 0), index[1:]
 
     def symbol(self, node: Node, place: int) -> str:
-        """Return the LaTeX of an element."""
+        """Return the LaTeX of an element, such as z with the layer above and the index below."""
         name = self.names[node.index]
         index = index_of(node.shape, place)
         if name.per_sample and index and self.task.samples == 1:
@@ -136,10 +136,8 @@ def letter(symbol: str, owner: str) -> str:
 
 
 def build_scene(task: Task, limits: Limits, path: str | None, sample: int | None, watch: Watch | None = None) -> Scene:
-    """Return the scene of a task, whole or of one sample.
-
-    Raises `InvalidRequest` for an unknown parameter or sample, and what `prepare` and `watch` raise.
-    """
+    """Build the scene of a task: of all samples, or of one. `path` selects parameters, as `hidden.kernel` does; None
+    selects all. Raises `InvalidRequest` for an unknown parameter or sample, and what `prepare` and `watch` raise."""
     whole: Task | None = None
     if sample is not None:
         if sample >= task.samples:
@@ -188,7 +186,7 @@ def build_scene(task: Task, limits: Limits, path: str | None, sample: int | None
 
 
 def _one(task: Task) -> Task:
-    """Return the same task for a single sample."""
+    """Return the task for a single sample."""
     assert task.targets is not None
 
     def single(shapes: tuple[tuple[str, Shape], ...]) -> tuple[tuple[str, Shape], ...]:
@@ -198,11 +196,8 @@ def _one(task: Task) -> Task:
 
 
 def _selected(prepared: Prepared, path: str | None) -> list[tuple[Parameter, range]]:
-    """Return the parameters that a path names, such as `hidden`, `hidden.kernel` or `hidden.kernel[0][1]`; None names
-    all.
-
-    Each comes with the places of its elements. Raises `InvalidRequest` where there is none.
-    """
+    """Return the parameters that a path names, each with the places of the selected elements. A path is `hidden`,
+    `hidden.kernel` or `hidden.kernel[0][1]`; None names all. Raises `InvalidRequest` where there is none."""
     model, definition = prepared.model, prepared.task.definition
     trained = {(each.layer, each.name): each for each in model.parameters if each.trainable}
     if path is None:
@@ -235,7 +230,7 @@ def parameter_letter(layer: str, name: str) -> str:
 
 
 def _names(prepared: Prepared, deltas: Mapping[str, Node | NoGradient]) -> dict[int, Name]:
-    """Return the names of nodes; a node with several meanings has the name that a reader meets first."""
+    """Return the names of nodes, by index. A node with several meanings has the name that a reader meets first."""
     model, objective = prepared.model, prepared.objective
     assert objective is not None
     names: dict[int, Name] = {}
@@ -285,7 +280,7 @@ def _names(prepared: Prepared, deltas: Mapping[str, Node | NoGradient]) -> dict[
 
 
 def _output_of(prepared: Prepared, node: Node) -> str | None:
-    """Return the output whose error a node is: the output minus its target."""
+    """Return the output whose error (output minus target) a node is; None for other nodes."""
     if node.operation.name == "subtract":
         for name, target in prepared.targets.items():
             if node.inputs == (prepared.model.layers[name].output, target):
@@ -294,7 +289,7 @@ def _output_of(prepared: Prepared, node: Node) -> str | None:
 
 
 def _is_apart(slope: Node, output: Node, pre_activation: Node) -> bool:
-    """Return whether a slope is a number of its own: no constant, and no part of the computation of the output."""
+    """Return whether a slope is a number to show: no constant, and no part of the computation of the output."""
     if slope.is_leaf or is_fixed(slope):
         return False
     waiting, seen = [output], set()
@@ -313,5 +308,5 @@ def _follows_samples(prepared: Prepared, node: Node) -> bool:
 
 
 def sliced(array: Array, sample: int | None) -> Array:
-    """Return all samples, or the chosen one."""
+    """Return all samples of an array, or the chosen one as an array with one sample."""
     return array if sample is None else array[sample : sample + 1]

@@ -1,4 +1,4 @@
-"""Parameters named in one string: `hidden`, `hidden.kernel`, `hidden.kernel[0]` or `hidden.kernel[0][1]`."""
+"""Selectors: parameters named in one string, as `hidden`, `hidden.kernel` or `hidden.kernel[0][1]`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXAMPLE = "'hidden.kernel[0][1]'"
 
 @dataclass(frozen=True)
 class SelectedNumbers:
-    """Some numbers of one parameter."""
+    """Some numbers of one parameter, which a selector names."""
 
     part: Piece
     """The parameter."""
@@ -36,7 +36,7 @@ class SelectedNumbers:
 
     @property
     def start(self) -> int:
-        """The place of the first one in the flat vector of all parameters; the others follow it."""
+        """The place of the first number in the flat vector of all parameters. The others follow it."""
         offset = 0
         for position, length in enumerate(self.part.shape):
             offset = offset * length + (self.index[position] if position < len(self.index) else 0)
@@ -44,7 +44,7 @@ class SelectedNumbers:
 
     @property
     def label(self) -> str:
-        """The selector of this selection."""
+        """The selector that names these numbers."""
         return f"{self.part.layer}.{self.part.name}" + "".join(f"[{n}]" for n in self.index)
 
 
@@ -55,10 +55,8 @@ def split(path: str, layers: Collection[str]) -> tuple[str, str | None]:
 
 
 def select(text: str, parts: Sequence[Piece], path: Path) -> list[SelectedNumbers]:
-    """Return the parameters that a selector names: all of a layer, one of them, or a part of one.
-
-    `path` is the place of the selector in the request. Raises `InvalidRequest` with the possible names.
-    """
+    """Return the numbers that a selector names: all parameters of a layer, one of them, or a part of one. `path` is the
+    place of the selector in the request. Raises `InvalidRequest` with the possible names."""
     found = SELECTOR.fullmatch(text)
     layer, name = split(found["path"] if found is not None else "", {part.layer for part in parts})
     if found is None or not layer or name == "" or (name is None and found["indices"]):
@@ -118,5 +116,5 @@ def _read_indices(text: str, part: Piece, path: Path) -> tuple[int, ...]:
 
 
 def _labels(parts: Iterable[Piece]) -> tuple[str, ...]:
-    """Return the selectors of whole parameters."""
+    """Return selectors of these parameters, for the names that an error allows."""
     return tuple(f"{part.layer}.{part.name}" for part in islice(parts, MOST_ALLOWED))

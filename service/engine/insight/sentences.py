@@ -10,20 +10,15 @@ from service.engine.texts import Sentence, say
 
 
 def unit_text(unit: Sequence[int]) -> str:
-    """Write a unit as sentences name it: `2`, or `[0][2]` where there are several axes."""
+    """Return a unit as sentences name it: `2`, or `[0][2]` where there are several axes."""
     return str(unit[0]) if len(unit) == 1 else "".join([f"[{k}]" for k in unit])
 
 
 def sentence_of(
-    quantity: str,
-    scene: Scene,
-    node: Node | None,
-    layer: str | None,
-    unit: Sequence[int],
-    heaton: bool,
-    path: str = "",
+    quantity: str, scene: Scene, node: Node | None, layer: str | None, unit: Sequence[int], heaton: bool, path: str = ""
 ) -> Sentence:
-    """Return the sentence of a step; `node` has its value as an element, `path` is the parameter of a gradient."""
+    """Return the sentence of a step of a derivation. `node` is the node of the step's element, `unit` its index without
+    the sample; `path` names the parameter of a gradient."""
     where = unit_text(unit)
     match quantity:
         case "pre_activation":

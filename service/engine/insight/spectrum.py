@@ -36,7 +36,7 @@ FULL_WIDTH = 60.0
 
 
 class AskedSpectrum(NamedTuple):
-    """The parts of a spectrum that are requested."""
+    """What a request asks about the eigenvalues of a Hessian: how many of them, and how much work they may take."""
 
     largest: int = 5
     smallest: int = 5
@@ -52,12 +52,12 @@ class AskedSpectrum(NamedTuple):
 
 
 class NotFinite(Exception):
-    """The Hessian holds values that are not finite."""
+    """Raised where the Hessian holds values that are not finite."""
 
 
 @dataclass
 class Density:
-    """The density of the eigenvalues: a smooth curve with the area 1."""
+    """The density of the eigenvalues: a smooth curve with area 1."""
 
     values: Array
     density: Array
@@ -69,7 +69,7 @@ class Density:
 
 @dataclass
 class Spectrum:
-    """Eigenvalues of a Hessian."""
+    """Eigenvalues of a Hessian, all or the extreme ones, and their density if it was asked for."""
 
     method: str
     """dense or lanczos."""
@@ -110,10 +110,11 @@ class Spectrum:
 
 
 class Hessian:
-    """Products of a Hessian with vectors, at the parameters of a feed, in memory of its own until it is closed."""
+    """A function that multiplies the Hessian of a loss with vectors, at the parameters of a feed. It holds memory until
+    it is closed."""
 
     def __init__(self, derivation: Derivation, feed: Feed, watch: Watch | None) -> None:
-        """`derivation` computes one product of the loss's Hessian with a vector."""
+        """Take memory and fill in the feed. `derivation` computes one product of the Hessian with a vector."""
         self._stack = ExitStack()
         self.watch = watch
         workspace = self._workspace = self._stack.enter_context(derivation.program.workspace(watch))
@@ -127,11 +128,11 @@ class Hessian:
         ]
 
     def close(self) -> None:
-        """Give back the memory."""
+        """Give the borrowed memory back to the pool."""
         self._stack.close()
 
     def __call__(self, vector: Array) -> Array:
-        """Compute H v in float64, whatever the precision of the graph. Raises `NotFinite` and what the watch raises."""
+        """Return H v in float64, whatever the precision of the graph. Raises `NotFinite` and what the watch raises."""
         if self._vector is not None:  # None: the Hessian is constant
             self._vector[0] = vector
         self._workspace.run(self.watch)
@@ -153,9 +154,10 @@ def spectrum_of(
     size: int,
     hold: Callable[[int], None] = lambda nbytes: None,
 ) -> Spectrum:
-    """Compute the spectrum of the Hessian of a task's loss, at the parameters of a feed; `size` of them are trained.
+    """Compute the spectrum of the Hessian of a task's loss, at the parameters of a feed.
 
-    `hold` takes the bytes of memory before they are used. Raises `NotFinite`, `LimitExceeded` and what `watch` raises.
+    `size` is the number of trained parameters. `hold` is called with the bytes of memory before they are used. Raises
+    `NotFinite`, `LimitExceeded` and what `watch` raises.
     """
     nbytes = memory_of(size, asked)
     if nbytes > limits.workspace_bytes:
@@ -177,7 +179,7 @@ def spectrum_of(
 
 
 def memory_of(size: int, asked: AskedSpectrum) -> int:
-    """Return the bytes that the vectors of a spectrum take, beside the programs."""
+    """Return roughly how many bytes the vectors of a spectrum take, beside the programs."""
     if size <= DENSE_SIZE:
         return 8 * 4 * size * size
     steps = max(asked.steps, asked.probe_steps if asked.density else 0)
@@ -232,7 +234,8 @@ def _lanczos(hessian: Hessian, asked: AskedSpectrum, seed: int, dtype: str) -> S
 
 
 def _density(probes: list[Quadrature], asked: AskedSpectrum, estimated: int) -> Density:
-    """Return the density with each node as a Gaussian, over a range that shows the ends of the spectrum."""
+    """Return the density as a sum of Gaussians, one for each node, over a range that shows the ends of the spectrum.
+    `estimated` is the number of random vectors behind it."""
     low = min(float(probe.nodes.min()) for probe in probes)
     high = max(float(probe.nodes.max()) for probe in probes)
     width = (high - low) / FULL_WIDTH or max(abs(high), 1.0) / FULL_WIDTH

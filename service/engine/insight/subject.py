@@ -1,8 +1,8 @@
-"""A number of a graph at a point, with its slopes computed in several independent ways.
+"""A number of a graph at a point, called subject here, with its slopes computed in several independent ways.
 
-* The gradient is the reverse mode of `differentiate`.
-* The complex step gives the slope along one direction from values alone, to all digits (see `graph/operations`).
-* Values serve differences, and the branches that operations take reveal kinks between two points.
+The gradient is the reverse mode of `differentiate`. The complex step gives the slope along one direction from values
+alone, to all digits (see `graph/operations`). Values serve differences, and the branches that operations take reveal
+kinks between two points.
 
 Rounding is measured: a computation is repeated with every value changed at random in its last digits (Monte Carlo
 arithmetic; Parker 1997), and the change of the result is its noise.
@@ -41,10 +41,10 @@ Path = tuple[str, ...]
 
 
 class Subject:
-    """A scalar node with its gradient, planned."""
+    """A scalar node with its gradient, planned for runs, which a check or a verdict is about."""
 
     def __init__(self, output: Node, wrt: Sequence[tuple[Path, Node]], pool: WorkspacePool | None = None) -> None:
-        """`wrt` are the inputs of the graph to differentiate by, with their names."""
+        """Differentiate and plan. `wrt` are the inputs of the graph to differentiate by, with their names."""
         self.output = output
         self.targets = [node for _, node in wrt]
         self.space = Space((path, node.shape) for path, node in wrt)
@@ -64,22 +64,22 @@ class Subject:
 
     @property
     def nbytes(self) -> int:
-        """Memory that a check takes, roughly: every value twice as complex numbers, and two workspaces."""
+        """The bytes that a check takes, roughly: every value twice as complex numbers, and two workspaces."""
         return 32 * sum(node.size for node in self.moving) + 2 * self.program.nbytes + 64 * self.space.size
 
 
 class Slope(NamedTuple):
-    """A derivative along one direction, and its noise."""
+    """A derivative along one direction, with its noise by rounding."""
 
     value: float
     noise: float
 
 
 class Located:
-    """A subject at a point. For one thread, and as long as one check takes."""
+    """A subject at a point, for one thread and one check."""
 
     def __init__(self, subject: Subject, values: Mapping[Node, Array], watch: Watch | None = None) -> None:
-        """`values` are the values of all inputs of the graph."""
+        """Place the subject. `values` are the values of all inputs of the graph."""
         self.subject = subject
         self.watch = watch
         self.leaves = dict(values)
@@ -111,35 +111,37 @@ class Located:
 
     @cached_property
     def declared(self) -> dict[Node, Array]:
-        """The elements where a declared slope replaces 0, as for a step, or bounds the slope at a pole."""
+        """A mask, by node, of the elements where a declared slope counts: in place of 0, or at a pole. A step function
+        has a slope in place of 0."""
         return {node: mask for node, (mask, _) in self._slopes_taken.items() if mask.any()}
 
     @cached_property
     def _slopes_taken(self) -> dict[Node, tuple[Array, Array]]:
-        """For each declared slope, the elements where it replaces the computed one, and those at a kink."""
+        """Two masks for each declared slope: where it replaces the computed slope, and where a kink is."""
         found = {node: self._is_declared(node) for node in self.subject.sloped}
         return {node: masks for node, masks in found.items() if masks is not None}
 
     def check_time(self) -> None:
-        """Raises what the watch raises."""
+        """Raise what the watch raises, such as `DeadlineExceeded`."""
         if self.watch is not None:
             self.watch.look()
 
     def value(self, point: Array) -> float:
-        """Compute the number at another point, in the precision of the graph."""
+        """Return the value of the subject at another point, (targets,), in the precision of the graph."""
         self.check_time()
         self._forward.parameters[...] = point
         self._forward.run(self.watch)
         return float(self._forward.outputs["value"])
 
     def gradient(self) -> Array:
-        """Compute the gradient at the point, flat, in float64."""
+        """Return the gradient at the point, flat, in float64."""
         self._workspace.parameters[...] = self.point
         self._workspace.run(self.watch)
         return self._workspace.gradients.astype(np.float64)
 
     def noise(self, generator: np.random.Generator, digit: float) -> Array:
-        """Measure the noise of each entry of the gradient, from the last digits of every value; `digit` is relative."""
+        """Return the noise of each entry of the gradient, flat, from random last digits of every value. `digit` is the
+        relative rounding of a number."""
         exact = self._interpret(self.subject.gradients, self.leaves)
         spread = np.zeros(self.subject.space.size)
         for _ in range(REPEATS):
@@ -150,11 +152,11 @@ class Located:
         return np.where(np.isfinite(spread), spread, np.concatenate(sizes or [spread]))
 
     def along(self, direction: Array) -> float:
-        """Compute the derivative along a direction by the complex step."""
+        """Return the derivative along a direction by the complex step."""
         return without_float_warnings(self._along, direction, None, 0.0)
 
     def along_with_noise(self, direction: Array, generator: np.random.Generator) -> Slope:
-        """Compute the derivative along a direction, and measure its noise."""
+        """Return the derivative along a direction by the complex step, with its noise."""
         value = self.along(direction)
         digit = float(np.finfo(np.float64).eps)
         moved = [abs(without_float_warnings(self._along, direction, generator, digit) - value) for _ in range(REPEATS)]
@@ -165,7 +167,8 @@ class Located:
         return Located(self.subject, self.leaves | self._cut(point), self.watch)
 
     def branches(self, point: Array | None = None) -> list[Array]:
-        """Return the branch of each element of each operation with kinks or jumps, at a point or by default here."""
+        """Return the branch of each element of each operation that has kinks or jumps. The point is by default the
+        subject's own. Branches that differ between two points show a kink between these."""
         nodes = self.subject.branching
         if not nodes:
             return []
@@ -176,7 +179,7 @@ class Located:
         return [without_float_warnings(_branch, node, [values[x] for x in node.operands]) for node in nodes]
 
     def ties(self) -> bool:
-        """Return whether an operation is exactly at a kink or a jump."""
+        """Return whether an operation stands exactly at a kink or a jump."""
         return any(bool((np.mod(branch, 2.0) == 0.0).any()) for branch in self.branches())
 
     def _cut(self, point: Array) -> dict[Node, Array]:
@@ -193,7 +196,7 @@ class Located:
         generator: np.random.Generator | None = None,
         digit: float = 0.0,
     ) -> dict[Node, Array]:
-        """Compute values, with random last digits where a generator is given."""
+        """Return the values of nodes by the interpreter, with random last digits where a generator is given."""
         values: dict[Node, Array] = {}
         for node in reachable(outputs):
             if node in leaves:
@@ -227,7 +230,7 @@ class Located:
         return 0.0 if found is None else float(found.imag) / step
 
     def _continued(self, node: Node, moved: Mapping[Node, Array], *, exact: bool = True) -> Array:
-        """Compute a node from inputs some of which moved; with `exact`, its real part stays the same."""
+        """Return the value of a node from inputs some of which are complex. With `exact`, its real part is kept."""
         inputs = [moved.get(x, self.values[x]) for x in node.operands]
         continuation = node.operation.continuation
         value = evaluate(node, inputs) if continuation is None else continuation(inputs, node.attributes)
@@ -250,11 +253,8 @@ class Located:
         return value.real + 1j * along
 
     def _is_declared(self, node: Node) -> tuple[Array, Array] | None:
-        """Return the elements with a value of slope 0 and another declared slope, or of a huge slope; and those at a
-        kink.
-
-        Returns None where there are neither.
-        """
+        """Return a mask of the elements where a declared slope counts, and a mask of those at a kink. A declared slope
+        counts where the value has the slope 0 or a huge one. None where both masks are empty."""
         value, x, slope = node.inputs
         declared = self.values[slope]
         if x.shape != node.shape:
@@ -277,7 +277,7 @@ class Located:
 
 
 def _last_digits(generator: np.random.Generator, shape: tuple[int, ...], digit: float) -> Array:
-    """Draw factors close to 1."""
+    """Return random factors close to 1, which change the last digits of numbers."""
     return 1.0 + CHANGED * digit * (generator.random(shape) - 0.5)
 
 

@@ -1,4 +1,4 @@
-"""Networks that a request asks about: the base of their tasks, and their trained parameters."""
+"""What the checks and verdicts about networks share: the base of their tasks, and their trained parameters."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from service.engine.watch import Watch
 
 @dataclass(frozen=True)
 class NetworkQuestion:
-    """Asks something about a network; each kind of task adds `compile`."""
+    """The base of tasks about a network; each subclass adds `compile`."""
 
     graphs: ClassVar[float] = 1.0
     """The effort of compiling, in graphs of the network."""
@@ -39,13 +39,11 @@ class NetworkQuestion:
 
 
 class TrainedNetwork:
-    """A network with trained parameters, whose gradient a request claims."""
+    """A prepared network with trained parameters, whose gradient a request checks or claims."""
 
     def __init__(self, task: Task, limits: Limits, watch: Watch | None, purpose: str) -> None:
-        """`purpose` completes the sentence of a network without trained parameters, which is refused.
-
-        Raises what `prepare` and `watch` raise.
-        """
+        """Prepare the network. A network without trained parameters is refused, with `purpose` in the error. Raises
+        what `prepare` and `watch` raise."""
         self.task = task
         self.prepared = prepare(task, limits, watch)
         self.feeder = Feeder(self.prepared, limits)
@@ -56,7 +54,8 @@ class TrainedNetwork:
         self.warnings: list[Caution] = doubtful(task, self.prepared.model)
 
     def leaves(self, feed: Feed, faults: Sequence[Fault], watch: Watch | None) -> Leaves:
-        """Return the numbers of a request; raise `InvalidRequest` with their faults and those of its claims."""
+        """Return the numbers of a request as leaves. `faults` are those of the request's claims: `InvalidRequest` is
+        raised with these and the faults of the numbers."""
         try:
             leaves = leaves_of(self.prepared, self.feeder, feed, watch)
         except InvalidRequest as error:
@@ -67,5 +66,5 @@ class TrainedNetwork:
 
 
 def wide(value: Array) -> Array:
-    """Return an array in float64 if it is in float32."""
+    """Return an array of float32 as float64, and any other array unchanged."""
     return value.astype(np.float64) if value.dtype == np.float32 else value

@@ -181,7 +181,7 @@ def _times_exponential(factor: Node, x: Node) -> Node:
 
 
 def _negative_part(x: Node) -> Node:
-    """Return min(x, 0), the complement of relu: its slope at 0 is 1."""
+    """Return min(x, 0), the complement of relu, with the slope 1 at 0."""
     return with_slope(x, minimum(x, 0.0), less_equal(x, 0.0))
 
 
@@ -329,9 +329,7 @@ def mish(x: Node) -> Node:
     curvature = ((m + n) * divisor + x * change) * tail * tail / divisor
     value = _times_exponential(x, negative) * share
     return with_slope(
-        x,
-        value,
-        with_slope(x, _times_exponential(slope, negative), 8.0 * _times_exponential(curvature, negative)),
+        x, value, with_slope(x, _times_exponential(slope, negative), 8.0 * _times_exponential(curvature, negative))
     )
 
 

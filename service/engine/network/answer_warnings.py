@@ -31,7 +31,7 @@ MOST_FOLDED = 3
 
 
 def doubtful(task: Task, model: Model) -> list[Caution]:
-    """Warn of losses that read probabilities as logits: computable, but hardly meant."""
+    """Return cautions about losses that read probabilities as logits: computable, but hardly meant."""
     cautions = []
     folded = task.definition.folded
     if folded:
@@ -46,10 +46,8 @@ def doubtful(task: Task, model: Model) -> list[Caution]:
 
 
 def unfit(task: Task, feed: Feed, whole: bool = True) -> list[Caution]:
-    """Warn of targets that a loss is not made for, and of weights whose mean other frameworks define otherwise.
-
-    `whole`: one mean is taken over all samples, not one over each batch.
-    """
+    """Return cautions about targets that a loss is not made for, and about weights with two usual means. `whole`: one
+    mean is taken over all samples, not one over each batch."""
     cautions = []
     for name, loss in zip(task.definition.output_names, task.losses or (), strict=False):
         if loss.declaration.targets is not None:
@@ -74,10 +72,8 @@ def _class_indices(loss: Selection[Loss], targets: Array) -> Array | None:
 
 
 def _other_mean(task: Task, weights: Array, whole: bool, layer: str | None = None) -> Iterator[Caution]:
-    """Warn where it matters whether a mean divides by the sum of the weights or by their count.
-
-    The weights are those of the samples, or those of the classes of a layer.
-    """
+    """Yield a caution if it matters whether a mean divides by the sum of the weights or by their count. The weights are
+    those of the samples, or those of the classes of a layer."""
     if task.reduction != "mean" or task.normalize_weights is not None:
         return
     total, count = float(weights.sum(dtype=np.float64)), weights.size
@@ -89,14 +85,14 @@ def _other_mean(task: Task, weights: Array, whole: bool, layer: str | None = Non
 
 
 def is_plain(task: Task) -> bool:
-    """Return whether `unfit` finds nothing, whatever the numbers are."""
+    """Return whether `unfit` finds nothing for a task, whatever the numbers are."""
     return not task.weighted and not any(
         loss.declaration.targets or loss.options.get("class_weights") for loss in task.losses or ()
     )
 
 
 def to_be_read(task: Task, model: Model) -> list[tuple[str, Selection[Loss]]]:
-    """Return the outputs, with their losses, that may turn out not to be the probabilities or rates of their loss."""
+    """Return the outputs, with their losses, that the loss reads as probabilities or rates without being sure."""
     found = []
     for name, loss in zip(task.definition.output_names, task.losses or (), strict=False):
         kind = loss.declaration.outputs
@@ -109,7 +105,7 @@ def to_be_read(task: Task, model: Model) -> list[tuple[str, Selection[Loss]]]:
 
 
 def misread(watched: Iterable[tuple[str, Selection[Loss]]], outputs: Mapping[str, Array]) -> list[Caution]:
-    """Warn of outputs that are no probabilities or rates, although their loss reads them as such."""
+    """Return cautions about outputs that are no probabilities or rates, although their loss reads them as such."""
     cautions = []
     for name, loss in watched:
         kind, output = loss.declaration.outputs, outputs[name]
@@ -152,7 +148,7 @@ def _is_misread(kind: str, output: Array) -> tuple[bool, float | None]:
 
 
 def blocked(nodes: Iterable[Node], model: Model) -> list[Caution]:
-    """Warn of layers with nodes through which no gradient flows."""
+    """Return cautions about layers with nodes through which no gradient flows."""
     return [_blocked(node, model) for node in {node.index: node for node in nodes}.values()]
 
 
@@ -165,10 +161,8 @@ def _blocked(node: Node, model: Model) -> Caution:
 def first_non_finite(
     program: Program, workspace: Workspace, model: Model, pieces: Sequence[Piece], watch: Watch | None
 ) -> Caution:
-    """Find the first value that is not finite, by a second run that keeps every value.
-
-    `pieces` are the places of the model's parameters in the flat vector of the workspace.
-    """
+    """Return the caution about the first value that is not finite, found by a run that keeps every value. `pieces` are
+    the places of the model's parameters in the flat vector of the workspace."""
     fallback = caution("non_finite")
     if sum(node.size for node in program.nodes) * 8 > EXPLAIN_BYTES:
         return fallback

@@ -19,7 +19,7 @@ from service.engine.network.losses import Loss, Prediction
 
 @dataclass(frozen=True)
 class Curve:
-    """The values and derivatives of a function at the points `x`: arrays of one axis and one length."""
+    """A function sampled for the catalogue: its values and derivatives at the points `x`, each (points,)."""
 
     x: Array
     values: Array
@@ -31,7 +31,8 @@ class Curve:
 
 
 def activation_curve(selection: Selection[Activation], start: float, stop: float, points: int) -> Curve:
-    """Sample f(x) and f'(x). An activation of rows gets the row (x, 0), and its first output is sampled."""
+    """Return f(x) and f'(x) of an activation at evenly spaced points. An activation of rows gets the row (x, 0), and
+    its first output is sampled."""
     with Graph("float64") as graph:
         x = graph.input("x", (points, 1))
         declaration = selection.declaration
@@ -42,16 +43,13 @@ def activation_curve(selection: Selection[Activation], start: float, stop: float
 
 
 def loss_curve(selection: Selection[Loss], target: float, start: float, stop: float, points: int) -> Curve:
-    """Sample the loss of one sample with one output and a fixed target, as a function of the prediction."""
+    """Return the loss of one sample with one output and a fixed target, at evenly spaced predictions."""
     with Graph("float64") as graph:
         x = graph.input("x", (points, 1))
-        fixed = graph.input("target", (points,) if selection.declaration.indices else x.shape, _target_dtype(selection))
+        shape, dtype = ((points,), "int64") if selection.declaration.indices else (x.shape, None)
+        fixed = graph.input("target", shape, dtype)
         value = selection.declaration.build(Prediction(x), fixed, **selection.options)
         return _sample(x, value, np.linspace(start, stop, points), {fixed: np.full(fixed.shape, target, fixed.dtype)})
-
-
-def _target_dtype(selection: Selection[Loss]) -> str | None:
-    return "int64" if selection.declaration.indices else None
 
 
 def _sample(x: Node, value: Node, at: Array, others: dict[Node, Array] | None = None) -> Curve:

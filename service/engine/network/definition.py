@@ -35,7 +35,7 @@ INPUT = "input"
 
 @dataclass(frozen=True, eq=False)
 class LayerDefinition:
-    """One layer: its name, its type with options, its inputs, and the layer whose parameters it shares."""
+    """One layer of a network: its name, its type with options, and where its inputs and parameters come from."""
 
     name: str
     layer: Selection[Layer]
@@ -112,7 +112,8 @@ class Definition(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class NetworkDefinition:
-    """Layers in the order they were written. `outputs` names layers; None: the last one."""
+    """The architecture of a network: layers in the order they were written. `outputs` names layers; None: the last
+    one."""
 
     layers: tuple[LayerDefinition, ...]
     inputs: tuple[str, ...] = (INPUT,)

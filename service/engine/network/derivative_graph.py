@@ -13,7 +13,7 @@ from service.engine.graph.ir import Graph, Node, NoGradient
 from service.engine.graph.operations import broadcast, reshape, sum_over
 from service.engine.graph.vectorize import vectorize
 from service.engine.network.answer_warnings import blocked, doubtful
-from service.engine.network.derivative_sheets import Sheet, Sheets
+from service.engine.network.derivative_sheets import AnswerArrays, AnswerLayout
 from service.engine.network.flat import Space
 from service.engine.network.prepare import Prepared, one_sample
 from service.engine.network.vectors import LossSide, ParametersSide, Side, TensorsSide
@@ -21,7 +21,7 @@ from service.engine.network.vectors import LossSide, ParametersSide, Side, Tenso
 
 @dataclass
 class DerivativeGraph:
-    """The graph that takes one vector, and the vectors that are to go through it."""
+    """The graph of a derivative for one vector, and which vectors are to go through it."""
 
     results: list[Node]
     """The results for one vector."""
@@ -29,7 +29,7 @@ class DerivativeGraph:
     """The vector: a flat input of the graph."""
     count: int
     """The number of vectors."""
-    sheet: Callable[[], Sheet]
+    sheet: Callable[[], AnswerArrays]
     """Makes an empty answer."""
     cautions: list[Caution]
     pair: int = 0
@@ -40,10 +40,10 @@ class DerivativeGraph:
 
 
 class DerivativeBuilder:
-    """A builder of the graph of one kind of derivative, of `of` with respect to `wrt`."""
+    """A builder of the graph of a derivative of outputs or loss (`of`) by inputs or parameters (`wrt`)."""
 
     def __init__(self, kind: str, prepared: Prepared, of: Side, wrt: Side, vectors: int) -> None:
-        """`vectors` is the number of vectors that are sent."""
+        """Prepare. `vectors` is the number of vectors that the caller sends."""
         self.kind, self.prepared, self.vectors = kind, prepared, vectors
         self.graph = prepared.model.graph
         self.of, self.wrt = of, wrt
@@ -57,12 +57,12 @@ class DerivativeBuilder:
             whole or prepared.model.couples_samples or self.samples == 1
         )
         """Samples share the parameters, so each sample is differentiated alone."""
-        self.sheets = Sheets(of, wrt, task.samples, task.dtype, per_sample=self.per_sample, alone=self.alone)
+        self.sheets = AnswerLayout(of, wrt, task.samples, task.dtype, per_sample=self.per_sample, alone=self.alone)
         self.columns, self.rows = self.sheets.columns, self.sheets.rows
 
     @property
     def size(self) -> int:
-        """The number of entries of the answer."""
+        """The number of numbers in the answer."""
         match self.kind:
             case "jvp":
                 return self.vectors * self.of.size
@@ -73,7 +73,7 @@ class DerivativeBuilder:
         return self.of.size * self.columns.size**2
 
     def build(self) -> DerivativeGraph:
-        """Build the graph. Raises `InvalidRequest` where there is no such derivative."""
+        """Return the graph. Raises `InvalidRequest` where there is no such derivative."""
         match self.kind:
             case "vjp":
                 vector = self._vector(self.of.size)
@@ -100,20 +100,20 @@ class DerivativeBuilder:
         return DerivativeGraph(results, vector, self.vectors, sheet, self.cautions)
 
     def _jacobian_by_rows(self) -> DerivativeGraph:
-        """Take a vjp for each output. That of the loss alone is its gradient."""
+        """Return the graph of a Jacobian from a vjp for each output; of the loss, its gradient."""
         vector = self._vector(self.rows.size)
         outputs, cotangents, places = self._unit_cotangents(vector)
         results = self._of_all_samples(self._vjp(outputs, cotangents), places)
         return DerivativeGraph(results, vector, self.rows.size, self.sheets.jacobian_by_rows, self.cautions)
 
     def _jacobian_by_columns(self) -> DerivativeGraph:
-        """Take a jvp for each number of `wrt`."""
+        """Return the graph of a Jacobian from a jvp for each number of `wrt`."""
         vector = self._vector(self.columns.size)
         results = self._jvp(self._spread(self.columns, vector, self.wrt.nodes))
         return DerivativeGraph(results, vector, self.columns.size, self.sheets.jacobian_by_columns, self.cautions)
 
     def _hessian(self) -> DerivativeGraph:
-        """Take an hvp for each number of `wrt`, and of outputs for each output."""
+        """Return the graph of Hessians from an hvp for each number of `wrt` and, if any, each output."""
         width = self.columns.size
         places: Mapping[Node, Node] = {}
         if isinstance(self.of, LossSide):
@@ -138,7 +138,7 @@ class DerivativeBuilder:
         return self.graph.input("vector", (size,))
 
     def _gradients(self, output: Node) -> list[Node | NoGradient]:
-        """Differentiate once, and note the cautions about it."""
+        """Return the gradients of a node with respect to `wrt`, and note the cautions about them."""
         found = differentiate(output, self.wrt.nodes)
         self.cautions += blocked(found.blocked_by, self.prepared.model)
         if isinstance(self.wrt, ParametersSide):
@@ -153,7 +153,7 @@ class DerivativeBuilder:
         return dense(self._gradients(_product(self.graph, outputs, cotangents)), self.wrt.nodes)
 
     def _jvp(self, tangents: Sequence[Node]) -> list[Node]:
-        """Differentiate a vjp, which is linear in its cotangents, with respect to these."""
+        """Return a jvp: the derivative of a vjp with respect to its cotangents, in which it is linear."""
         if isinstance(self.of, LossSide):
             return [_product(self.graph, self._gradients(self.of.nodes[0]), tangents)]
         cotangents = [self.graph.input(f"cotangent/{n}", node.shape) for n, node in enumerate(self.of.nodes)]
@@ -161,7 +161,7 @@ class DerivativeBuilder:
         return dense(differentiate(product, cotangents).nodes, cotangents)
 
     def _hvp(self, number: Node, tangents: Sequence[Node]) -> list[Node]:
-        """Differentiate the product of a number's gradient and the tangents."""
+        """Return an hvp: the gradient of the product of a number's gradient and the tangents."""
         product = _product(self.graph, self._gradients(number), tangents)
         return dense(differentiate(product, self.wrt.nodes).nodes, self.wrt.nodes)
 
@@ -175,7 +175,7 @@ class DerivativeBuilder:
         return sum_over(self.of.nodes[0])
 
     def _unit_cotangents(self, vector: Node) -> tuple[list[Node], list[Node], Mapping[Node, Node]]:
-        """Return outputs, their cotangents for rows of matrices, and where the samples of these outputs lie."""
+        """Return outputs, cotangents that pick one row, and where the samples of these outputs lie."""
         outputs = self.of.nodes
         places: Mapping[Node, Node] = {}
         if self.alone:
@@ -184,7 +184,7 @@ class DerivativeBuilder:
         return outputs, self._spread(self.rows, vector, outputs), places
 
     def _spread(self, space: Space, vector: Node, nodes: Sequence[Node], start: int = 0) -> list[Node]:
-        """Cut a flat node into arrays that pair with `nodes`. All samples of a node get the same numbers."""
+        """Return a flat node cut into arrays of the shapes of `nodes`. All samples get the same numbers."""
         arrays = []
         for array, node in zip(space.cut(vector, start), nodes, strict=True):
             if array.size != node.size:
@@ -197,7 +197,7 @@ class DerivativeBuilder:
 
 
 def _product(graph: Graph, nodes: Sequence[Node | NoGradient], others: Sequence[Node]) -> Node:
-    """Build the inner product of two lists of arrays. A node without a gradient adds nothing."""
+    """Return the inner product of two lists of arrays, as a node. A node without a gradient adds nothing."""
     total = graph.constant(0.0)
     for node, other in zip(nodes, others, strict=True):
         if not isinstance(node, NoGradient):

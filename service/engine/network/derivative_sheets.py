@@ -17,16 +17,16 @@ Write = Callable[[int, int, Sequence[Array]], None]
 
 
 @dataclass
-class Sheet:
-    """The arrays of one answer."""
+class AnswerArrays:
+    """The arrays of one answer, which are filled while block after block of vectors goes through the graph."""
 
     write: Write
     entry: Callable[[], Entry]
     """Returns the filled arrays in the form of the answer."""
 
 
-class Sheets:
-    """The shape of an answer: what its rows and columns stand for. Each method makes an empty sheet."""
+class AnswerLayout:
+    """The shapes of an answer: what its rows and columns stand for. Each method allocates an empty answer."""
 
     def __init__(self, of: Side, wrt: Side, samples: int, dtype: str, *, per_sample: bool, alone: bool) -> None:
         """`per_sample`: one vector serves all samples. `alone`: each sample is differentiated alone."""
@@ -43,27 +43,27 @@ class Sheets:
         ]
         """For each output, the axes that come before those of a row."""
 
-    def listed(self, space: Space, count: int) -> Sheet:
-        """Make a list with an entry of `space` for each of `count` vectors."""
+    def listed(self, space: Space, count: int) -> AnswerArrays:
+        """Allocate the answer of a vjp, jvp or hvp: a list with an entry of `space` for each of `count` vectors."""
         arrays = [np.empty((count, *piece.shape), self.dtype) for piece in space.pieces]
 
         def write(start: int, stop: int, block: Sequence[Array]) -> None:
             for array, values in zip(arrays, block, strict=True):
                 array[start:stop] = values[: stop - start]
 
-        return Sheet(write, lambda: [space.nested([array[n] for array in arrays]) for n in range(count)])
+        return AnswerArrays(write, lambda: [space.nested([array[n] for array in arrays]) for n in range(count)])
 
-    def jacobian_by_rows(self) -> Sheet:
-        """Make a Jacobian in which each vector gives a row for each sample."""
+    def jacobian_by_rows(self) -> AnswerArrays:
+        """Allocate a Jacobian that is filled row by row: each vector gives one row for each sample."""
         arrays = self._jacobians()
         sizes = [piece.stop - piece.start for piece in self.columns.pieces]
         targets = [
             [array.reshape(self.apart, -1, size) for array, size in zip(row, sizes, strict=True)] for row in arrays
         ]
-        return Sheet(self._write_rows(targets, 1), lambda: self._nested(arrays))
+        return AnswerArrays(self._write_rows(targets, 1), lambda: self._nested(arrays))
 
-    def jacobian_by_columns(self) -> Sheet:
-        """Make a Jacobian in which each vector gives a column."""
+    def jacobian_by_columns(self) -> AnswerArrays:
+        """Allocate a Jacobian that is filled column by column: each vector gives one column."""
         arrays = self._jacobians()
 
         def write(start: int, stop: int, block: Sequence[Array]) -> None:
@@ -74,13 +74,11 @@ class Sheets:
                         part = values[low - start : high - start].reshape(-1, *lead)
                         array.reshape(*lead, -1)[..., low - first : high - first] = np.moveaxis(part, 0, -1)
 
-        return Sheet(write, lambda: self._nested(arrays))
+        return AnswerArrays(write, lambda: self._nested(arrays))
 
-    def hessian(self) -> Sheet:
-        """Make symmetric matrices: the mean of both halves, which differ by rounding.
-
-        The mean is no less exact, and symmetric to the last bit, as factorisations expect.
-        """
+    def hessian(self) -> AnswerArrays:
+        """Allocate Hessians, one for each output and sample. Each becomes the mean of both halves, which differ by
+        rounding: no less exact, and symmetric to the last bit, as factorisations expect."""
         width = self.columns.size
         matrices = [np.empty((*lead, width, width), self.dtype) for lead in self.leads]
         targets = [
@@ -94,20 +92,18 @@ class Sheets:
                 matrix += matrix.swapaxes(-1, -2)
             return self.of.nested(matrices)
 
-        return Sheet(self._write_rows(targets, width), entry)
+        return AnswerArrays(self._write_rows(targets, width), entry)
 
     def _jacobians(self) -> list[list[Array]]:
-        """Allocate an array for each output and each piece of a row."""
+        """Return empty Jacobians, by output: an array for each input or parameter that the columns stand for."""
         return [[np.empty((*lead, *piece.shape), self.dtype) for piece in self.columns.pieces] for lead in self.leads]
 
     def _nested(self, jacobians: list[list[Array]]) -> Entry:
         return self.of.nested(map(self.columns.nested, jacobians))
 
     def _write_rows(self, targets: Sequence[Sequence[Array]], rows_of_each: int) -> Write:
-        """Return a function that writes rows into `targets`: by output and piece, arrays `(apart, rows, size)`.
-
-        Each number of an output has `rows_of_each` rows.
-        """
+        """Return a function that writes rows into `targets`: by output and piece, arrays `(apart, rows, size)`. Each
+        number of an output has `rows_of_each` rows."""
 
         def write(start: int, stop: int, block: Sequence[Array]) -> None:
             for row, piece in zip(targets, self.rows.pieces, strict=True):

@@ -23,7 +23,7 @@ import numpy as np
 from service.engine.arrays import Array, is_finite
 from service.engine.cautions import Caution
 from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest, LimitExceeded
-from service.engine.float_warnings import without_float_warnings
+from service.engine.float_warnings import ignoring_float_warnings
 from service.engine.graph.blocks import ITEMSIZE
 from service.engine.graph.ir import reachable
 from service.engine.graph.plan import Program, Workspace, WorkspacePool
@@ -49,10 +49,8 @@ OBJECT_BYTES = 256
 
 
 class DerivativeTask(NamedTuple):
-    """The description of a derivative, without numbers. Hashable: equal tasks share one derivation.
-
-    `task` has losses exactly where the derivative is `of` the loss, and no `include`. Its reduction is not `none`.
-    """
+    """The task of computing a derivative, for given shapes. Hashable: equal tasks share one derivation. `task` has
+    losses exactly where the derivative is `of` the loss, and no `include`. Its reduction is not `none`."""
 
     task: Task
     kind: str
@@ -75,10 +73,8 @@ class DerivativeTask(NamedTuple):
 
 @dataclass
 class Derivative:
-    """The numbers of one run. All arrays belong to the caller.
-
-    An entry is an array of shape `()` for the loss, arrays by name for inputs and outputs, a tree for parameters.
-    """
+    """The result of one run: outputs or loss, and their derivative. All arrays belong to the caller. An entry is an
+    array of shape `()` for the loss, arrays by name for inputs and outputs, a tree for parameters."""
 
     values: Entry
     """The outputs or the loss."""
@@ -95,7 +91,7 @@ class Derivative:
 
 
 class Derivation:
-    """A derivative, planned. Immutable and safe to run from many threads."""
+    """A derivative, compiled. Immutable and safe to run from many threads."""
 
     def __init__(
         self,
@@ -132,14 +128,10 @@ class Derivation:
         self.result_bytes = size * ITEMSIZE[self.task.dtype] + arrays * OBJECT_BYTES
         """Memory of an answer, roughly."""
 
+    @ignoring_float_warnings
     def run(self, feed: Feed, vectors: Sequence[Entry] = (), watch: Watch | None = None) -> Derivative:
-        """Compute for the numbers of `feed`, and for as many vectors as the task names.
-
-        Raises `InvalidRequest` when the numbers do not fit, and what `watch` raises.
-        """
-        return without_float_warnings(self._run, feed, vectors, watch)
-
-    def _run(self, feed: Feed, vectors: Sequence[Entry], watch: Watch | None) -> Derivative:
+        """Compute the derivative with the numbers of `feed`, and for as many vectors as the task names. Raises
+        `InvalidRequest` when the numbers do not fit, and what `watch` raises."""
         sheet = self.graph.sheet()
         with self.program.workspace(watch) as workspace:
             rows = self._fill(workspace, feed, vectors, watch)
@@ -174,7 +166,7 @@ class Derivation:
         return first_non_finite(self.program, workspace, self.model, self.parameters.pieces, watch)
 
     def _fill(self, workspace: Workspace, feed: Feed, vectors: Sequence[Entry], watch: Watch | None) -> Array | None:
-        """Write everything but the vectors. Return these as rows of a matrix, None if the caller sends none."""
+        """Write everything but the vectors into the workspace; return these as rows, None if none are sent."""
         faults: list[Fault] = []
         if self.sent is not None:
             for position, entry in enumerate(vectors):
@@ -270,7 +262,7 @@ def _wrt(asked: DerivativeTask, prepared: Prepared) -> Side:
 
 
 def _block_of(graph: DerivativeGraph, dtype: str) -> int:
-    """Return the length of blocks that memory allows and that makes all blocks nearly equally long."""
+    """Return how many vectors one run takes: as many as memory allows, in blocks of nearly equal length."""
     depend = {graph.vector.index}
     elements = graph.vector.size
     for node in reachable(graph.results):

@@ -14,7 +14,7 @@ import numpy as np
 
 from service.engine.arrays import Array, is_finite, norm, norm_of_flat
 from service.engine.cautions import Caution, caution
-from service.engine.float_warnings import without_float_warnings
+from service.engine.float_warnings import ignoring_float_warnings
 from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.ir import Node, NoGradient, Shape
 from service.engine.graph.operations import absolute, broadcast, reshape, sign
@@ -42,7 +42,7 @@ from service.engine.watch import Watch
 
 @dataclass
 class LayerValues:
-    """The values of one layer in a run."""
+    """The values of one layer in a run: pre-activation, output, delta, and their norms."""
 
     name: str
     type: str
@@ -56,7 +56,7 @@ class LayerValues:
 
 @dataclass
 class Norms:
-    """The Euclidean norms of gradients and deltas, which the answer itself may leave out."""
+    """Euclidean norms of gradients and deltas, for answers that leave the arrays out."""
 
     gradients: dict[str, dict[str, float]]
     """By layer and parameter."""
@@ -66,7 +66,7 @@ class Norms:
 
 @dataclass
 class Result:
-    """The numbers of one run. All arrays belong to the caller."""
+    """The result of one run of a network. All arrays belong to the caller."""
 
     outputs: dict[str, Array]
     loss: Array | None = None
@@ -90,7 +90,7 @@ class Result:
 
 
 class Evaluation:
-    """A planned task. Immutable, and safe to run from many threads."""
+    """A network compiled for runs, forward and backward. Immutable, and safe to run from many threads."""
 
     def __init__(self, prepared: Prepared, program: Program, feeder: Feeder, warnings: Sequence[Caution]) -> None:
         self.task = prepared.task
@@ -106,14 +106,10 @@ class Evaluation:
         self.weight = len(self.model.graph.nodes) + len(self.task.parameters)
         """Its share of a cache, in nodes."""
 
+    @ignoring_float_warnings
     def run(self, feed: Feed, watch: Watch | None = None, *, consume: bool = False) -> Result:
-        """Compute for the numbers of `feed`. With `consume`, the feed drops its parameters as soon as they are copied.
-
-        Raises `InvalidRequest` when the numbers do not fit, and what `watch` raises.
-        """
-        return without_float_warnings(self._run, feed, watch, consume)
-
-    def _run(self, feed: Feed, watch: Watch | None, consume: bool) -> Result:
+        """Compute outputs, loss and gradients with the numbers of `feed`. With `consume`, the feed drops its parameters
+        as soon as they are copied. Raises `InvalidRequest` when the numbers do not fit, and what `watch` raises."""
         initialised = feed.parameters is None
         with self.program.workspace(watch) as workspace:
             self.feeder.fill(workspace, feed, watch)
@@ -196,7 +192,7 @@ class Evaluation:
 def _read_tree(
     read: Mapping[str, Array], kind: str, pieces: Sequence[Piece], checked: list[Array]
 ) -> dict[str, dict[str, Array]]:
-    """Copy the outputs `<kind>/<layer>.<name>` by layer and name, and add them to the arrays to be checked."""
+    """Return copies of the outputs `<kind>/<layer>.<name>` as a tree, and add them to `checked`."""
     tree: dict[str, dict[str, Array]] = {}
     for piece in pieces:
         layer, name = piece.path
@@ -208,7 +204,7 @@ def _read_tree(
 
 @dataclass(frozen=True)
 class EvaluationTask:
-    """The request to compile an evaluation, with a key by which equal ones are found in the cache."""
+    """The task of evaluating a network: its outputs and, with losses, its gradients."""
 
     task: Task
 
@@ -227,11 +223,8 @@ class EvaluationTask:
 def compile_task(
     task: Task, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None
 ) -> Evaluation:
-    """Build, differentiate and plan. Runs borrow their memory from `pool`.
-
-    Raises `InvalidRequest` when the definition or the shapes do not fit, `LimitExceeded` when it
-    would cost too much, and what `watch` raises.
-    """
+    """Build, differentiate and plan an evaluation; runs borrow their memory from `pool`. Raises `InvalidRequest` when
+    the definition or the shapes do not fit, `LimitExceeded` when it would cost too much, and what `watch` raises."""
     # Each layer has a delta of its own, so no two layers may become one node.
     prepared = prepare(task, limits, watch, distinct_layers=task.losses is not None and _asks_deltas(task))
     model, objective = prepared.model, prepared.objective
@@ -263,7 +256,7 @@ def compile_task(
 
 
 def _asks_deltas(task: Task) -> bool:
-    """Return whether the answer needs gradients with respect to the pre-activations of layers."""
+    """Return whether the answer needs deltas, the gradients with respect to pre-activations."""
     return not task.include.isdisjoint(("layers", "norms"))
 
 
@@ -289,7 +282,7 @@ def _gradients(task: Task, model: Model, objective: TotalLoss) -> tuple[list[Nod
 
 
 def _per_sample(prepared: Prepared, objective: TotalLoss) -> dict[str, Node]:
-    """Return the weighted loss of each sample, and its gradients, by name."""
+    """Return the nodes of each sample's weighted loss and of its gradients, by name."""
     model, samples = prepared.model, prepared.task.samples
     graph = model.graph
     if model.couples_samples:
@@ -312,7 +305,7 @@ def _per_sample(prepared: Prepared, objective: TotalLoss) -> dict[str, Node]:
 
 
 def _identity(like: Node) -> Node:
-    """Return the identity matrix, with a row for each entry of a vector."""
+    """Return the identity matrix as a node, with a row for each entry of the vector `like`."""
     (size,) = like.shape
     places = like.graph.vector(tuple(map(float, range(size))))
     rows = broadcast(reshape(places, (size, 1)), (size, size))

@@ -30,7 +30,7 @@ class Feed:
 
 
 class Fillable(Protocol):
-    """Arrays that take a feed: a workspace, or others of the same form."""
+    """The arrays that a feed is written into: a workspace, or `Leaves`."""
 
     inputs: dict[str, Array]
     """The input arrays by the names of their nodes. Those on which nothing depends may be missing."""
@@ -48,10 +48,8 @@ class Feeder:
         self.parameters = ParameterVector(self.task.definition, self.model.parameters)
 
     def fill(self, workspace: Fillable, feed: Feed, watch: Watch | None) -> None:
-        """Write everything that a run needs.
-
-        Raises `InvalidRequest` when the numbers do not fit, `DeadlineExceeded` while initialising.
-        """
+        """Check a feed, and write everything that a run needs into a workspace. Raises `InvalidRequest` when the
+        numbers do not fit, `DeadlineExceeded` while initialising."""
         self.check(feed)
         self.fill_parameters(workspace.parameters, feed, watch)
         self.fill_samples(workspace, feed)
@@ -77,7 +75,7 @@ class Feeder:
                 out[...] = array if rows is None else array[rows]
 
     def fill_noises(self, workspace: Fillable, seed: int, step: int) -> None:
-        """Draw random numbers. They depend only on the seed, on their place in the network and on the step."""
+        """Draw the random numbers of layers. They depend only on the seed, the layer's place and the step."""
         for position, noise in enumerate(self.model.noises):
             out = workspace.inputs.get(noise.node.attributes[0])
             if out is not None:
@@ -103,7 +101,7 @@ class Feeder:
             raise InvalidRequest(faults)
 
     def _faults_of_indices(self, feed: Feed) -> list[Fault]:
-        """Find what is no index among the targets and inputs that hold indices."""
+        """Return the faults of targets and inputs that should hold indices and do not."""
         faults: list[Fault] = []
         for loss, name in zip(self.task.losses or (), self.task.definition.output_names, strict=False):
             if loss.declaration.indices and name in feed.targets:
@@ -122,7 +120,7 @@ class Feeder:
 
 
 def _faults_of(array: Array, count: int, path: Path, what: str) -> list[Fault]:
-    """Return the fault of the first number that is no index below `count`, if there is one."""
+    """Return a list with the fault of the first number that is no index below `count`; empty if all are."""
     wrong = array >= count
     if array.dtype.kind != "u":
         wrong |= array < 0

@@ -35,7 +35,7 @@ class Piece(NamedTuple):
 
 
 class Space:
-    """Named arrays, one after the other in a flat vector of `size` numbers."""
+    """The places of named arrays that lie one after the other in a flat vector of `size` numbers."""
 
     def __init__(self, named: Iterable[tuple[Key, Shape]]) -> None:
         pieces, start = [], 0
@@ -47,7 +47,7 @@ class Space:
         self.size = start
 
     def cut(self, vector: Node, start: int = 0) -> list[Node]:
-        """Cut the arrays out of a flat node, in which they begin at `start`."""
+        """Return the arrays as nodes, cut out of a flat node in which they begin at `start`."""
         return [
             reshape(slice_axis(vector, 0, start + piece.start, start + piece.stop), piece.shape)
             for piece in self.pieces
@@ -58,7 +58,7 @@ class Space:
         return Space((piece.path, (math.prod(piece.shape[1:]),)) for piece in self.pieces)
 
     def nested(self, arrays: Iterable[Any]) -> Any:
-        """Nest values, in the order of the pieces, in objects by their paths. An empty path gives the value alone."""
+        """Return values, one a piece, as dictionaries nested by the paths; an empty path gives the value alone."""
         tree: dict[str, Any] = {}
         for piece, array in zip(self.pieces, arrays, strict=True):
             if not piece.path:
@@ -70,7 +70,7 @@ class Space:
         return tree
 
     def labels(self, shapes: Sequence[Shape] | None = None) -> list[str]:
-        """Name every number, such as `hidden.kernel[0][1]`. The indices count in `shapes` or the own shapes."""
+        """Return a name for every number, such as `hidden.kernel[0][1]`. Indices count in `shapes`, or its own."""
         labels = []
         for position, piece in enumerate(self.pieces):
             name = ".".join(piece.path)

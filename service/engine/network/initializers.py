@@ -20,6 +20,8 @@ from service.engine.options import Choice
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Initializer(Declaration):
+    """The declaration of an initializer, which makes the first values of a parameter."""
+
     work: Callable[[Shape], float] = math.prod
     """`work(shape)`: the floating-point operations for a parameter of this shape."""
 

@@ -55,6 +55,8 @@ from service.engine.network.activations import Activation, activations, relu
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Loss(Declaration):
+    """The declaration of a loss: a function of a prediction and targets that returns a number for each sample."""
+
     indices: bool = False
     """Targets are class indices, with one axis fewer than the outputs."""
     class_weight: Callable[..., Node | None] | None = None
@@ -80,7 +82,7 @@ SMALLEST_PROBABILITY = 1e-12
 
 @dataclass(frozen=True)
 class Prediction:
-    """An output of a network. The pre-activation and activation are set where they help to take its logarithm."""
+    """An output of a network as losses take it. Logits and activation are set where they help with logarithms."""
 
     value: Node
     logits: Node | None = None
@@ -97,7 +99,7 @@ class Prediction:
         return _clamped_log_complement(self.value) if stable is None or self.logits is None else stable(self.logits)
 
     def as_logits_of(self, activation: str) -> Prediction:
-        """Return the output of `activation` at this value."""
+        """Return the prediction that `activation` gives when this value is taken as its logits."""
         selected = activations.select(activation)
         return Prediction(selected.declaration.build(self.value), self.value, selected)
 
@@ -112,17 +114,17 @@ def _clamped_log_complement(p: Node) -> Node:
 
 
 def _total(x: Node) -> Node:
-    """Sum over all axes but that of the samples."""
+    """Return the sum over all axes but that of the samples."""
     return sum_over(x, range(1, len(x.shape)))
 
 
 def _average(x: Node) -> Node:
-    """Average over all axes but that of the samples."""
+    """Return the mean over all axes but that of the samples."""
     return _total(x) / float(math.prod(x.shape[1:]))
 
 
 def _positions(x: Node) -> float:
-    """Count the distributions of a sample, along the axes between samples and classes."""
+    """Return the number of distributions per sample: the places along the axes between samples and classes."""
     return float(math.prod(x.shape[1:-1]))
 
 
@@ -435,7 +437,8 @@ def cosine_similarity(prediction: Prediction, target: Node, epsilon: float) -> N
 
 
 def _to_unit_scale(x: Node, epsilon: float) -> Node:
-    """Divide each sample by its root mean square, at least epsilon / √K: its length may be too large for a float."""
+    """Return x with each sample divided by its root mean square, at least epsilon / √K. The length of a sample may be
+    too large for a float."""
     roots = root_mean_square(x, range(1, len(x.shape)))
     divisors = maximum(roots, epsilon / math.sqrt(math.prod(x.shape[1:])))
     return x / broadcast(reshape(divisors, (x.shape[0], *[1] * (len(x.shape) - 1))), x.shape)

@@ -27,7 +27,7 @@ ParameterShapes = Mapping[tuple[str, str], Shape]
 
 @dataclass(frozen=True)
 class Parameter:
-    """One array that a layer owns."""
+    """One array that a layer owns, trained or carried along."""
 
     layer: str
     name: str
@@ -40,7 +40,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Noise:
-    """Random numbers that every run draws anew."""
+    """Random numbers that every run draws anew, such as a dropout mask."""
 
     node: Node
     draw: Callable[..., Array]
@@ -49,7 +49,7 @@ class Noise:
 
 @dataclass
 class Model:
-    """A network in the graph."""
+    """A network in the graph: the nodes of its inputs, layers, parameters, random numbers and penalties."""
 
     graph: Graph
     inputs: dict[str, Node]
@@ -71,39 +71,28 @@ def _position_in_words(shape: Shape) -> str:
     return f"{shape[0]} value{'' if shape[0] == 1 else 's'}" if len(shape) == 1 else f"shape {list(shape)}"
 
 
+@dataclass(eq=False)
 class _Assembler:
     """A builder of the layers of one definition, which collects the faults."""
 
-    def __init__(
-        self,
-        definition: NetworkDefinition,
-        graph: Graph,
-        input_shapes: Mapping[str, Shape],
-        training: bool,
-        shapes: ParameterShapes,
-        frozen: Collection[str],
-        distinct_layers: bool,
-        prefix: str,
-        check_parameters: Callable[[int], None],
-    ) -> None:
-        self.definition = definition
-        self.graph = graph
-        self.training = training
-        self.shapes = shapes
-        self.frozen = frozen
-        self.distinct_layers = distinct_layers
-        self.prefix = prefix
-        self.check_parameters = check_parameters
-        indices = definition.index_inputs
-        self.model = Model(
-            graph,
-            {
-                name: graph.input(f"{prefix}inputs/{name}", shape, "int64" if name in indices else None)
-                for name, shape in input_shapes.items()
-            },
-        )
+    definition: NetworkDefinition
+    graph: Graph
+    input_shapes: Mapping[str, Shape]
+    training: bool
+    shapes: ParameterShapes
+    frozen: Collection[str]
+    distinct_layers: bool
+    prefix: str
+    check_parameters: Callable[[int], None]
+
+    def __post_init__(self) -> None:
+        self.model = Model(self.graph, {})
+        indices = self.definition.index_inputs
+        for name, shape in self.input_shapes.items():
+            dtype = "int64" if name in indices else None
+            self.model.inputs[name] = self.graph.input(f"{self.prefix}inputs/{name}", shape, dtype)
         self.faults: list[Fault] = []
-        self.position = {layer.name: position for position, layer in enumerate(definition.layers)}
+        self.position = {layer.name: position for position, layer in enumerate(self.definition.layers)}
         self.owned: dict[str, dict[str, Node]] = {}
 
     def fault(self, path: Path, detail: str, allowed: tuple[object, ...] = ()) -> None:
@@ -159,7 +148,7 @@ class _Assembler:
         return ordered
 
     def source(self, name: str) -> str:
-        """Explain the shape of an input or of the output of a layer, as the end of a sentence."""
+        """Return the reason for the shape of an input or of a layer's output, as the end of a sentence."""
         if name in self.model.inputs:
             count = self.model.inputs[name].shape[1:]
             features = (
@@ -222,7 +211,7 @@ class _Assembler:
         return None
 
     def check_indices(self, position: int, names: tuple[str, ...], inputs: list[Node]) -> bool:
-        """Return whether exactly the layers that look up indices get inputs of integers. Note the faults."""
+        """Return whether a layer gets integers exactly if it looks up indices. Note the faults."""
         layer = self.definition.layers[position]
         path: Path = ("layers", position, "inputs")
         for name, x in zip(names, inputs, strict=True):

@@ -27,10 +27,8 @@ MOST_LISTED = 20
 
 
 class ParameterVector:
-    """The place of each parameter in a flat vector, and the check that a tree holds exactly these parameters.
-
-    Trained parameters come first, in the order of the gradients. The others follow.
-    """
+    """The place of each parameter of a network in a flat vector. Trained parameters come first, in the order of the
+    gradients. The others follow."""
 
     def __init__(self, definition: Definition, parameters: Sequence[Parameter]) -> None:
         self.definition = definition
@@ -65,7 +63,7 @@ class ParameterVector:
         )
 
     def faults(self, tree: Tree) -> list[Fault]:
-        """Find every fault of a tree that does not hold exactly the parameters of the network."""
+        """Return every fault of a tree that does not hold exactly the parameters of the network."""
         faults: list[Fault] = []
         wanted: dict[str, dict[str, Parameter]] = {}
         for parameter in self.parameters:
@@ -99,10 +97,8 @@ class ParameterVector:
         return faults
 
     def initialize(self, flat: Array, seed: int, limits: Limits, watch: Watch | None = None) -> None:
-        """Fill the flat vector with the initializers of the layers.
-
-        Raises `LimitExceeded` when that would take too many operations, `DeadlineExceeded` between two parameters.
-        """
+        """Fill the flat vector with the initializers of the layers. Raises `LimitExceeded` when that would take too
+        many operations, `DeadlineExceeded` between two parameters."""
         limits.check_operations(
             sum(
                 p.initializer.declaration.work(piece.shape)
@@ -134,7 +130,7 @@ def _unknown_layer(layer: str, definition: Definition, wanted: Collection[str], 
 
 
 def misshapen(came: Shape, wanted: Shape) -> str:
-    """Say what was probably done to an array of the wrong shape, and how to send it."""
+    """Return a hint at what was probably done to an array of the wrong shape, as the end of a sentence."""
     if came[::-1] == wanted:
         return "; it is transposed: send one row for each input" if len(wanted) == 2 else "; its axes are transposed"
     if len(came) == len(wanted) > 2 and sorted(came) == sorted(wanted):
@@ -149,7 +145,7 @@ def misshapen(came: Shape, wanted: Shape) -> str:
 
 
 def _order(came: Shape, wanted: Shape) -> list[int]:
-    """Return axes of `came` in an order that gives `wanted`, if possible the order from PyTorch's [out, in, …]."""
+    """Return an order of axes that turns shape `came` into `wanted`, if possible PyTorch's [out, in, …] into ours."""
     usual = (*range(2, len(came)), 1, 0)
     if tuple(came[axis] for axis in usual) == wanted:
         return list(usual)

@@ -33,10 +33,10 @@ class Prepared:
 
 
 def prepare(task: Task, limits: Limits, watch: Watch | None = None, *, distinct_layers: bool = False) -> Prepared:
-    """Build the model and, where the task has losses, the total loss.
+    """Return the network of a task in the graph, with the total loss where the task has losses.
 
-    Raises `InvalidRequest` when the definition or the shapes do not fit, `LimitExceeded` when the
-    network is too large, and what `watch` raises.
+    Raises `InvalidRequest` when the definition or the shapes do not fit, `LimitExceeded` when the network is too large,
+    and what `watch` raises.
     """
     limits.check_layers(task.definition.layer_count)
     faults = task.definition.faults_of_inputs(task.inputs)

@@ -49,7 +49,7 @@ OF_CLASSES = frozenset(("categorical_crossentropy", "sparse_categorical_crossent
 
 
 def constant(task: Task, model: Model) -> list[Caution]:
-    """Warn of layers with a constant output, and of losses over a single class."""
+    """Return cautions about layers with a constant output, and about losses over a single class."""
     cautions = []
     for position, layer in enumerate(task.definition.layers):
         words = _constant(task, model, position, layer)
@@ -138,7 +138,7 @@ class _Hidden:
 
 
 class Surprises:
-    """The parts of a compiled network that are inspected after each run with gradients."""
+    """The inspection of a compiled network after each run with gradients, for dead and identical units."""
 
     def __init__(self, task: Task, model: Model, vector: ParameterVector) -> None:
         self.task, self.model, self.vector = task, model, vector
@@ -186,7 +186,7 @@ class Surprises:
         return found
 
     def _off(self, each: _Rectified, workspace: Workspace) -> list[Caution]:
-        """Warn of units on a flat part for every sample, in a layer where some gradients are 0."""
+        """Return a caution about units on a flat part for every sample, in a layer where some gradients are 0."""
         model, task = self.model, self.task
         built = model.layers[each.layer]
         activation = built.activation
@@ -278,7 +278,7 @@ def _all_differ(numbers: Array) -> bool:
 
 
 def _alike(hidden: _Hidden, parameters: Array) -> Caution | None:
-    """Warn of units with the same weights in and out: they stay identical for ever."""
+    """Return a caution about units with the same weights in and out, which stay identical for ever; None without."""
     start, units = hidden.kernel.start, hidden.kernel.shape[-1]
     if _all_differ(parameters[start : start + units]):
         return None
@@ -309,7 +309,7 @@ def _largest_group(matrices: Sequence[Array], units: int) -> Array | None:
 
 
 def units_in_words(places: Array, units: int) -> Sentence:
-    """Name units, counted from 0 as in lists."""
+    """Return the sentence that names units, counted from 0 as in lists."""
     if len(places) == units:
         return say("findings.units.single") if units == 1 else say("findings.units.all", number=str(units))
     named = ", ".join(map(str, places[:MOST_NAMED])) + (", …" if len(places) > MOST_NAMED else "")

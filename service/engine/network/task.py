@@ -42,7 +42,7 @@ class Task(NamedTuple):
 
     @property
     def effort(self) -> float:
-        """Nodes of its graph with gradients, roughly: most are those of steps that are written out one by one."""
+        """The graph nodes that the task makes, roughly. Most are those of steps that are written out one by one."""
         return self.definition.effort(self.inputs)
 
     @property

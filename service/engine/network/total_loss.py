@@ -35,17 +35,11 @@ def target_shape(loss: Selection[Loss], output: Node) -> Shape:
 
 
 def check_loss(loss: Selection[Loss], output: Node, name: str) -> None:
-    """Refuse options of the loss that do not fit the output called `name`."""
+    """Raise `InvalidRequest` if the class weights of a loss do not fit the output called `name`."""
     weights = loss.options.get("class_weights")
     if weights is not None and len(weights) != output.shape[-1]:
-        raise InvalidRequest(
-            [
-                Fault(
-                    ("loss", name, "class_weights"),
-                    f"{len(weights)} class weights came; layer {name!r} has {output.shape[-1]} outputs",
-                )
-            ]
-        )
+        detail = f"{len(weights)} class weights came; layer {name!r} has {output.shape[-1]} outputs"
+        raise InvalidRequest([Fault(("loss", name, "class_weights"), detail)])
 
 
 def build_total_loss(

@@ -19,14 +19,15 @@ Entry = Any
 
 
 class Side(Space):
-    """The nodes that are differentiated, or those with respect to which they are, and the rules for their vectors."""
+    """One side of a derivative: the nodes that are differentiated, or those that they are differentiated by. It checks
+    the vectors that callers send for these nodes, and writes them into a flat vector."""
 
     def __init__(self, named: Sequence[tuple[tuple[str, ...], Node]]) -> None:
         super().__init__((path, node.shape) for path, node in named)
         self.nodes = [node for _, node in named]
 
     def faults(self, entry: Entry, path: Path) -> list[Fault]:
-        """Find every fault of an entry that is no vector of this space."""
+        """Return every fault of an entry that is no vector of this side."""
         raise NotImplementedError
 
     def write(self, entry: Entry, row: Array) -> None:
@@ -39,7 +40,7 @@ class Side(Space):
 
 
 class LossSide(Side):
-    """The loss, which is one number."""
+    """The loss as one side of a derivative: one number."""
 
     def __init__(self, loss: Node) -> None:
         super().__init__([((), loss)])
@@ -53,7 +54,8 @@ class LossSide(Side):
 
 
 class TensorsSide(Side):
-    """The inputs or the outputs of a network, by name. A network with a single one also takes the tensor alone."""
+    """The inputs or outputs of a network as one side of a derivative, by name. A network with a single one also takes
+    the tensor alone."""
 
     def __init__(
         self, what: str, nodes: Mapping[str, Node], names: tuple[str, ...], left_out: Collection[str] = ()
@@ -101,7 +103,7 @@ class TensorsSide(Side):
 
 
 class ParametersSide(Side):
-    """The trainable parameters of a network, as a tree."""
+    """The trainable parameters of a network as one side of a derivative, as a tree."""
 
     def __init__(self, task: Task, model: Model) -> None:
         trained = [parameter for parameter in model.parameters if parameter.trainable]

@@ -110,7 +110,7 @@ def telling(language: str) -> Tell:
 
 
 def short(number: float) -> str:
-    """Write a number with six significant digits, as in `-1.25e-7` where it is small."""
+    """Return a number as text with six significant digits, as in `-1.25e-7` where it is small."""
     text = f"{number:.{DIGITS}g}"
     if "e" not in text:
         return text

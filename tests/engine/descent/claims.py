@@ -4,8 +4,6 @@ A claim is false if a run that has arrived is farther from a stationary point of
 or if steepest descent from the end of a run leads to another minimum than that of the claimed basin.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import partial

@@ -5,8 +5,6 @@ that is empty before the first step), the step counted from 1, and the options. 
 the number. `test_optimizers.py` compares the optimizer with it, with each option off its default.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

@@ -406,9 +406,7 @@ def test_impossible_pairs_of_a_history_are_skipped():
 def test_numbers_outside_their_bounds():
     checkpoint = made("nadam")
     checkpoint.state["momentum_product"] = 4.0
-    assert faults(checkpoint, "nadam") == [
-        (("checkpoint", "state", "momentum_product"), "lies between 0 and 1, got 4"),
-    ]
+    assert faults(checkpoint, "nadam") == [(("checkpoint", "state", "momentum_product"), "lies between 0 and 1, got 4")]
 
 
 def test_histories_may_be_left_out_or_empty():

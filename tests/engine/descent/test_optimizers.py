@@ -1,7 +1,5 @@
 """Rules: comparison with PyTorch and Keras, and the promises of the protocol for all of them."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The ends of runs: arrivals at valleys, basins, kinks, and the sentences about them."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

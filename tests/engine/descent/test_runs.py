@@ -1,7 +1,5 @@
 """Many runs at once: each is as it would be alone, ends where it should, and is recorded."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

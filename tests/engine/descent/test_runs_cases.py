@@ -4,8 +4,6 @@ A case has a run from each of some starts. `trace` holds the first steps of each
 and the point after it. `value_curve` holds the value at regular steps.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
@@ -80,7 +78,7 @@ RELATIONS = {
         "x_after_20": lambda m: [x.positions[0, 0] for x in m],
         "closed_form": lambda m: [(1.0 - 2.0 * x.plan.optimizers[0].options["learning_rate"]) ** 20 for x in m],
         "sign_changes": lambda m: [int((x.paths.points[0, 1:-1, 0] * x.paths.points[0, 2:, 0] < 0.0).sum()) for x in m],
-    },
+    }
 }
 GROUPS = {
     case["name"]: case

@@ -147,9 +147,7 @@ def test_weights_of_samples_go_with_their_samples(normalize_weights, reduction):
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_class_indices_and_embeddings(dtype):
     definition = network(
-        layer("words", "embedding", input_dim=6, output_dim=3),
-        layer("flat", "flatten"),
-        dense("out", 4, "softmax"),
+        layer("words", "embedding", input_dim=6, output_dim=3), layer("flat", "flatten"), dense("out", 4, "softmax")
     )
     words = RNG.integers(6, size=(11, 2))
     classes = RNG.integers(4, size=11)

@@ -1,7 +1,5 @@
 """Expressions at points and balls on them, in few words."""
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np

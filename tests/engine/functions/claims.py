@@ -4,8 +4,6 @@ A claim is false if no stationary point of its class is at its place. The search
 or warn that it may be missing.
 """
 
-from __future__ import annotations
-
 import collections
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """A comparison of the formulas of an expression with its values, for the tests and for scripts/check_formulas.py."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math

@@ -1,7 +1,5 @@
 """The values of formulas and expressions, in plain float64 at several points or with 50 digits at one."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Texts that nobody types who wants a value: for the tests and for scripts/fuzz_expressions.py."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Iterator
 

@@ -6,8 +6,6 @@ numbers side by side, a number before a fraction of numbers, a product after a s
 product, an argument without parentheses that something follows, a parenthesis after a name that could be a function's.
 """
 
-from __future__ import annotations
-
 import re
 from typing import NoReturn, TypeAlias
 

@@ -1,7 +1,5 @@
 """Random expressions that mean something: every word, every operator, every way to write a product, odd names."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 

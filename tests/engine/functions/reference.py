@@ -13,8 +13,6 @@ skipped where rounding changes the value itself by a millionth, or where an inte
 neighbours of the point are beyond it, or as large as 64-bit numbers become.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import random
@@ -64,10 +62,6 @@ def _inside_one(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda a: function(a) if abs(a) <= 1 else NAN
 
 
-def _atan2(a: Any, b: Any) -> Any:
-    return mp.atan2(a, b) if a or b else mpf(0)
-
-
 REFERENCE: dict[str, Callable[..., Any]] = {
     "add": lambda a, b: a + b,
     "subtract": lambda a, b: a - b,
@@ -90,7 +84,7 @@ REFERENCE: dict[str, Callable[..., Any]] = {
     "asin": _inside_one(mp.asin),
     "acos": _inside_one(mp.acos),
     "atan": mp.atan,
-    "atan2": _atan2,
+    "atan2": lambda a, b: mp.atan2(a, b) if a or b else mpf(0),
     "sinh": mp.sinh,
     "cosh": mp.cosh,
     "tanh": mp.tanh,

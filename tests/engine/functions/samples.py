@@ -1,7 +1,5 @@
 """Arguments to try the words of expressions at, for the tests and for scripts/record_pytorch_functions.py."""
 
-from __future__ import annotations
-
 import math
 import operator
 from collections.abc import Callable
@@ -13,10 +11,6 @@ POSITIVE = ((0.05,), (0.7,), (1.9,), (40.0,))
 INSIDE_ONE = ((-0.8,), (-0.1,), (0.35,), (0.9,))
 BETWEEN_WHOLE = ((-1.7,), (-0.3,), (0.4,), (2.2,))
 PAIRS = ((1.3, 0.7), (-2.1, 0.4), (0.6, -1.9), (-0.5, -3.2))
-
-
-def _logistic(x: float) -> float:
-    return 1.0 / (1.0 + math.exp(-x))
 
 
 MEANINGS: dict[str, Callable[..., float]] = {
@@ -48,7 +42,7 @@ MEANINGS: dict[str, Callable[..., float]] = {
     "asinh": math.asinh,
     "acosh": math.acosh,
     "atanh": math.atanh,
-    "sigmoid": _logistic,
+    "sigmoid": lambda a: 1.0 / (1.0 + math.exp(-a)),
     "relu": lambda a: max(a, 0.0),
     "softplus": lambda a: max(a, 0.0) + math.log1p(math.exp(-abs(a))),
     "erf": math.erf,

@@ -1,7 +1,5 @@
 """An expression as a graph: values on the way forward, adjoints on the way back."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

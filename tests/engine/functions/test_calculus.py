@@ -1,7 +1,5 @@
 """The analysis of a point: steepness, direction, class and curvature."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -4,8 +4,6 @@ A case of a function has value, gradient, Hessian and kind at some points; one o
 of each of its nodes.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
@@ -62,13 +60,7 @@ def test_directional_derivatives(member, tolerance):
 
 # --- graphs -------------------------------------------------------------------------------------
 
-WRITTEN = {
-    "add": "({} + {})",
-    "sub": "({} - {})",
-    "mul": "({} * {})",
-    "square": "({}^2)",
-    "half": "({} / 2)",
-}
+WRITTEN = {"add": "({} + {})", "sub": "({} - {})", "mul": "({} * {})", "square": "({}^2)", "half": "({} / 2)"}
 """An operation of a case in the words of an expression."""
 
 

@@ -1,7 +1,5 @@
 """The claims of a search: any conditioning, curves of stationary points, and warnings of missing points."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

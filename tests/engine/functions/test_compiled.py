@@ -1,7 +1,5 @@
 """Compiled expressions: many points at once, derivatives to an order, problems of points, and limits."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The parser of expressions: what binds to what, what is refused and where, and that hostile texts only are refused."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction

@@ -1,7 +1,5 @@
 """The least squares line: against linear algebra, and its loss as an expression against the sum that it stands for."""
 
-from __future__ import annotations
-
 from fractions import Fraction
 
 import mpmath as mp

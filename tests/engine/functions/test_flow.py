@@ -1,7 +1,5 @@
 """Gradient flow: its end is that of very small steps, or it is marked as uncertain."""
 
-from __future__ import annotations
-
 import mpmath as mp
 import numpy as np
 import pytest

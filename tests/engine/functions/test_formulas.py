@@ -1,7 +1,5 @@
 """Formulas as they are printed: that each can be set, read in one way only, means what was typed, and sent again."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

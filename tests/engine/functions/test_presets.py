@@ -1,7 +1,5 @@
 """The functions to learn with: that what is said of them fits together, and that the engine finds it so."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The kinks that a box cannot reach, by ranges of the steps of an expression."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

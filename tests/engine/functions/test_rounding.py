@@ -1,7 +1,5 @@
 """Rounding: eigenvalues of badly scaled matrices, and the noise of gradients, against 50 digits."""
 
-from __future__ import annotations
-
 import mpmath as mp
 import numpy as np
 import pytest

@@ -3,8 +3,6 @@
 Numbers are compared with mpmath (reference.py) and with the closed forms of the same functions.
 """
 
-from __future__ import annotations
-
 import math
 from itertools import islice
 
@@ -46,13 +44,7 @@ SMOOTH = [
     ("abs(x)^3", (0.0,), [0.0], [[0.0]], DEGENERATE),
     ("max(x, y) + min(x, y)", (2.0, 2.0), [1.0, 1.0], [[0.0, 0.0], [0.0, 0.0]], NOT_STATIONARY),
     ("max(x, y)*min(x, y)", (3.0, 3.0), [3.0, 3.0], [[0.0, 1.0], [1.0, 0.0]], NOT_STATIONARY),
-    (
-        "max(x, y) + log1p(exp(-abs(x - y)))",
-        (1.0, 1.0),
-        [0.5, 0.5],
-        [[0.25, -0.25], [-0.25, 0.25]],
-        NOT_STATIONARY,
-    ),
+    ("max(x, y) + log1p(exp(-abs(x - y)))", (1.0, 1.0), [0.5, 0.5], [[0.25, -0.25], [-0.25, 0.25]], NOT_STATIONARY),
     ("sqrt(x^2)*sqrt(x^2)", (0.0,), [0.0], [[2.0]], MINIMUM),
     ("(x^2)^0.5*abs(x)", (0.0,), [0.0], [[2.0]], MINIMUM),
     ("sqrt(x^2) - abs(x) + x", (0.0,), [1.0], [[0.0]], NOT_STATIONARY),

@@ -1,7 +1,5 @@
 """The search for places where the gradient is zero: known functions, and those to learn with."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

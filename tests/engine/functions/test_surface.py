@@ -1,7 +1,5 @@
 """Functions over grids, and the levels of their contours."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

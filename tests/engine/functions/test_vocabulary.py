@@ -4,8 +4,6 @@ Values are compared with Python's mathematics, derivatives with differences of w
 it with answers of PyTorch (scripts/record_pytorch_functions.py).
 """
 
-from __future__ import annotations
-
 import json
 import math
 from fractions import Fraction

@@ -3,8 +3,6 @@
 A new operation is tested by adding a line to `EXAMPLES`.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -13,25 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.engine.arrays import Array
+from service.engine.graph import operations as ops
 from service.engine.graph.ir import OPERATIONS, Attributes, Graph, GraphTypeError, Node, Operation, Shape
-from service.engine.graph.operations import (
-    Sliding,
-    balanced,
-    broadcast,
-    extreme,
-    gate,
-    greater,
-    log_softmax,
-    logsumexp,
-    reshape,
-    root_mean_square,
-    row_excess,
-    softmax,
-    square,
-    sum_over,
-    where,
-    with_slope,
-)
 
 LEAVES = frozenset({"input", "constant", "vector", "table"})
 """Operations that compute nothing, so there is nothing to differentiate or batch."""
@@ -64,18 +45,15 @@ NOT_ANALYTIC = STEPPED | KINKED | BRANCHING
 
 def in_balance(g: Node, x: Node) -> Node:
     """Return `balanced` of rows that sum to 0, as the gradient of log_softmax makes them."""
-    shares = softmax(x)
-    totals = reshape(sum_over(g, [-1]), (*g.shape[:-1], 1))
-    return balanced(g - shares * broadcast(totals, g.shape), shares)
+    shares = ops.softmax(x)
+    totals = ops.reshape(ops.sum_over(g, [-1]), (*g.shape[:-1], 1))
+    return ops.balanced(g - shares * ops.broadcast(totals, g.shape), shares)
 
 
 @dataclass(frozen=True)
 class Example:
-    """One application of an operation to inputs of these shapes.
-
-    The values are a shuffled even grid over all inputs together: no two are equal, and by default none
-    is near 0, so kinks and ties are far away.
-    """
+    """One application of an operation to inputs of these shapes. The values are a shuffled even grid over all inputs
+    together: no two are equal, and by default none is near 0, so kinks and ties are far away."""
 
     operation: str
     shapes: tuple[Shape, ...]
@@ -115,10 +93,6 @@ class Example:
         return f"{self.operation}{list(self.shapes)}({attributes})".replace(" ", "")
 
 
-def _cube(x: Node) -> Node:
-    return with_slope(x, square(x) * x, 3.0 * square(x))
-
-
 PLAIN = {
     1: (
         "negate square exp expm1 tanh sigmoid softplus erfc tanh_slope logistic_slope gaussian normal_cdf "
@@ -146,20 +120,20 @@ EXAMPLES = (
     Example("cbrt", ((3, 2),), low=0.6, high=4.0),
     Example("power", ((3, 2), (3, 2)), low=0.3, high=2.7),
     Example("xlogy", ((3, 2), (3, 2)), low=0.3, high=2.7),
-    Example("gate", ((3, 2), (3, 2)), build=lambda a, b: gate(greater(a, 0.0), a * b)),
-    Example("softmax", ((4,),), build=softmax),
-    Example("softmax", ((2, 2, 3),), build=softmax),
-    Example("log_softmax", ((4,),), build=log_softmax),
-    Example("log_softmax", ((2, 2, 3),), build=log_softmax),
-    Example("logsumexp", ((4,),), build=logsumexp),
-    Example("logsumexp", ((2, 2, 3),), build=logsumexp),
+    Example("gate", ((3, 2), (3, 2)), build=lambda a, b: ops.gate(ops.greater(a, 0.0), a * b)),
+    Example("softmax", ((4,),), build=ops.softmax),
+    Example("softmax", ((2, 2, 3),), build=ops.softmax),
+    Example("log_softmax", ((4,),), build=ops.log_softmax),
+    Example("log_softmax", ((2, 2, 3),), build=ops.log_softmax),
+    Example("logsumexp", ((4,),), build=ops.logsumexp),
+    Example("logsumexp", ((2, 2, 3),), build=ops.logsumexp),
     Example("row_maximum", ((4,),)),
     Example("row_maximum", ((2, 2, 3),)),
-    Example("logsumexp", ((5, 9),), build=lambda x: logsumexp(8.0 * x)),
-    Example("log_softmax", ((5, 3),), build=lambda x: log_softmax(8.0 * x)),
-    Example("softmax", ((5, 3),), build=lambda x: softmax(8.0 * x)),
-    Example("row_excess", ((5, 3),), build=row_excess),
-    Example("row_excess", ((2, 2, 3),), build=lambda x: row_excess(softmax(4.0 * x))),
+    Example("logsumexp", ((5, 9),), build=lambda x: ops.logsumexp(8.0 * x)),
+    Example("log_softmax", ((5, 3),), build=lambda x: ops.log_softmax(8.0 * x)),
+    Example("softmax", ((5, 3),), build=lambda x: ops.softmax(8.0 * x)),
+    Example("row_excess", ((5, 3),), build=ops.row_excess),
+    Example("row_excess", ((2, 2, 3),), build=lambda x: ops.row_excess(ops.softmax(4.0 * x))),
     Example("balanced", ((5, 3), (5, 3)), build=lambda g, x: in_balance(g, 4.0 * x)),
     Example("balanced", ((2, 2, 3), (2, 2, 3)), build=lambda g, x: in_balance(g, x)),
     Example("sum", ((4,),), ((0,),)),
@@ -196,40 +170,38 @@ EXAMPLES = (
     Example("first_largest", ((4,),), ((0,),)),
     Example("first_largest", ((2, 3, 2),), ((0, 2),)),
     Example("first_largest", ((40, 2),), ((0,),)),
-    Example("windows", ((2, 6),), (Sliding(0, (1,), (3,), (2,), (1,), ((0, 0),)), 0.0)),
-    Example("windows", ((2, 6),), (Sliding(1, (1,), (2,), (1,), (2,), ((2, 1),)), 0.0)),
-    Example("windows", ((2, 4, 3),), (Sliding(0, (1, 2), (2, 3), (1, 2), (1, 1), ((0, 0), (1, 1))), 0.0)),
-    Example("windows", ((2, 4, 3),), (Sliding(0, (1, 2), (2, 1), (2, 2), (1, 1), ((0, 0), (0, 0))), 0.0)),
+    Example("windows", ((2, 6),), (ops.Sliding(0, (1,), (3,), (2,), (1,), ((0, 0),)), 0.0)),
+    Example("windows", ((2, 6),), (ops.Sliding(1, (1,), (2,), (1,), (2,), ((2, 1),)), 0.0)),
+    Example("windows", ((2, 4, 3),), (ops.Sliding(0, (1, 2), (2, 3), (1, 2), (1, 1), ((0, 0), (1, 1))), 0.0)),
+    Example("windows", ((2, 4, 3),), (ops.Sliding(0, (1, 2), (2, 1), (2, 2), (1, 1), ((0, 0), (0, 0))), 0.0)),
     # Fewer positions than elements of the window, dilated and not, between and before the axes.
-    Example("windows", ((2, 6, 5),), (Sliding(1, (1, 2), (3, 3), (1, 1), (2, 2), ((0, 0), (1, 0))), 0.0)),
-    Example("windows", ((5, 6, 2),), (Sliding(2, (0, 1), (4, 3), (2, 3), (1, 2), ((1, 0), (0, 0))), 0.0)),
+    Example("windows", ((2, 6, 5),), (ops.Sliding(1, (1, 2), (3, 3), (1, 1), (2, 2), ((0, 0), (1, 0))), 0.0)),
+    Example("windows", ((5, 6, 2),), (ops.Sliding(2, (0, 1), (4, 3), (2, 3), (1, 2), ((1, 0), (0, 0))), 0.0)),
     Example(
-        "overlap_add", ((2, 3, 3, 2, 2),), (Sliding(1, (1, 2), (3, 3), (1, 1), (2, 2), ((0, 0), (1, 0))), (2, 6, 5))
+        "overlap_add", ((2, 3, 3, 2, 2),), (ops.Sliding(1, (1, 2), (3, 3), (1, 1), (2, 2), ((0, 0), (1, 0))), (2, 6, 5))
     ),
-    Example("overlap_add", ((4, 2),), (Sliding(0, (0,), (4,), (4,), (1,), ((0, 0),)), (8,))),
-    Example("overlap_add", ((3, 2, 2),), (Sliding(0, (1,), (3,), (2,), (1,), ((0, 0),)), (2, 6))),
-    Example("overlap_add", ((2, 2, 7),), (Sliding(1, (1,), (2,), (1,), (2,), ((2, 1),)), (2, 6))),
+    Example("overlap_add", ((4, 2),), (ops.Sliding(0, (0,), (4,), (4,), (1,), ((0, 0),)), (8,))),
+    Example("overlap_add", ((3, 2, 2),), (ops.Sliding(0, (1,), (3,), (2,), (1,), ((0, 0),)), (2, 6))),
+    Example("overlap_add", ((2, 2, 7),), (ops.Sliding(1, (1,), (2,), (1,), (2,), ((2, 1),)), (2, 6))),
     Example(
-        "overlap_add",
-        ((2, 3, 2, 3, 2),),
-        (Sliding(0, (1, 2), (2, 3), (1, 2), (1, 1), ((0, 0), (1, 1))), (2, 4, 3)),
+        "overlap_add", ((2, 3, 2, 3, 2),), (ops.Sliding(0, (1, 2), (2, 3), (1, 2), (1, 1), ((0, 0), (1, 1))), (2, 4, 3))
     ),
     Example(
-        "overlap_add", ((2, 1, 2, 2, 2),), (Sliding(0, (1, 2), (2, 1), (2, 2), (1, 1), ((0, 0), (0, 0))), (2, 4, 3))
+        "overlap_add", ((2, 1, 2, 2, 2),), (ops.Sliding(0, (1, 2), (2, 1), (2, 2), (1, 1), ((0, 0), (0, 0))), (2, 4, 3))
     ),
-    Example("where", ((3, 2), (3, 2), (3, 2)), build=lambda c, a, b: where(greater(c, 0.0), a, b)),
-    Example("where", ((), (3, 2), ()), build=lambda c, a, b: where(greater(c, 0.0), a, b)),
+    Example("where", ((3, 2), (3, 2), (3, 2)), build=lambda c, a, b: ops.where(ops.greater(c, 0.0), a, b)),
+    Example("where", ((), (3, 2), ()), build=lambda c, a, b: ops.where(ops.greater(c, 0.0), a, b)),
     Example("cumulative_sum", ((3, 2),), (0, False)),
     Example("cumulative_sum", ((2, 4, 3),), (1, True)),
     Example("order", ((2, 4),), (False,)),
     Example("order", ((2, 4),), (True,)),
     Example("floats", ((2, 3),), indices=4),
     Example("mark", ((3, 2),), ("here",)),
-    Example("with_slope", ((3, 2),), build=_cube),
-    Example("extreme", ((3, 2), (3, 2), (3, 2)), build=lambda *x: extreme("maximum", x)),
-    Example("extreme", ((3, 2), (3, 2), (3, 2)), build=lambda *x: extreme("minimum", x)),
-    Example("root_mean_square", ((4, 2),), build=lambda x: root_mean_square(x, [1])),
-    Example("root_mean_square", ((2, 3, 2),), build=lambda x: root_mean_square(x, [0, 2], 0.25)),
+    Example("with_slope", ((3, 2),), build=lambda x: ops.with_slope(x, ops.square(x) * x, 3.0 * ops.square(x))),
+    Example("extreme", ((3, 2), (3, 2), (3, 2)), build=lambda *x: ops.extreme("maximum", x)),
+    Example("extreme", ((3, 2), (3, 2), (3, 2)), build=lambda *x: ops.extreme("minimum", x)),
+    Example("root_mean_square", ((4, 2),), build=lambda x: ops.root_mean_square(x, [1])),
+    Example("root_mean_square", ((2, 3, 2),), build=lambda x: ops.root_mean_square(x, [0, 2], 0.25)),
 )
 
 

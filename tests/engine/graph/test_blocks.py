@@ -10,28 +10,10 @@ from hypothesis import strategies as st
 
 from service.engine.errors import DeadlineExceeded
 from service.engine.graph import blocks
+from service.engine.graph import operations as ops
 from service.engine.graph.blocks import Blocks
 from service.engine.graph.differentiate import differentiate
 from service.engine.graph.ir import OPERATIONS, Graph, check
-from service.engine.graph.operations import (
-    broadcast,
-    concatenate,
-    exp,
-    greater,
-    mark,
-    reshape,
-    sigmoid,
-    slice_axis,
-    softmax,
-    softplus,
-    sqrt,
-    square,
-    stop_gradient,
-    sum_over,
-    tanh,
-    transpose,
-    with_slope,
-)
 from service.engine.graph.plan import CALL_BYTES, NODE_BYTES, Program
 from tests.engine.graph.examples import EXAMPLES
 from tests.engine.graph.test_plan import (
@@ -106,31 +88,33 @@ def _grow(draw, pool, shape, bias):
     other = pool[number(len(pool))]
     match number(20):
         case 0:
-            return mark(x, "here")
+            return ops.mark(x, "here")
         case 1:
-            return with_slope(x, square(x), tanh(x))
+            return ops.with_slope(x, ops.square(x), ops.tanh(x))
         case 2:
-            return stop_gradient(x)
+            return ops.stop_gradient(x)
         case 3:
-            return x + broadcast(bias, shape)
+            return x + ops.broadcast(bias, shape)
         case 4:
-            rows = reshape(sum_over(x, [len(shape) - 1]), (*shape[:-1], 1))
-            return x * broadcast(rows, shape)
+            rows = ops.reshape(ops.sum_over(x, [len(shape) - 1]), (*shape[:-1], 1))
+            return x * ops.broadcast(rows, shape)
         case 5:
-            return x * sum_over(other)
+            return x * ops.sum_over(other)
         case 6 | 12 if len(shape) == 2 and shape[0] == shape[1]:
-            return transpose(x)
+            return ops.transpose(x)
         case 7 if len(shape) == 2 and shape[0] == shape[1]:
             return x @ other
         case 8 if len(shape) > 1:
-            return reshape(exp(-reshape(x, shape[::-1])), shape)
+            return ops.reshape(ops.exp(-ops.reshape(x, shape[::-1])), shape)
         case 9:
             half = shape[0] - 1
-            return concatenate([slice_axis(x, 0, half, shape[0]), slice_axis(other, 0, 0, half)], 0)
+            return ops.concatenate([ops.slice_axis(x, 0, half, shape[0]), ops.slice_axis(other, 0, 0, half)], 0)
         case 10:
-            return reshape(transpose(reshape(x, (2, x.size // 2))), shape) if x.size % 2 == 0 else tanh(x)
+            return (
+                ops.reshape(ops.transpose(ops.reshape(x, (2, x.size // 2))), shape) if x.size % 2 == 0 else ops.tanh(x)
+            )
         case 11:
-            return softplus(x)
+            return ops.softplus(x)
     name = draw(st.sampled_from(sorted(ARITY)))
     operands = (x, other if number(4) else x.graph.constant(0.5), x)[: ARITY[name]]
     return x.graph.apply(name, *operands)
@@ -146,9 +130,9 @@ def chained(draw):
     pool = list(inputs)
     for _ in range(draw(st.integers(3, 18))):
         value = _grow(draw, pool, shape, bias)
-        pool.append(value if value.shape == shape else broadcast(value, shape))
+        pool.append(value if value.shape == shape else ops.broadcast(value, shape))
     inputs.append(bias)
-    loss = sum_over(pool[-1]) + sum_over(draw(st.sampled_from(pool)))
+    loss = ops.sum_over(pool[-1]) + ops.sum_over(draw(st.sampled_from(pool)))
     targets = [*inputs, *draw(st.lists(st.sampled_from(pool), max_size=2))]
     gradients = dense_gradients(differentiate(loss, targets).nodes, targets)
     chosen = [pool[-1], *draw(st.lists(st.sampled_from([*pool, *gradients, loss]), max_size=3))]
@@ -266,27 +250,29 @@ def some_values(*nodes):
 
 def test_small_values_do_not_run_in_blocks():
     (x,) = matrices("x", (100, 100))
-    program = Program({"y": tanh(exp(x)) + x})
+    program = Program({"y": ops.tanh(ops.exp(x)) + x})
     assert program.steps == [(program.nodes, None)]
     assert program.weight == program.nbytes + NODE_BYTES * len(program.nodes)
 
 
 def test_large_values_run_in_blocks():
     (x,) = matrices("x", (1024, 2048))
-    program = Program({"y": square(square(x) + 1.0)})
+    program = Program({"y": ops.square(ops.square(x) + 1.0)})
     (chain,) = chains_of(program)
     assert 8 * np.prod(chain.blocks.largest) == blocks.BLOCK_BYTES
     assert program.nbytes < 2.1 * 8 * x.size
     assert program.weight == program.nbytes + NODE_BYTES * len(program.nodes) + CALL_BYTES * 3 * len(chain.blocks)
     values = some_values(x)
-    assert_identical(run_once(program, values), run_once(Program({"y": square(square(x) + 1.0)}, reuse=False), values))
+    assert_identical(
+        run_once(program, values), run_once(Program({"y": ops.square(ops.square(x) + 1.0)}, reuse=False), values)
+    )
 
 
 def test_a_value_that_only_a_chain_reads_takes_one_block():
     (x,) = matrices("x", (64, 64))
     y, z = x, x
     for _ in range(10):
-        y, z = softplus(y) * tanh(z), sigmoid(y) - z
+        y, z = ops.softplus(y) * ops.tanh(z), ops.sigmoid(y) - z
     program = assert_blocks_do_not_show(some_values(x), {"y": y + z}, block=64)
     assert Program({"y": y + z}).nbytes > 5 * 8 * x.size
     assert program.nbytes < 2.2 * 8 * x.size
@@ -295,7 +281,7 @@ def test_a_value_that_only_a_chain_reads_takes_one_block():
 
 def test_calls_on_memory_of_one_block_are_bound_once():
     (x,) = matrices("x", (64, 64))
-    y = square(square(square(square(x))))
+    y = ops.square(ops.square(ops.square(ops.square(x))))
     with small_blocks(block=64):
         program = Program({"y": y})
         with program.workspace() as workspace:
@@ -306,7 +292,10 @@ def test_calls_on_memory_of_one_block_are_bound_once():
 @pytest.mark.parametrize("calls", [0, 11, 12, 50, 10**6])
 def test_the_number_of_bound_calls_is_bounded(calls):
     x, y, *_ = matrices(shape=(64, 64))
-    outputs = {"y": square(tanh(exp(x))), "z": sum_over(square(exp(y) + 1.0)) + sum_over(square(tanh(exp(x))))}
+    outputs = {
+        "y": ops.square(ops.tanh(ops.exp(x))),
+        "z": ops.sum_over(ops.square(ops.exp(y) + 1.0)) + ops.sum_over(ops.square(ops.tanh(ops.exp(x)))),
+    }
     program = assert_blocks_do_not_show(some_values(x, y), outputs, block=64, calls=calls)
     assert sum(chain.calls for chain in chains_of(program)) <= calls
     assert bool(chains_of(program)) == (calls >= 12)
@@ -314,25 +303,25 @@ def test_the_number_of_bound_calls_is_bounded(calls):
 
 def test_nodes_whose_values_all_leave_form_no_chain():
     (x,) = matrices("x")
-    y = exp(x)
-    assert not chains_of(planned_in_blocks({"y": y, "z": tanh(y)}))
-    assert chains_of(planned_in_blocks({"z": tanh(y)}))
+    y = ops.exp(x)
+    assert not chains_of(planned_in_blocks({"y": y, "z": ops.tanh(y)}))
+    assert chains_of(planned_in_blocks({"z": ops.tanh(y)}))
 
 
 def test_nodes_that_do_not_depend_on_a_chain_come_before_it():
     x, y, z = matrices(shape=(4, 4))
-    hidden = exp(x)
+    hidden = ops.exp(x)
     product = y @ z
-    program = assert_blocks_do_not_show(some_values(x, y, z), {"out": hidden * product + transpose(y)})
+    program = assert_blocks_do_not_show(some_values(x, y, z), {"out": hidden * product + ops.transpose(y)})
     ((plain, chain), *_) = program.steps
     assert product in plain and hidden in chain.members and len(chain.members) == 3
 
 
 def test_a_node_that_depends_on_a_whole_chain_ends_it():
     x, y, z = matrices(shape=(4, 4))
-    hidden = square(exp(x))
-    total = sum_over(hidden)
-    out = tanh((y - z) * total)
+    hidden = ops.square(ops.exp(x))
+    total = ops.sum_over(hidden)
+    out = ops.tanh((y - z) * total)
     program = assert_blocks_do_not_show(some_values(x, y, z), {"out": out, "hidden": hidden})
     assert [[node.operation.name for node in chain.members] for chain in chains_of(program)] == [
         ["exp", "square"],
@@ -342,15 +331,15 @@ def test_a_node_that_depends_on_a_whole_chain_ends_it():
 
 def test_a_chain_reads_no_other_blocks_of_its_own_values():
     (x,) = matrices("x", (4, 4))
-    hidden = square(exp(x))
-    program = assert_blocks_do_not_show(some_values(x), {"y": tanh(exp(hidden) + transpose(hidden))})
+    hidden = ops.square(ops.exp(x))
+    program = assert_blocks_do_not_show(some_values(x), {"y": ops.tanh(ops.exp(hidden) + ops.transpose(hidden))})
     assert len(chains_of(program)) == 2
 
 
 def test_views_that_change_nothing_do_not_end_a_chain():
     (x,) = matrices("x")
-    hidden = mark(exp(x), "hidden")
-    y = with_slope(x, tanh(hidden), square(hidden)) * stop_gradient(hidden)
+    hidden = ops.mark(ops.exp(x), "hidden")
+    y = ops.with_slope(x, ops.tanh(hidden), ops.square(hidden)) * ops.stop_gradient(hidden)
     program = assert_blocks_do_not_show(some_values(x), {"y": y})
     (chain,) = chains_of(program)
     assert len(chain.members) == 3 and len(chain.nodes) == 6
@@ -359,11 +348,11 @@ def test_views_that_change_nothing_do_not_end_a_chain():
 @pytest.mark.parametrize("leaves", list(itertools.product((False, True), repeat=3)))
 def test_values_may_leave_a_chain_in_its_middle(leaves):
     x, y, z = matrices()
-    first = exp(x * y)
-    second = tanh(first) - z
-    third = square(second) * first
+    first = ops.exp(x * y)
+    second = ops.tanh(first) - z
+    third = ops.square(second) * first
     outputs = {str(number): node for number, node in enumerate((first, second, third)) if leaves[number]}
-    outputs["last"] = softplus(third) + second
+    outputs["last"] = ops.softplus(third) + second
     assert_blocks_do_not_show(some_values(x, y, z), outputs)
     assert_blocks_do_not_show(some_values(x, y, z), {"last": outputs.pop("last")}, [x], list(outputs.values()))
 
@@ -371,8 +360,8 @@ def test_values_may_leave_a_chain_in_its_middle(leaves):
 def test_a_value_that_a_chain_reads_transposed_is_not_written_over_in_it():
     x, y, _ = matrices(shape=(4, 4))
     hidden = x @ y  # not needed after the chain, whose output would fit
-    turned = square(exp(transpose(hidden)))
-    program = assert_blocks_do_not_show(some_values(x, y), {"y": tanh(hidden) + turned})
+    turned = ops.square(ops.exp(ops.transpose(hidden)))
+    program = assert_blocks_do_not_show(some_values(x, y), {"y": ops.tanh(hidden) + turned})
     assert hidden.index not in program.overwrites.values()
     (chain,) = chains_of(program)
     assert len(chain.members) == 4
@@ -380,7 +369,7 @@ def test_a_value_that_a_chain_reads_transposed_is_not_written_over_in_it():
 
 def test_a_value_from_outside_gives_its_memory_to_a_value_that_leaves():
     x, y, _ = matrices(shape=(32, 32))
-    program = assert_blocks_do_not_show(some_values(x, y), {"y": square(softplus(exp(x @ y)))}, block=32)
+    program = assert_blocks_do_not_show(some_values(x, y), {"y": ops.square(ops.softplus(ops.exp(x @ y)))}, block=32)
     (chain,) = chains_of(program)
     assert program.overwrites[chain.members[-1].index] not in {x.index for x in chain.members[-1].inputs}
     assert program.nbytes < 3.2 * 8 * x.size
@@ -389,27 +378,27 @@ def test_a_value_from_outside_gives_its_memory_to_a_value_that_leaves():
 def test_a_kernel_that_needs_its_input_does_not_write_over_a_value_from_outside():
     x, y, z = matrices(shape=(8, 8))
     hidden = x @ y
-    program = assert_blocks_do_not_show(some_values(x, y, z), {"y": square(exp(z)), "z": softplus(hidden)})
+    program = assert_blocks_do_not_show(some_values(x, y, z), {"y": ops.square(ops.exp(z)), "z": ops.softplus(hidden)})
     (chain,) = chains_of(program)
     assert len(chain.members) == 3 and hidden.index not in program.overwrites.values()
 
 
 def test_memory_that_a_chain_frees_is_reused_only_after_its_end():
     x, y, z = matrices(shape=(16, 4))
-    rows = broadcast(reshape(sum_over(x, [1]), (16, 1)), (16, 4))  # read by the first node only, and small
-    before = [concatenate([each, each], 0) for each in (x, y, z)]
-    halves = [slice_axis(each, 0, 8, 24) for each in before]
-    first = greater(halves[0], rows) + halves[1]
-    second = greater(first, halves[2])
-    third = softplus(second + first)
-    assert_blocks_do_not_show(some_values(x, y, z), {"a": first * third, "b": second - third, "c": sqrt(third)})
+    rows = ops.broadcast(ops.reshape(ops.sum_over(x, [1]), (16, 1)), (16, 4))  # read by the first node only, and small
+    before = [ops.concatenate([each, each], 0) for each in (x, y, z)]
+    halves = [ops.slice_axis(each, 0, 8, 24) for each in before]
+    first = ops.greater(halves[0], rows) + halves[1]
+    second = ops.greater(first, halves[2])
+    third = ops.softplus(second + first)
+    assert_blocks_do_not_show(some_values(x, y, z), {"a": first * third, "b": second - third, "c": ops.sqrt(third)})
 
 
 def test_broadcast_rows_and_columns_are_cut_with_the_block():
     graph = Graph("float32")
     x, bias, column = graph.input("x", (6, 5)), graph.input("bias", (5,)), graph.input("column", (6, 1))
-    y = softmax(tanh(x + broadcast(bias, x.shape)) * broadcast(column, x.shape))
-    loss = sum_over(square(y - x))
+    y = ops.softmax(ops.tanh(x + ops.broadcast(bias, x.shape)) * ops.broadcast(column, x.shape))
+    loss = ops.sum_over(ops.square(y - x))
     gradients = differentiate(loss, [bias, column, x]).nodes
     values = some_values(x, bias, column)
     for block in (2, 3, 5, 10):
@@ -420,7 +409,7 @@ def test_broadcast_rows_and_columns_are_cut_with_the_block():
 def test_a_run_stops_between_two_blocks():
     (x,) = matrices("x")
     with small_blocks():
-        program = Program({"y": square(exp(x))})
+        program = Program({"y": ops.square(ops.exp(x))})
         with program.workspace() as workspace:
             workspace.inputs["x"][...] = 0.0
             workspace.outputs["y"][...] = 7.0

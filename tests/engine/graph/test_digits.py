@@ -35,8 +35,7 @@ MAGNITUDES = (
 
 @every("dtype", ["float64", "float32"])
 @every(
-    "name",
-    ["tanh", "sigmoid", "softplus", "erf", "erfc", "gaussian", "normal_cdf", "normal_density", "tanh_shrink"],
+    "name", ["tanh", "sigmoid", "softplus", "erf", "erfc", "gaussian", "normal_cdf", "normal_density", "tanh_shrink"]
 )
 def test_functions_keep_the_digits_of_values_and_derivatives(name, dtype):
     with np.errstate(over="ignore"):

@@ -10,25 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.engine.errors import DeadlineExceeded
+from service.engine.graph import operations as ops
 from service.engine.graph.differentiate import differentiate
 from service.engine.graph.interpreter import evaluate, interpret
 from service.engine.graph.ir import Graph, check, count_work, reachable
 from service.engine.graph.layout import ALIGNMENT
-from service.engine.graph.operations import (
-    broadcast,
-    concatenate,
-    exp,
-    reshape,
-    slice_axis,
-    softmax,
-    softplus,
-    square,
-    stop_gradient,
-    sum_over,
-    tanh,
-    transpose,
-    with_slope,
-)
 from service.engine.graph.plan import Program, WorkspacePool
 from tests.engine.graph.examples import ALL_EXAMPLES
 from tests.engine.support import dense_gradients, random_examples, random_graphs
@@ -110,7 +96,7 @@ def planned(draw):
     terms = draw(st.lists(st.sampled_from(pool), min_size=1, max_size=3))
     loss = graph.constant(0.0)
     for term in terms:
-        loss = loss + sum_over(term)
+        loss = loss + ops.sum_over(term)
     targets = [*inputs, *draw(st.lists(st.sampled_from(pool), max_size=2))]
     gradients = dense_gradients(differentiate(loss, targets).nodes, targets)
     chosen = draw(st.lists(st.sampled_from([*pool, *gradients, loss]), min_size=1, max_size=5))
@@ -166,7 +152,7 @@ def test_every_operation_works_in_reused_memory(example, repeat):
         ]
         outputs = {"y": example.apply(moved) * 1.0}
         for _ in range(repeat - 1):  # more work, so that freed memory finds new owners
-            outputs["z"] = sum_over(square(example.apply(moved))) + outputs.get("z", 0.0)
+            outputs["z"] = ops.sum_over(ops.square(example.apply(moved))) + outputs.get("z", 0.0)
         assert_as_if_kept(outputs, dict(zip(inputs, example.values(), strict=True)))
 
 
@@ -184,7 +170,7 @@ def vector(size=4):
 def test_outputs_may_be_inputs_constants_and_duplicates():
     x, parameter = vectors(2)
     graph = x.graph
-    y = tanh(x)
+    y = ops.tanh(x)
     outputs = {
         "input": x,
         "parameter": parameter,
@@ -192,7 +178,7 @@ def test_outputs_may_be_inputs_constants_and_duplicates():
         "vector": graph.vector((1.0, 2.0)),
         "first": y,
         "second": y,
-        "repeated": broadcast(graph.constant(0.0), (3, 2)),
+        "repeated": ops.broadcast(graph.constant(0.0), (3, 2)),
     }
     program = Program(outputs, [parameter])
     values = {x: np.arange(4.0), parameter: np.arange(4.0) - 2.0}
@@ -208,11 +194,11 @@ def test_outputs_may_be_inputs_constants_and_duplicates():
 
 def test_an_output_that_is_a_view_keeps_its_source():
     x = vector(6)
-    hidden = exp(x)
-    view = slice_axis(transpose(reshape(hidden, (2, 3))), 0, 1, 3)
+    hidden = ops.exp(x)
+    view = ops.slice_axis(ops.transpose(ops.reshape(hidden, (2, 3))), 0, 1, 3)
     later = x
     for _ in range(6):  # would take the memory of `hidden` if it were free
-        later = square(tanh(later))
+        later = ops.square(ops.tanh(later))
     program = Program({"view": view, "later": later})
     values = {x: np.linspace(-1.0, 1.0, 6)}
     actual = run_once(program, values)
@@ -221,39 +207,39 @@ def test_an_output_that_is_a_view_keeps_its_source():
 
 def test_a_value_lives_until_the_last_use_of_its_last_view():
     x = vector(6)
-    hidden = exp(x)
-    view = transpose(reshape(hidden, (2, 3)))
+    hidden = ops.exp(x)
+    view = ops.transpose(ops.reshape(hidden, (2, 3)))
     other = x
     for _ in range(4):
-        other = tanh(other)
-    outputs = {"y": sum_over(view * transpose(reshape(other, (2, 3))), [0])}
+        other = ops.tanh(other)
+    outputs = {"y": ops.sum_over(view * ops.transpose(ops.reshape(other, (2, 3))), [0])}
     assert_as_if_kept(outputs, {x: np.linspace(-1.0, 1.0, 6)})
 
 
 def test_a_value_that_an_operation_reads_twice_is_not_written_over():
     x = vector(4)
-    hidden = reshape(exp(x), (2, 2))
-    outputs = {"y": hidden + transpose(hidden), "z": square(hidden) * reshape(tanh(x), (2, 2))}
+    hidden = ops.reshape(ops.exp(x), (2, 2))
+    outputs = {"y": hidden + ops.transpose(hidden), "z": ops.square(hidden) * ops.reshape(ops.tanh(x), (2, 2))}
     assert_as_if_kept(outputs, {x: np.linspace(-1.0, 1.0, 4)})
 
 
 def test_declared_slopes_and_stopped_gradients_are_views():
     x = vector(4)
-    hidden = exp(x)
-    outputs = {"y": with_slope(x, hidden, hidden) + 1.0, "z": square(stop_gradient(hidden))}
+    hidden = ops.exp(x)
+    outputs = {"y": ops.with_slope(x, hidden, hidden) + 1.0, "z": ops.square(ops.stop_gradient(hidden))}
     assert_as_if_kept(outputs, {x: np.linspace(-1.0, 1.0, 4)})
 
 
 def test_scratch_memory_is_not_shared():
     x = vector(4)
-    y = softplus(exp(x))
-    outputs = {"y": softplus(y) * softmax(y) + y}
+    y = ops.softplus(ops.exp(x))
+    outputs = {"y": ops.softplus(y) * ops.softmax(y) + y}
     assert_as_if_kept(outputs, {x: np.linspace(-1.0, 1.0, 4)})
 
 
 def test_gradients_may_alias_one_another_inputs_and_constants():
     x, y, z, u = vectors(4)
-    loss = sum_over(x + y) + sum_over(z * u)
+    loss = ops.sum_over(x + y) + ops.sum_over(z * u)
     gradients = differentiate(loss, [x, y, z, u]).nodes
     assert gradients[0] is gradients[1] and gradients[2] is u and gradients[3] is z
     program = Program({"loss": loss}, [x, y, z, u], gradients)
@@ -268,7 +254,7 @@ def test_gradients_may_alias_one_another_inputs_and_constants():
 def test_a_gradient_that_other_gradients_read_keeps_its_slot():
     x, y = vectors(2)
     hidden = x + y * 2.0
-    loss = sum_over(tanh(hidden))
+    loss = ops.sum_over(ops.tanh(hidden))
     gradients = differentiate(loss, [x, y]).nodes  # that of y is twice that of x
     program = Program({"loss": loss, "x": gradients[0]}, [x, y], gradients)
     values = {x: np.linspace(-1.0, 1.0, 4), y: np.linspace(0.0, 1.0, 4)}
@@ -280,8 +266,8 @@ def test_a_gradient_that_other_gradients_read_keeps_its_slot():
 def test_parameters_and_gradients_are_one_vector_each():
     graph = Graph("float64")
     kernel, bias, x = graph.input("kernel", (2, 3)), graph.input("bias", (3,)), graph.input("x", (4, 2))
-    y = x @ kernel + broadcast(bias, (4, 3))
-    gradients = differentiate(sum_over(square(y)), [kernel, bias]).nodes
+    y = x @ kernel + ops.broadcast(bias, (4, 3))
+    gradients = differentiate(ops.sum_over(ops.square(y)), [kernel, bias]).nodes
     program = Program({"y": y}, [kernel, bias], gradients)
     with program.workspace() as workspace:
         assert workspace.parameters.shape == workspace.gradients.shape == (9,)
@@ -300,7 +286,7 @@ def test_memory_is_reused_and_aligned():
     x = vector(1000)
     y = x
     for _ in range(50):
-        y = softplus(y)
+        y = ops.softplus(y)
     program = Program({"y": y})
     assert program.nbytes < 5 * 8000
     with program.workspace() as workspace:
@@ -312,7 +298,7 @@ def test_the_work_of_a_program_is_the_sum_over_its_nodes():
     a, b = graph.input("a", (4, 3)), graph.input("b", (3, 5))
     product = a @ b
     assert count_work(product) == 2 * 4 * 3 * 5
-    assert count_work(transpose(product)) == 0
+    assert count_work(ops.transpose(product)) == 0
     assert count_work(a) == 0
     assert Program({"y": product + 1.0}).work == 120 + 20
 
@@ -327,7 +313,7 @@ def test_an_empty_program_runs():
 
 def test_a_workspace_is_lent_to_one_caller_at_a_time():
     x = vector()
-    program = Program({"y": exp(x)})
+    program = Program({"y": ops.exp(x)})
     with program.workspace() as first, program.workspace() as second:
         assert first is not second
         assert not program.idle
@@ -338,7 +324,7 @@ def test_a_workspace_is_lent_to_one_caller_at_a_time():
 
 def test_a_workspace_comes_back_after_an_error():
     x = vector()
-    program = Program({"y": exp(x)})
+    program = Program({"y": ops.exp(x)})
     with pytest.raises(ZeroDivisionError), program.workspace() as workspace:
         raise ZeroDivisionError
     assert program.idle == [workspace]
@@ -347,7 +333,7 @@ def test_a_workspace_comes_back_after_an_error():
 def test_a_full_pool_drops_the_workspace_idle_for_longest():
     def program(pool):
         x = vector(100)
-        return Program({"y": exp(x)}, pool=pool)
+        return Program({"y": ops.exp(x)}, pool=pool)
 
     size = program(None).weight
     pool = WorkspacePool(nbytes=2 * size)
@@ -364,7 +350,7 @@ def test_a_full_pool_drops_the_workspace_idle_for_longest():
 def test_a_workspace_larger_than_the_pool_does_not_empty_it():
     small, large = vector(4), vector(100_000)
     pool = WorkspacePool(nbytes=100_000)
-    kept, passing = Program({"y": exp(small)}, pool=pool), Program({"y": exp(large)}, pool=pool)
+    kept, passing = Program({"y": ops.exp(small)}, pool=pool), Program({"y": ops.exp(large)}, pool=pool)
     for program in (kept, passing):
         with program.workspace():
             pass
@@ -374,7 +360,7 @@ def test_a_workspace_larger_than_the_pool_does_not_empty_it():
 def test_a_pool_without_room_still_lends():
     x = vector()
     pool = WorkspacePool(nbytes=0)
-    program = Program({"y": exp(x)}, pool=pool)
+    program = Program({"y": ops.exp(x)}, pool=pool)
     values = {x: np.zeros(4)}
     assert run_once(program, values)["y"].tolist() == [1.0] * 4
     assert run_once(program, values)["y"].tolist() == [1.0] * 4
@@ -384,9 +370,9 @@ def test_a_pool_without_room_still_lends():
 def test_a_program_serves_several_threads_at_once():
     graph = Graph("float64")
     x, kernel = graph.input("x", (8, 16)), graph.input("kernel", (16, 16))
-    hidden = tanh(x @ kernel)
-    y = concatenate([softmax(hidden), softplus(hidden)], 1)
-    loss = sum_over(square(y))
+    hidden = ops.tanh(x @ kernel)
+    y = ops.concatenate([ops.softmax(hidden), ops.softplus(hidden)], 1)
+    loss = ops.sum_over(ops.square(y))
     program = Program({"y": y}, [kernel], differentiate(loss, [kernel]).nodes)
     jobs = [{x: random_values(x, seed), kernel: random_values(kernel, seed)} for seed in range(4)]
     expected = [run_once(program, values) for values in jobs]
@@ -405,7 +391,7 @@ def test_a_program_serves_several_threads_at_once():
 
 def test_a_run_past_its_deadline_stops():
     x = vector()
-    program = Program({"y": tanh(exp(x))})
+    program = Program({"y": ops.tanh(ops.exp(x))})
     values = {x: np.zeros(4)}
     with program.workspace() as workspace:
         workspace.inputs["x"][...] = 0.0
@@ -417,8 +403,8 @@ def test_a_run_past_its_deadline_stops():
 
 def test_a_program_prints_the_place_of_every_value():
     x = vector(4)
-    hidden = exp(x)
-    assert str(Program({"y": sum_over(square(hidden) * 2.0)})).splitlines() == [
+    hidden = ops.exp(x)
+    assert str(Program({"y": ops.sum_over(ops.square(hidden) * 2.0)})).splitlines() == [
         f"{line:<68}# {place}"
         for line, place in (
             ("%0: float64[4] = input(name='x', shape=(4,), dtype='float64')", "at 64"),

@@ -7,21 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.engine.graph import operations as ops
 from service.engine.graph.differentiate import differentiate
 from service.engine.graph.interpreter import interpret
 from service.engine.graph.ir import OPERATIONS, Graph, check
-from service.engine.graph.operations import (
-    broadcast,
-    concatenate,
-    gather_rows,
-    reshape,
-    softmax,
-    square,
-    sum_over,
-    tanh,
-    transpose,
-    with_slope,
-)
 from service.engine.graph.plan import Program
 from service.engine.graph.vectorize import vectorize
 from tests.engine.graph.examples import ALL_EXAMPLES, OPAQUE, Example
@@ -81,7 +70,7 @@ def test_every_operation_gives_each_sample_its_value(example, size):
 def test_every_operation_gives_each_sample_its_gradient(example):
     graph = Graph("float64")
     inputs = example.inputs(graph)
-    loss = sum_over(square(example.apply(inputs)))
+    loss = ops.sum_over(ops.square(example.apply(inputs)))
     floats = [x for x in inputs if x.dtype != "int64"]
     gradients = dense_gradients(differentiate(loss, floats).nodes, floats)
     values = sampled_values(example, inputs, inputs, 3)
@@ -92,7 +81,7 @@ def test_every_operation_gives_each_sample_its_gradient(example):
 @random_examples(max_examples=150)
 def test_whole_graphs_and_their_gradients_for_many_samples(made, data):
     _graph, inputs, pool = made
-    loss = sum_over(pool[-1])
+    loss = ops.sum_over(pool[-1])
     batched = data.draw(st.lists(st.sampled_from(inputs), min_size=1, unique=True))
     gradients = dense_gradients(differentiate(loss, inputs).nodes, inputs)
     size = data.draw(st.integers(1, 4))
@@ -106,9 +95,9 @@ def test_whole_graphs_and_their_gradients_for_many_samples(made, data):
 
 def network(x, kernels, bias):
     """Build a small network of one sample: a row of features goes through two branches."""
-    hidden = tanh(x @ kernels[0] + broadcast(bias, (1, 4)))
-    both = concatenate([hidden, square(hidden)], 1)
-    return softmax(both @ kernels[1])
+    hidden = ops.tanh(x @ kernels[0] + ops.broadcast(bias, (1, 4)))
+    both = ops.concatenate([hidden, ops.square(hidden)], 1)
+    return ops.softmax(both @ kernels[1])
 
 
 def test_a_whole_network_for_many_samples():
@@ -117,7 +106,7 @@ def test_a_whole_network_for_many_samples():
     kernels = [graph.input("first", (3, 4)), graph.input("second", (8, 2))]
     bias = graph.input("bias", (4,))
     inputs = [x, target, *kernels, bias]
-    loss = sum_over(square(network(x, kernels, bias) - target))
+    loss = ops.sum_over(ops.square(network(x, kernels, bias) - target))
     gradients = differentiate(loss, [*kernels, bias, x]).nodes
     rng = np.random.default_rng(0)
     values = {node: rng.standard_normal((6, *node.shape) if node in (x, target) else node.shape) for node in inputs}
@@ -127,7 +116,7 @@ def test_a_whole_network_for_many_samples():
 def test_jacobians_are_gradients_for_many_cotangents():
     graph = Graph("float64")
     z, cotangent = graph.input("z", (3,)), graph.input("cotangent", (3,))
-    p = softmax(z)
+    p = ops.softmax(z)
     (row,) = differentiate(p, [z], cotangent).nodes
     identity = graph.input("identity", (3, 3))
     (jacobian,) = vectorize([row], {cotangent: identity}, 3)
@@ -140,10 +129,10 @@ def test_jacobians_are_gradients_for_many_cotangents():
 def test_values_that_depend_on_no_sample_are_computed_once():
     graph = Graph("float64")
     x, weight = graph.input("x", (2,)), graph.input("weight", (2,))
-    shared = tanh(weight)
+    shared = ops.tanh(weight)
     whole = graph.input("whole", (5, 2))
     alone, together = vectorize([shared, x * shared], {x: whole}, 5)
-    assert alone is broadcast(shared, (5, 2))
+    assert alone is ops.broadcast(shared, (5, 2))
     assert sum(node.operation.name == "tanh" for node in graph.nodes) == 1
     assert together.shape == (5, 2)
 
@@ -151,9 +140,9 @@ def test_values_that_depend_on_no_sample_are_computed_once():
 def test_a_declared_slope_holds_for_every_sample():
     graph = Graph("float64")
     x, whole = graph.input("x", ()), graph.input("whole", (3,))
-    y = with_slope(x, square(x), 7.0 * x)
+    y = ops.with_slope(x, ops.square(x), 7.0 * x)
     (many,) = vectorize([y], {x: whole}, 3)
-    (gradient,) = differentiate(sum_over(many), [whole]).nodes
+    (gradient,) = differentiate(ops.sum_over(many), [whole]).nodes
     np.testing.assert_array_equal(
         interpret([gradient], {whole: np.array([1.0, 2.0, 3.0])})[gradient], [7.0, 14.0, 21.0]
     )
@@ -167,10 +156,10 @@ def test_a_replaced_node_may_be_an_output():
 
 def test_intermediate_values_can_be_replaced():
     graph = Graph("float64")
-    hidden = tanh(graph.input("x", (2,)))
+    hidden = ops.tanh(graph.input("x", (2,)))
     whole = graph.input("whole", (5, 2))
-    (answer,) = vectorize([square(hidden)], {hidden: whole}, 5)
-    assert answer is square(whole)
+    (answer,) = vectorize([ops.square(hidden)], {hidden: whole}, 5)
+    assert answer is ops.square(whole)
 
 
 def test_rows_of_all_samples_meet_a_shared_matrix_in_one_product():
@@ -186,8 +175,8 @@ def test_scopes_and_served_nodes_carry_over():
     graph = Graph("float64")
     x, whole = graph.input("x", (3,)), graph.input("whole", (5, 3))
     with graph.scoped("hidden"):
-        y = tanh(x)
-    (gradient,) = differentiate(sum_over(y), [x]).nodes
+        y = ops.tanh(x)
+    (gradient,) = differentiate(ops.sum_over(y), [x]).nodes
     many, slope = vectorize([y, gradient], {x: whole}, 5)
     assert many.scope == "hidden" and many.serves is None
     assert slope.serves == y.index
@@ -198,7 +187,7 @@ def test_a_replacement_of_the_wrong_shape_is_refused():
     graph = Graph("float64")
     x = graph.input("x", (2,))
     with pytest.raises(ValueError, match="cannot stand for"):
-        vectorize([square(x)], {x: graph.input("whole", (2, 5))}, 5)
+        vectorize([ops.square(x)], {x: graph.input("whole", (2, 5))}, 5)
 
 
 def test_an_operation_without_a_batch_rule_is_refused(monkeypatch):
@@ -213,12 +202,12 @@ def test_ranks_above_two_keep_their_axes():
     graph = Graph("float64")
     x = graph.input("x", (2, 3))
     outputs = [
-        transpose(x),
-        reshape(x, (3, 2)),
-        sum_over(x, [0]),
-        broadcast(reshape(x, (2, 1, 3)), (2, 4, 3)),
-        transpose(x) @ x,
-        softmax(x),
+        ops.transpose(x),
+        ops.reshape(x, (3, 2)),
+        ops.sum_over(x, [0]),
+        ops.broadcast(ops.reshape(x, (2, 1, 3)), (2, 4, 3)),
+        ops.transpose(x) @ x,
+        ops.softmax(x),
     ]
     values = {x: np.random.default_rng(0).standard_normal((5, 2, 3))}
     assert_vectorized(outputs, [x], values, [x], 5, rtol=1e-14, atol=1e-15)
@@ -229,7 +218,7 @@ def test_a_lookup_vectorized_twice_reads_computed_values(batched):
     """Binding must not copy leading axes that are views of values computed later."""
     graph = Graph("float64")
     table, indices = graph.input("table", (4, 3)), graph.input("indices", (5,), "int64")
-    once = gather_rows(table * 2.0, indices)
+    once = ops.gather_rows(table * 2.0, indices)
     many_tables, many_indices = graph.input("tables", (2, 4, 3)), graph.input("lists", (2, 5), "int64")
     (first,) = vectorize([once], {table: many_tables, indices: many_indices}, 2)
     thrice_tables, thrice_indices = graph.input("more", (3, 2, 4, 3)), graph.input("longer", (3, 2, 5), "int64")

@@ -1,7 +1,5 @@
 """Random networks around every type of layer, with any loss, reduction, weights and regularizers."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import dataclass, replace
 from functools import cache
@@ -68,13 +66,10 @@ def around(chooser: random.Random, name: str, loss: Loss) -> NetworkDefinition:
         names = [each.name for each in activations if not each.parameters]
         if loss.outputs is not None:
             names = ["softmax", "sigmoid"]
-        last = dense("after", 2, chooser.choice(names), inputs=["it"], kernel_regularizer=_regularizer(chooser))
-        parts.append(last)
+        activation = chooser.choice(names)
+        regularizer = chooser.choice([None, None, *(each.name for each in regularizers)])
+        parts.append(dense("after", 2, activation, inputs=["it"], kernel_regularizer=regularizer))
     return network(*parts, inputs=inputs)
-
-
-def _regularizer(chooser: random.Random) -> Any:
-    return chooser.choice([None, None, *(each.name for each in regularizers)])
 
 
 def random_case(seed: int, name: str, dtype: str = "float64") -> Case:

@@ -1,7 +1,5 @@
 """Networks to check and to show: everything that the registries hold, in few words."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Directions: as long as they should be, and along what they should be."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Single elements of every operation of the table, read as formulas and compared with what the operation computes."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

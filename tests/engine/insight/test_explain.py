@@ -1,7 +1,5 @@
 """Derivations: every step is what its formula says, gradients are the engine's, and tables of a textbook come out."""
 
-from __future__ import annotations
-
 import json
 import random
 from pathlib import Path
@@ -281,10 +279,7 @@ ONE = {"hidden": {"kernel": [[1.0]], "bias": [0.0]}, "output": {"kernel": [[1.0]
 
 def pair(activation, hidden=None, output=None, last="linear"):
     """Build one hidden unit and one output, with their parameters."""
-    parameters = {
-        "hidden": ONE["hidden"] | (hidden or {}),
-        "output": ONE["output"] | (output or {}),
-    }
+    parameters = {"hidden": ONE["hidden"] | (hidden or {}), "output": ONE["output"] | (output or {})}
     return network(dense("hidden", 1, activation), dense("output", 1, last)), parameters
 
 

@@ -12,14 +12,7 @@ from service.engine.graph.interpreter import interpret
 from service.engine.graph.ir import OPERATIONS, Graph, reachable
 from service.engine.insight.computation import FunctionGraph, NetworkGraph
 from service.engine.insight.graph_text import code, dot, mermaid
-from service.engine.insight.graph_view import (
-    BACKWARD,
-    FORWARD,
-    MOST_OPERATIONS,
-    by_layer,
-    by_operation,
-    chosen_detail,
-)
+from service.engine.insight.graph_view import BACKWARD, FORWARD, MOST_OPERATIONS, by_layer, by_operation, chosen_detail
 from service.engine.network.feed import Feed
 from service.engine.network.layers import layers
 from service.engine.texts import telling
@@ -177,27 +170,14 @@ def test_collapsed_there_is_a_vertex_for_each_layer_and_half():
     assert list(backward) == [f"{name}.backward" for name in reversed(forward[1:])]
     assert backward["off.backward"].inputs == ("second.backward", "sum.backward")
     assert backward["sum.backward"].serves == "sum"
-    result = evaluate(
-        definition,
-        graph_inputs(graph, values),
-        None,
-        "half_squared_error",
-        graph_targets(graph, values),
-        include=("layers",),
-    )
+    inputs = {name: values.of[node] for name, node in graph.model.inputs.items()}
+    targets = next(values.of[node] for node in graph.prepared.targets.values())
+    result = evaluate(definition, inputs, None, "half_squared_error", targets, include=("layers",))
     outputs = {each.name: each.output for each in result.layers}
     for vertex in view.vertices:
         if vertex.name in outputs:
             np.testing.assert_allclose(values.of[vertex.source], outputs[vertex.name], rtol=1e-15)
     assert sum(vertex.operations for vertex in view.vertices) > 20
-
-
-def graph_inputs(graph, values):
-    return {name: values.of[node] for name, node in graph.model.inputs.items()}
-
-
-def graph_targets(graph, values):
-    return next(iter(values.of[node] for node in graph.prepared.targets.values()))
 
 
 def test_large_graphs_are_collapsed_and_too_large_ones_refused():

@@ -1,7 +1,5 @@
 """Losses at many points at once against one run of `/v1/gradients`' own program at each of them."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

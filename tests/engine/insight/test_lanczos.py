@@ -1,7 +1,5 @@
 """Lanczos' method on matrices whose eigenvalues are known because the matrices are made of them."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Parameters named in one string: what is selected, and what a refusal teaches."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
@@ -72,14 +70,8 @@ def test_a_refusal_lists_the_possible_names(text, words):
     ("text", "words"),
     [
         ("hidden", "names a whole layer; name one number, as 'hidden.kernel[0][0]'"),
-        (
-            "hidden.kernel",
-            KERNEL.format(6, 0),
-        ),
-        (
-            "hidden.kernel[1]",
-            KERNEL.format(3, 1),
-        ),
+        ("hidden.kernel", KERNEL.format(6, 0)),
+        ("hidden.kernel[1]", KERNEL.format(3, 1)),
     ],
 )
 def test_where_one_number_is_wanted_several_are_refused(text, words):

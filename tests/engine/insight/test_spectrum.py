@@ -1,7 +1,5 @@
 """Eigenvalues of Hessians against PyTorch's, recorded by scripts/record_pytorch_spectrum.py, dense and by products."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

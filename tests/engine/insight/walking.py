@@ -160,10 +160,8 @@ def evaluated(expression: str, used: Sequence[tuple[float, float]], dtype: str) 
 
 
 def walk(derivation: WorkedDerivation, dtype: str = "float64", *, ordered: bool = True) -> int:
-    """Assert of every step that its value is that of its expression on what it names; how many there are.
-
-    With `ordered`, a step names only what stands before it.
-    """
+    """Assert of every step that its value is that of its expression on what it names; how many there are. With
+    `ordered`, a step names only what stands before it."""
     known = {quantity.id: value for quantity, value in derivation.quantities}
     errors: dict[str, float] = {}
     everything = known | {step.id: value for step, value, _ in derivation.steps}

@@ -1,7 +1,5 @@
 """Short ways from plain values to definitions, tasks and results."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

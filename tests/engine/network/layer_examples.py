@@ -4,8 +4,6 @@ An example has the fewest inputs, of the first shape that the layer takes, and o
 From there each option alone gets other values.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass

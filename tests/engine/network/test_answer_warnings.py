@@ -5,12 +5,7 @@ import pytest
 
 from service.engine.network.activations import activations
 from service.engine.network.losses import losses
-from tests.engine.network.building import (
-    dense,
-    evaluate,
-    layer,
-    network,
-)
+from tests.engine.network.building import dense, evaluate, layer, network
 from tests.engine.network.test_evaluate import INPUTS, TARGETS
 
 

@@ -4,13 +4,7 @@ import numpy as np
 import pytest
 
 from service.engine.errors import Fault, InvalidRequest
-from tests.engine.network.building import (
-    compiled,
-    dense,
-    evaluate,
-    network,
-    run,
-)
+from tests.engine.network.building import compiled, dense, evaluate, network, run
 from tests.engine.network.test_evaluate import INPUTS, PARAMETERS, TARGETS, WEIGHTS, XOR
 
 

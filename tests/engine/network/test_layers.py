@@ -482,10 +482,7 @@ def test_layers_for_indices_and_layers_for_numbers_share_no_input():
     ]
     late = read({"type": "dense", "name": "d", "units": 1}, EMBEDDING)
     assert refusals(late, np.zeros((1, 2))) == [
-        (
-            ("network", "layers", 1, "inputs"),
-            "takes indices, which only an input of the network holds; 'd' is a layer",
-        )
+        (("network", "layers", 1, "inputs"), "takes indices, which only an input of the network holds; 'd' is a layer")
     ]
 
 

@@ -227,7 +227,7 @@ CANCELLING = {
 INFINITE = "of logits farther apart than the largest number, the logarithm of a share that counts is infinite"
 """The one place where the loss may be representable and the engine says infinity: soft targets, or label smoothing."""
 UNDEFINED = {
-    "poisson": "with epsilon 0 the slope at p = 0 and t = 0 is 1 - 0 / 0: it is not finite, and the answer says so",
+    "poisson": "with epsilon 0 the slope at p = 0 and t = 0 is 1 - 0 / 0: it is not finite, and the answer says so"
 }
 """Losses that have an exact number, but none in the engine, at predictions and targets of 0."""
 PARTS = ("value", "slope", "curvature")

@@ -1,7 +1,5 @@
 """Warnings that a network cannot learn, and silence where it can."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

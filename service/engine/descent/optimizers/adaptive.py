@@ -172,7 +172,7 @@ def adadelta(
 
 
 def moments(gradient: Array, state: State, beta_1: float, beta_2: float) -> tuple[Array, Array]:
-    """Update and return the moving averages of the gradient and of its square."""
+    """Update and return the moving averages of the gradient and of its square, which Adam and its relatives keep."""
     first, second = state.first_moment, state.second_moment
     # These forms take the fewest calls of NumPy, which is what counts for a few numbers.
     first += (1.0 - beta_1) * (gradient - first)
@@ -251,15 +251,7 @@ def amsgrad(gradient: Array, state: State, step: int, learning_rate: float, **op
     en="Adam with weight decay apart from the gradient: it draws all parameters to 0 alike, however large their "
     "gradients are.",
     zh="权重衰减与梯度分离的 Adam:无论梯度大小,对所有参数同等衰减。",
-    options=(
-        learning_rate(0.001),
-        BETA_1,
-        BETA_2,
-        epsilon(1e-8),
-        AMSGRAD,
-        FORM_OF_ADAM,
-        *decay(0.01, decoupled=True),
-    ),
+    options=(learning_rate(0.001), BETA_1, BETA_2, epsilon(1e-8), AMSGRAD, FORM_OF_ADAM, *decay(0.01, decoupled=True)),
     latex=r"\theta \leftarrow (1 - \eta \lambda) \theta,\quad m \leftarrow \beta_1 m + (1 - \beta_1) g,\quad "
     r"v \leftarrow \beta_2 v + (1 - \beta_2) g^2,\quad "
     r"\theta \leftarrow \theta - \eta \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}",
@@ -289,9 +281,7 @@ def adamw(gradient: Array, state: State, step: int, learning_rate: float, **opti
     sources=(PYTORCH, KERAS, "Kingma, Ba 2014, arXiv:1412.6980"),
     conventions={"keras": {"learning_rate": 0.001, "epsilon": 1e-7, "decoupled_weight_decay": True}},
     state=lambda **options: ("first_moment", "infinity_norm"),
-    shown=lambda state, step, beta_1, **others: {
-        "corrected_first_moment": state.first_moment / (1.0 - beta_1**step),
-    },
+    shown=lambda state, step, beta_1, **others: {"corrected_first_moment": state.first_moment / (1.0 - beta_1**step)},
 )
 def adamax(
     gradient: Array,

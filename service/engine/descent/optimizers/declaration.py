@@ -31,7 +31,7 @@ State = SimpleNamespace
 
 
 class Move(NamedTuple):
-    """The step of a rule: parameters ← parameters - rate · direction."""
+    """The step that a rule asks for: parameters ← parameters - rate · direction."""
 
     direction: Array
     rate: Array | float
@@ -51,11 +51,9 @@ class LocalObjective(Protocol):
 
     def evaluate(self) -> tuple[float, Array]:
         """Return loss and gradient at the present parameters. The next call overwrites the array."""
-        ...
 
     def hessian(self) -> Array:
         """Return the Hessian at the present parameters."""
-        ...
 
 
 def no_state(**options: Any) -> tuple[str, ...]:
@@ -72,7 +70,7 @@ def once(**options: Any) -> int:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Optimizer(Declaration):
-    """The declaration of an optimizer."""
+    """The declaration of an optimizer: a rule, or a search. The module's docstring describes both."""
 
     state: Callable[..., tuple[str, ...]] = no_state
     """`state(**options)` returns the names of the state's arrays, which are 0 before the first step."""
@@ -120,7 +118,8 @@ def learning_rate(default: float) -> Number:
 
 
 def decay(default: float = 0.0, *, decoupled: bool = False) -> tuple[Option, ...]:
-    """Return the options of weight decay and of ascent, which all rules have."""
+    """Return the options of weight decay and of ascent, which every rule has. `decoupled` is the default of the option
+    that takes weight decay out of the gradient."""
     return (
         Number(
             name=WEIGHT_DECAY,
@@ -139,10 +138,8 @@ def decay(default: float = 0.0, *, decoupled: bool = False) -> tuple[Option, ...
 
 
 def convention(text: str) -> Choice:
-    """Return the option that chooses PyTorch's form of a rule or Keras's. `text` says how Keras's form differs.
-
-    Keras's defaults go to `conventions`.
-    """
+    """Return the option that chooses PyTorch's form of a rule or Keras's. `text` says how Keras's form differs. Keras's
+    defaults go to `conventions`."""
     return Choice(
         name=CONVENTION,
         default="pytorch",

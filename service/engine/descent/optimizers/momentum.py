@@ -1,4 +1,4 @@
-"""Gradient descent, and its forms with momentum."""
+"""Gradient descent, classical momentum and Nesterov's momentum."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ MOMENTUM = Number(name="momentum", default=0.0, minimum=0.0, description="how mu
 
 
 def _stable(momentum: float, nesterov: bool, dampening: float = 0.0) -> float:
-    """Return the learning rate times the curvature at which an eigenvalue of the step on a parabola reaches -1."""
+    """Return the product of learning rate and curvature up to which descent with momentum is stable on a parabola.
+    There an eigenvalue of the step reaches -1."""
     if momentum >= 1.0:
         return 0.0  # the buffer only grows
     fresh = 1.0 - dampening

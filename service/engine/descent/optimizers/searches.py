@@ -27,7 +27,8 @@ LINE_SEARCH_EVALUATIONS = 25
 
 
 class _Point(NamedTuple):
-    """A point on a line, with its loss, gradient and slope along the line."""
+    """A point on the line of a search: its distance from the start, its loss, its gradient and its slope along the
+    line."""
 
     length: float
     loss: float
@@ -40,7 +41,7 @@ class _Point(NamedTuple):
 
 
 class _Line:
-    """The objective along a direction, from the present parameters."""
+    """The objective along a direction, from the parameters at the start of the search."""
 
     def __init__(self, objective: LocalObjective, direction: Array, loss: float, gradient: Array) -> None:
         self.objective = objective
@@ -59,7 +60,8 @@ class _Line:
         return _Point(length, float(loss), gradient.copy(), float(gradient @ self.direction))
 
     def near(self, length: float, known: _Point) -> _Point:
-        """Evaluate at `length`, halving the distance to a known point until all is finite. Else return that point."""
+        """Return the point at `length`, or the first one with finite numbers on the way from there to `known`. The
+        distance to `known` is halved up to `BACKOFFS` times; then `known` itself is returned."""
         for _ in range(BACKOFFS):
             point = self.at(length)
             if point.finite:
@@ -69,7 +71,8 @@ class _Line:
 
 
 def _cubic_minimum(one: _Point, other: _Point, low: float, high: float) -> float:
-    """Return where the cubic through two points with slopes is lowest (Nocedal & Wright, 3.59), within bounds."""
+    """Return where the cubic through two points with slopes is lowest, within [low, high]. Nocedal & Wright, equation
+    3.59. Where there is no such place, return the middle of the bounds."""
     left, right = (one, other) if one.length <= other.length else (other, one)
     width = right.length - left.length
     middle = 0.5 * (low + high)
@@ -96,10 +99,8 @@ def _is_flat(start: _Point, point: _Point) -> bool:
 
 
 def _wolfe_point(line: _Line, length: float, most: int, tolerance: float) -> _Point:
-    """Return a point that fulfils the strong Wolfe conditions, or the best point once the evaluations are used up.
-
-    Algorithms 3.5 and 3.6 of Nocedal & Wright, with the trials and safeguards of minFunc, which are PyTorch's too.
-    """
+    """Return a point that fulfils the strong Wolfe conditions, or the best point after `most` evaluations. Algorithms
+    3.5 and 3.6 of Nocedal & Wright, with the trials and safeguards of minFunc, which are PyTorch's too."""
     start = line.start
     before, now = start, line.near(length, start)
     while line.evaluations <= most and now is not before:
@@ -115,7 +116,8 @@ def _wolfe_point(line: _Line, length: float, most: int, tolerance: float) -> _Po
 
 
 def _zoom(line: _Line, ends: list[_Point], most: int, tolerance: float) -> _Point:
-    """Narrow an interval that holds a point with the strong Wolfe conditions, until it finds such a point."""
+    """Narrow the interval between two points until a point in it fulfils the strong Wolfe conditions; return this
+    point."""
     start = line.start
     size = float(np.abs(line.direction).max())
     lower = 0 if ends[0].loss <= ends[1].loss else 1
@@ -148,7 +150,7 @@ def _most_evaluations(iterations: int, evaluations: int | None) -> int:
 
 
 def _remember(state: State, gradient: Array, history_size: int) -> None:
-    """Add the last step, and the change of the gradient along it, to the history."""
+    """Add the last step, and the change of the gradient along this step, to the history of L-BFGS."""
     step, change = state.length * state.direction, gradient - state.previous_gradient
     if not SMALLEST_PRODUCT < float(step @ change) < math.inf:
         return
@@ -299,12 +301,7 @@ def l_bfgs(
     second_order=True,
 )
 def newton(
-    objective: LocalObjective,
-    state: State,
-    step: int,
-    learning_rate: float,
-    damping: float,
-    absolute_eigenvalues: bool,
+    objective: LocalObjective, state: State, step: int, learning_rate: float, damping: float, absolute_eigenvalues: bool
 ) -> float:
     gradient = objective.gradient.astype(np.float64)
     hessian = np.asarray(objective.hessian(), np.float64)
@@ -350,7 +347,8 @@ def exact_line_search(
 
 
 def _lowest(line: _Line, trial: float, most: int) -> _Point:
-    """Return the first point where the slope is 0, unless doubling the trial jumps over it; else the lowest point."""
+    """Return the first point of the line where the slope is 0, for an exact line search. If doubling the trial jumps
+    over that point, or evaluations run out, return the lowest point seen."""
     low, ceiling = line.start, math.inf
     while line.evaluations < most and low.length < trial < ceiling:
         now = line.at(trial)
@@ -389,7 +387,8 @@ def _root(line: _Line, low: _Point, high: _Point, most: int) -> _Point:
 
 
 def _inverse_quadratic(now: _Point, other: _Point, third: _Point) -> float:
-    """Return the fraction of the distance from `now` to `other` at which the slope vanishes, interpolated or else ½."""
+    """Return the fraction of the way from `now` to `other` at which the slope vanishes. The slope is interpolated by an
+    inverse quadratic through three points; where that is not safe, return ½."""
     place = (now.length - other.length) / (third.length - other.length)
     height = (now.slope - other.slope) / (third.slope - other.slope)
     if not (height * height < place and (1.0 - height) * (1.0 - height) < 1.0 - place):

@@ -77,7 +77,7 @@ atan2 = binary(
 
 
 def _share(a: Node, b: Node, length: Node) -> Node:
-    """Return a / hypot(a, b), the cosine of an angle, with the slope of the cosine."""
+    """Return a / hypot(a, b), the cosine of the angle atan2(b, a), with the derivative of the cosine."""
     return with_slope(atan2(b, a), a / length, -(b / length))
 
 

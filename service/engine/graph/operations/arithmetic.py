@@ -50,7 +50,7 @@ declare_elementwise(
 
 
 def _holds(x: float, y: float) -> bool:
-    """Return whether the product of two constants may replace them: it must neither overflow nor vanish."""
+    """Return whether the product of two constants may replace them: it must not overflow, nor vanish by underflow."""
     product = x * y
     return math.isfinite(product) and (abs(product) >= SMALLEST_NORMAL or 0.0 in (x, y))
 

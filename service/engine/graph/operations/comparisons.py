@@ -52,7 +52,7 @@ sign: Unary = unary(
 
 
 def _branch_larger(a: Array, b: Array) -> Any:
-    """Return 1 where a is larger, -1 where b is, and 0 where they are equal."""
+    """Return the branch of each element: 1 where a is larger, -1 where b is, 0 where they are equal."""
     return np.greater(a, b) * 1.0 - np.less(a, b)
 
 
@@ -89,7 +89,7 @@ def less_equal(a: Node, b: float) -> Node:
 
 
 def _tie_share(a: Node, b: Node) -> Node:
-    """Return 1 where a > b, ½ where they are equal, 0 elsewhere."""
+    """Return 1 where a > b, ½ where they are equal, and 0 elsewhere: the derivative of max(a, b) by a."""
     return 0.5 * sign(a - b) + 0.5
 
 
@@ -120,12 +120,12 @@ minimum = binary(
 
 
 def clip(x: Node, low: float, high: float) -> Node:
-    """Limit x to [low, high]."""
+    """Return x limited to [low, high]."""
     return minimum(maximum(x, low), high)
 
 
 def extreme(name: str, inputs: Sequence[Node]) -> Node:
-    """Return the elementwise `maximum` or `minimum` of inputs of one shape. Equal ones share its gradient."""
+    """Return the elementwise `maximum` or `minimum` of inputs of one shape. Equal inputs share the gradient."""
     value = reduce(lambda a, b: a.graph.apply(name, a, b), inputs)
     # Two inputs share evenly by the pullback of the operation itself; of more, pairs would share by halves.
     return value if len(inputs) < 3 else value.graph.apply("extreme", value, *inputs, attributes=(name,))

@@ -26,7 +26,7 @@ declare_view(
 
 
 def mark(x: Node, name: str) -> Node:
-    """Return x under a name: the same value, but a node of its own for each name."""
+    """Return x under a name: the same value, but a separate node for each name."""
     return x.graph.apply("mark", x, attributes=(name,))
 
 
@@ -42,7 +42,7 @@ declare_view(
 
 
 def with_slope(x: Node, value: Node, slope: Node) -> Node:
-    """Return `value`, and declare `slope` as its derivative with respect to `x`.
+    """Return `value`, and declare that its derivative with respect to `x` is `slope`.
 
     It is for functions of one variable whose derivative by the chain rule is wrong at a kink or loses digits, and for
     the surrogate gradients of step functions. The slope is a function of `x` in the graph, so second derivatives are
@@ -52,7 +52,8 @@ def with_slope(x: Node, value: Node, slope: Node) -> Node:
 
 
 def _taken(value: Node, x: Node) -> Node | bool:
-    """Return the mask of where `value` takes `x`, as far as selections tell: True everywhere, False nowhere."""
+    """Return the mask of where `value` takes the value of `x`: True everywhere, False nowhere. Selections, such as max,
+    tell where."""
     if value is x:
         return True
     parts = [(position, _taken(part, x)) for position, part in enumerate(value.operands)]
@@ -75,7 +76,7 @@ def _is_switch(slope: Node) -> bool:
 
 
 def _selects_value(position: int, y: Node) -> Node | None:
-    """Return the mask of the selection that `value` makes, if the declared slope has one too."""
+    """Return the mask of the selection that the value of `y` makes, if its declared slope has one too."""
     value, x, slope = y.inputs
     taken = _taken(value, x) if position == 1 and _is_switch(slope) else None
     return taken if isinstance(taken, Node) else None

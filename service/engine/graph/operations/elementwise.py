@@ -1,4 +1,4 @@
-"""Rows of elementwise operations: functions that declare them, and the rules that all share."""
+"""Functions that declare elementwise operations in the table, and the rules that all of these share."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def unary(name: str, ufunc: Callable[..., Any], pullback: Pullback, latex: str, 
 
 
 def binary(name: str, ufunc: Callable[..., Any], of_a: Pullback, of_b: Pullback, latex: str, **details: Any) -> Binary:
-    """Declare an elementwise operation with two inputs, a pullback for each. Return the function that builds nodes."""
+    """Declare an elementwise operation with a pullback for each of two inputs. Return the builder of its nodes."""
     declare_elementwise(name, ufunc, (of_a, of_b), latex, **details)
 
     def build(a: Node, b: Node | float) -> Node:
@@ -88,7 +88,7 @@ def infer_elementwise(inputs: Sequence[Node], _: Attributes) -> tuple[Shape, str
 
 
 def _spread(x: Node, is_batched: bool, shape: Shape, size: int) -> Node:
-    """Bring one operand of an elementwise operation to the shape `(size,) + shape`, if it is not a scalar."""
+    """Return one operand of a batched elementwise operation in the shape `(size,) + shape`, unless it is a scalar."""
     if not is_batched:
         return x if x.shape == () else broadcast(x, (size, *shape))
     if x.shape == (size,) and shape:
@@ -106,7 +106,8 @@ def batch_elementwise(node: Node, inputs: Sequence[Node], is_batched: Sequence[b
 
 
 def through_broadcasts(name: str, graph: Graph, inputs: tuple[Node, ...], attributes: Attributes) -> Node | None:
-    """Use a repeated scalar as a scalar: a ufunc takes it at full speed, and constants fold."""
+    """Return the operation on scalars in place of repeated scalars; None if no input repeats one. A ufunc takes a
+    scalar at full speed, and constants fold."""
     for x in inputs:
         if x.operation.name == "broadcast" and x.inputs[0].shape == ():
             break
@@ -127,7 +128,7 @@ def _simplify_with(name: str, algebra: Algebra) -> Callable[[Graph, tuple[Node, 
 
 
 def _call(ufunc: Callable[..., Any]) -> Callable[..., Iterable[Call]]:
-    """Make the kernel that is one call of a NumPy function; `out` by position is the faster way."""
+    """Return the kernel that is one call of a NumPy function. Passing `out` by position is the faster way."""
     return lambda out, inputs, *_: (partial(ufunc, *map(_narrow, inputs), out),)
 
 
@@ -139,10 +140,10 @@ def _narrow(x: Array) -> Array:
 
 
 def call_with_out(ufunc: Callable[..., Any]) -> Callable[..., Iterable[Call]]:
-    """Make a kernel as `_call` does, for np.maximum and np.minimum, which deprecate a positional `out`."""
+    """Return a kernel as `_call` does, for np.maximum and np.minimum, which deprecate a positional `out`."""
     return lambda out, inputs, *_: (partial(ufunc, *inputs, out=out),)
 
 
 def continued_as_constant(function: Callable[..., Any]) -> Callable[..., Array]:
-    """Return the continuation of a function that is constant between jumps: that of the real parts, which is real."""
+    """Return the continuation of a function that is constant between jumps: its value at the real parts."""
     return lambda *inputs: np.asarray(function(*[x.real for x in inputs]), np.float64)

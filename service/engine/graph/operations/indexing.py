@@ -1,4 +1,4 @@
-"""Elements by position: lookups by integer indices, and largest elements."""
+"""Operations by position: lookups by integer indices, and largest elements."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SCATTERED = 2**17
 
 
 def one_hot(indices: Node, depth: int) -> Node:
-    """Return rows of the identity: integer indices of shape `s` to floats of shape `s + (depth,)`."""
+    """Return rows of the identity matrix: int64 indices of shape `s` give floats of shape `s + (depth,)`."""
     return indices.graph.apply("one_hot", indices, attributes=(depth,))
 
 
@@ -55,7 +55,8 @@ def _with_batch(x: Node, is_batched: bool, size: int) -> Node:
 
 
 def gather_rows(table: Node, indices: Node, lead: int = 0) -> Node:
-    """Look up rows of a table: `(*b, rows, width)` and positions `(*b, *s)` to `(*b, *s, width)`, with `lead` axes b.
+    """Return rows of a table by index: `(*b, rows, width)` and positions `(*b, *s)` to `(*b, *s, width)`. b are `lead`
+    axes that table and positions share.
 
     Positions are int64, or whole floats that the graph computes; any other number looks up an arbitrary row.
     """
@@ -107,7 +108,8 @@ declare(
 
 
 def scatter_rows(values: Node, indices: Node, rows: int, lead: int = 0) -> Node:
-    """Add values up in rows, as the transpose of `gather_rows`: `(*b, *s, width)` to `(*b, rows, width)`."""
+    """Return values added up in rows, the transpose of `gather_rows`: `(*b, *s, width)` to `(*b, rows, width)`. Values
+    with the same index are added; b are `lead` axes."""
     return values.graph.apply("scatter_rows", values, indices, attributes=(rows, lead))
 
 
@@ -169,13 +171,13 @@ def _batch_axes(node: Node, inputs: Sequence[Node], *_: Any) -> Node:
 
 
 def _rows(x: Array, axes: Sequence[int]) -> Array:
-    """Return the candidates along the first axis."""
+    """Return x, with the given axes joined to one that comes first: (candidates, other axes)."""
     moved = np.moveaxis(x, axes, range(len(axes)))
     return moved.reshape(-1, *moved.shape[len(axes) :])
 
 
 def _branch_place(inputs: Sequence[Array], attributes: Attributes) -> Any:
-    """Return the branch of the position of the largest element, even where several are equal."""
+    """Return the branch of the position of the largest element: even where several are equal, else odd."""
     (x,), (axes,) = inputs, attributes
     rows = _rows(x, axes)
     place = rows.argmax(0)
@@ -185,7 +187,7 @@ def _branch_place(inputs: Sequence[Array], attributes: Attributes) -> Any:
 
 
 def largest(x: Node, axes: Sequence[int]) -> Node:
-    """Return the maximum over some axes, which disappear. Its gradient goes to the first of equal elements."""
+    """Return the maximum over the given axes, which disappear. Its gradient goes to the first of equal elements."""
     return x.graph.apply("largest", x, attributes=(_sorted(x, axes),))
 
 
@@ -231,7 +233,7 @@ declare(
 
 
 def first_largest(x: Node, axes: Sequence[int]) -> Node:
-    """Return 1 at the first maximum over the axes, in row-major order, and 0 elsewhere."""
+    """Return 1 at the first maximum over the given axes, in row-major order, and 0 elsewhere; the shape of x."""
     return x.graph.apply("first_largest", x, attributes=(_sorted(x, axes),))
 
 
@@ -275,7 +277,8 @@ def _bind_first_largest(
 
 
 def _in_parts(call: Callable[[Array, Array], None], x: Array, y: Array, first: int) -> Iterable[Call]:
-    """Bind `call` to parts of both arrays along the longest axis from `first` on: np.argmax copies its input."""
+    """Return calls that apply `call` to parts of both arrays along the longest axis from `first` on. np.argmax copies
+    its input, so parts keep this copy small."""
     axes = range(first, x.ndim)
     if not axes:
         return [partial(call, x, y)]

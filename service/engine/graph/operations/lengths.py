@@ -50,9 +50,7 @@ weighted: Binary = binary(
 
 def root_mean_square(x: Node, axes: Sequence[int], epsilon: float = 0.0) -> Node:
     """Return √(mean(x²) + epsilon) over some axes, which disappear, right for every x. The derivative at 0 is 0.
-
-    Lengths are made of it: a length may be too large for a float, a root mean square is not.
-    """
+    Lengths are made of it: a length may be too large for a float, a root mean square is not."""
     chosen = tuple(sorted(axis % len(x.shape) for axis in axes))
     squares = mean_over(square(x), chosen)
     return x.graph.apply("root_mean_square", squares, x, attributes=(chosen, float(x.size // squares.size), epsilon))
@@ -88,7 +86,8 @@ def _bind(out: Array, inputs: Sequence[Array], attributes: Attributes, _: Sequen
 
 
 def _careful_root(x: Array, axes: tuple[int, ...], count: float, epsilon: Array) -> Array:
-    """Compute the root with each vector divided by a power of two near its largest entry, which is exact."""
+    """Return the root mean square of large or small numbers, each vector divided by a power of two first. The power is
+    near the vector's largest entry, so dividing by it is exact."""
     largest = np.abs(x).max(axes, keepdims=True)
     ordinary = np.isfinite(largest) & (largest > 0.0)
     _, exponent = np.frexp(np.where(ordinary, largest, 1.0))
@@ -127,7 +126,7 @@ def _continue_root_mean_square(inputs: Sequence[Array], attributes: Attributes) 
 
 
 def _branch_zero_length(inputs: Sequence[Array], attributes: Attributes) -> Any:
-    """Return the branch of a length, which has a kink at 0."""
+    """Return the branch of a length: 0 at the length 0, where there is a kink, else 1."""
     (squares, _x), (_axes, _count, epsilon) = inputs, attributes
     return np.sign(squares) if epsilon == 0.0 else np.ones_like(squares)
 

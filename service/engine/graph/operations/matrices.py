@@ -1,4 +1,4 @@
-"""Matrix products."""
+"""The matrix product, with its pullbacks and its batch rule."""
 
 from __future__ import annotations
 
@@ -50,10 +50,8 @@ def _pull_right_factor(g: Node, y: Node, a: Node, b: Node) -> Node:
 
 
 def _pull_shared_right_factor(position: int, cotangents: Sequence[Node], products: Sequence[Node]) -> Node | None:
-    """Pull back a matrix that several products share: one long product instead of a sum of short ones.
-
-    Recurrent layers multiply every step with the same kernel.
-    """
+    """Return the cotangent of a matrix that several products share, as one long product. Recurrent layers multiply
+    every step with the same kernel. None where the products are few or no matrices."""
     if position != 1 or len(products) < FEWEST_JOINED or any(len(y.shape) != 2 for y in products):
         return None
     return transpose(concatenate([y.inputs[0] for y in products], 0)) @ concatenate(cotangents, 0)

@@ -19,7 +19,7 @@ TWO_OVER_ROOT_PI = 2.0 / math.sqrt(math.pi)
 
 
 def _first_order(kernel: Callable[[Array, Array], object], x: Array, slope: Array) -> Array:
-    """Return f(x) + i y f'(x) for x + iy."""
+    """Return f(x) + i y f'(x) for complex x + iy: the continuation of a function with a real kernel."""
     real = np.ascontiguousarray(x.real)
     value = np.empty_like(real)
     kernel(real, value)

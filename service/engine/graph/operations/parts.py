@@ -22,7 +22,7 @@ def _batch_axis(node: Node, inputs: Sequence[Node], *_: Any) -> Node:
 
 
 def slice_axis(x: Node, axis: int, start: int, stop: int) -> Node:
-    """Return `x[..., start:stop, ...]` along one axis."""
+    """Return `x[..., start:stop, ...]`: the elements from start to stop along one axis."""
     return x.graph.apply("slice", x, attributes=(axis, start, stop))
 
 
@@ -34,7 +34,8 @@ def _infer_slice(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape,
 
 
 def _pull_slices(position: int, cotangents: Sequence[Node], slices: Sequence[Node]) -> Node | None:
-    """Pull back a value that was read in slices in one piece: padding each slice would be quadratic."""
+    """Return the cotangent of a value that was read in slices, in one piece. Padding each slice would take quadratic
+    time. None where slices overlap or have different axes."""
     (source,) = slices[0].inputs
     axis = slices[0].attributes[0]
     if any(y.attributes[0] != axis for y in slices):
@@ -73,7 +74,7 @@ declare_view(
 
 
 def pad(x: Node, axis: int, before: int, after: int) -> Node:
-    """Put zeros before and after x along one axis."""
+    """Return x with this many zeros before and after it along one axis."""
     if not before and not after:
         return x
     return x.graph.apply("pad", x, attributes=(axis, before, before + x.shape[axis] + after))

@@ -34,7 +34,7 @@ SAFE_SHARE = 0.5
 
 
 def _spread_rows(x: Node, shape: Shape) -> Node:
-    """Repeat one value per row along the last axis of `shape`."""
+    """Return x, one value per row, repeated along the last axis of `shape`."""
     return broadcast(reshape(x, (*x.shape, 1)), shape)
 
 
@@ -53,7 +53,7 @@ def _infer_softmax(inputs: Sequence[Node], _: Attributes) -> tuple[Shape, str]:
 
 
 def _shifted_exponentials(x: Node) -> tuple[Node, Node]:
-    """Return exp(x - m) and m, the largest of each row: nothing overflows."""
+    """Return exp(x - m) and m, the largest value of each row. Nothing overflows."""
     largest = x.graph.apply("row_maximum", x)
     return exp(x - _spread_rows(largest, x.shape)), largest
 
@@ -128,9 +128,10 @@ declare(
 
 
 def balanced(x: Node, shares: Node) -> Node:
-    """Take what is left of the sums of rows off again, in the given shares. The rows sum to 0 but for rounding.
+    """Return x less what rounding left of the sum of each row, taken off in the given shares.
 
-    The shares sum to 1. Rounding loses digits only where one of them is nearly 1, and only then anything is done.
+    The rows of x sum to 0 but for rounding; the shares of a row sum to 1. Rounding loses digits only where a share is
+    nearly 1, and only then anything is done.
     """
     return x.graph.apply("balanced", x, shares)
 
@@ -230,14 +231,10 @@ def logsumexp(x: Node) -> Node:
     return x.graph.apply("logsumexp", log1p(row_excess(exponentials)) + largest, x)
 
 
-def _pull_logsumexp(g: Node, y: Node, value: Node, x: Node) -> Node:
-    return _spread_rows(g, x.shape) * softmax(x)
-
-
 declare_view(
     "logsumexp",
     infer=_infer_rows,
-    pullbacks=(disconnected, _pull_logsumexp),
+    pullbacks=(disconnected, lambda g, y, value, x: _spread_rows(g, x.shape) * softmax(x)),
     batch=batch_rows,
     latex=r"\ln \sum_j e^{x_j}",
     keeps_order=True,

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from service.engine.arrays import Array
-from service.engine.graph.ir import Node
 from service.engine.graph.operations.elementwise import binary, continued_as_constant, unary
 from service.engine.graph.operations.rows import zero
 from service.engine.graph.operations.signs import always
@@ -16,7 +15,7 @@ __all__ = ["ceil", "floor", "mod", "rint"]
 
 
 def _branch_whole(x: Array) -> Any:
-    """Return the sum of the whole numbers below and above: even exactly at a whole number."""
+    """Return the branch of each element: the sum of the whole numbers around it, even exactly at a whole number."""
     return np.floor(x) + np.ceil(x)
 
 
@@ -38,11 +37,6 @@ rint = unary(
 )
 
 
-def _pull_divisor(g: Node, y: Node, a: Node, b: Node) -> Node:
-    # Rounded, because the division of whole multiples does not always give a whole number.
-    return -(g * rint((a - y) / b))
-
-
 def _continue_mod(a: Array, b: Array) -> Any:
     remainder = np.mod(a.real, b.real)
     whole = np.rint((a.real - remainder) / b.real)
@@ -53,7 +47,7 @@ mod = binary(
     "mod",
     np.mod,
     lambda g, y, a, b: g,
-    _pull_divisor,
+    lambda g, y, a, b: -(g * rint((a - y) / b)),
     r"a \bmod b",
     singular=always,
     work=24,

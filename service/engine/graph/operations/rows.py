@@ -1,4 +1,4 @@
-"""Rows of the table of operations: functions that declare them, and rules and kernels that several families share."""
+"""Functions that declare rows of the table of operations, and rules and kernels that several families share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TINY = 64
 
 
 def declare(name: str, **details: Any) -> None:
-    """Add a row to the table. `details` are the fields of `Operation`."""
+    """Add an operation to the table. `details` are the fields of `Operation`."""
     OPERATIONS[name] = Operation(name, **details)
 
 
@@ -28,7 +28,8 @@ def declare_view(
     view: Callable[[Array, Attributes, Shape], Array] = lambda value, attributes, shape: value,
     **details: Any,
 ) -> None:
-    """Add the row of an operation that shows its first input in another way, and computes nothing."""
+    """Add an operation that shows its first input in another way and computes nothing. `view` takes the array, the
+    attributes and the shape. `details` are other fields of `Operation`."""
     declare(name, view=view, bind=bind_nothing, **{"numpy": "a", **details})
 
 
@@ -52,18 +53,18 @@ def disconnected(*_: Any) -> NoGradient:
 
 
 def batch_rows(node: Node, inputs: Sequence[Node], *_: Any) -> Node:
-    """Apply an operation on the last axes to the batched inputs unchanged."""
+    """Apply an operation that works on the last axes to the batched inputs as they are."""
     return node.graph.apply(node.operation.name, *inputs, attributes=node.attributes)
 
 
 def bind_nothing(out: Array, inputs: Sequence[Array], attributes: Attributes, *_: Any) -> Iterable[Call]:
-    """Refuse to run: the plan makes arrays of leaves and views, their operations do not."""
+    """Refuse to run, as the `bind` of leaves and views: the plan makes their arrays itself."""
     raise AssertionError("a view is materialised by the plan, not by its operation")
 
 
 @lru_cache(maxsize=256)
 def ones(count: int, dtype: str) -> Array:
-    """Return a shared vector of ones."""
+    """Return a read-only vector of ones, the same one for equal calls."""
     found = np.ones(count, dtype)
     found.flags.writeable = False
     return found
@@ -71,7 +72,7 @@ def ones(count: int, dtype: str) -> Array:
 
 @lru_cache(maxsize=64)
 def scalar(value: float, dtype: str) -> Array:
-    """Return a number as a 0-d array: of the right dtype, it costs a third less per call than a Python number."""
+    """Return a number as a 0-d array. With the right dtype, it costs a third less per call than a Python number."""
     return np.array(value, dtype)
 
 
@@ -83,13 +84,13 @@ def _full(value: float, shape: Shape, dtype: str) -> Array:
 
 
 def operand(value: float, out: Array) -> Array:
-    """Return a number as the operand of a call that fills `out`."""
+    """Return a number as an array for a call that fills `out`."""
     # Beside a tiny array, an array of its shape makes the call 20 ns cheaper than a single number.
     return _full(value, out.shape, out.dtype.str) if out.size <= TINY else scalar(value, out.dtype.str)
 
 
 def sum_rows(x: Array, out: Array) -> Call:
-    """Return the call that adds up each row of `x`."""
+    """Return the call that writes the sum of each row of `x` to `out`."""
     if x.ndim == 2 and x.shape[1] <= DOT_SUM_LIMIT:
         return partial(x.dot, ones(x.shape[1], x.dtype.str), out)
     return partial(np.add.reduce, x, -1, None, out)

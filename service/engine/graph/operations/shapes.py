@@ -16,7 +16,7 @@ __all__ = ["broadcast", "mean_over", "reshape", "sum_over", "transpose"]
 
 
 def scalar_source(x: Node) -> Node | None:
-    """Return the scalar that `x` repeats, or None."""
+    """Return the scalar node that `x` repeats; None if `x` is no repeated scalar."""
     if x.operation.name == "broadcast" and x.inputs[0].shape == ():
         return x.inputs[0]
     return None
@@ -58,7 +58,7 @@ declare_view(
 
 
 def transpose(x: Node, order: Sequence[int] | None = None) -> Node:
-    """Permute the axes; by default the last two are exchanged."""
+    """Return x with its axes permuted; by default the last two are exchanged."""
     rank = len(x.shape)
     chosen = (*range(rank - 2), rank - 1, rank - 2) if order is None else tuple(order)
     return x.graph.apply("transpose", x, attributes=(chosen,))
@@ -102,7 +102,7 @@ declare_view(
 
 
 def broadcast(x: Node, shape: Shape) -> Node:
-    """Repeat x to `shape` by NumPy's rules, without copying."""
+    """Return x repeated to `shape` by NumPy's rules, as a view."""
     return x.graph.apply("broadcast", x, attributes=(shape,))
 
 

@@ -29,7 +29,7 @@ tanh = unary("tanh", np.tanh, _pull_tanh, r"\tanh x", work=8, attribute_names=("
 
 
 def quick_tanh(x: Node) -> Node:
-    """Return tanh, with the slope 1 - y²."""
+    """Return tanh x with the slope 1 - y², as other programs compute it: quick, without digits in saturation."""
     return x.graph.apply("tanh", x, attributes=QUICK)
 
 
@@ -101,7 +101,7 @@ sigmoid = unary(
 
 
 def quick_sigmoid(x: Node) -> Node:
-    """Return the logistic function, with the slope y (1 - y)."""
+    """Return the logistic function with the slope y (1 - y): quick, without digits in saturation."""
     return x.graph.apply("sigmoid", x, attributes=QUICK)
 
 

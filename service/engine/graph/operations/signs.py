@@ -1,4 +1,4 @@
-"""Signs of values, as far as their last operations tell: a derivative may be infinite where they vanish."""
+"""What the last operations of a value tell about its sign. A derivative may be infinite where a value vanishes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def always(node: Node) -> bool:
 
 
 def may_vanish(place: int) -> Callable[[Node], bool]:
-    """Make the `singular` of an operation that is infinitely steep only where its input at this place is 0."""
+    """Return the `singular` of an operation that is infinitely steep only where its input at this place is 0."""
 
     def singular(node: Node) -> bool:
         x = node.inputs[place]

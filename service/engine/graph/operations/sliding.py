@@ -30,7 +30,7 @@ __all__ = ["Sliding", "overlap_add", "windows"]
 
 
 class Sliding(NamedTuple):
-    """The geometry of a sliding window: one entry of each field for every axis that it covers."""
+    """The geometry of a sliding window. The tuples have an entry for each axis that the window covers."""
 
     at: int
     """The position of the window's axes in the result."""
@@ -42,7 +42,7 @@ class Sliding(NamedTuple):
     """Elements added before and after each axis."""
 
     def positions(self, shape: Shape) -> tuple[int, ...]:
-        """Return how many windows fit along each axis of a value of `shape`; 0 or less: none."""
+        """Return how many windows fit along each covered axis of a value of `shape`; 0 or less: none."""
         return tuple(
             (shape[axis] + low + high - (size - 1) * dilation - 1) // stride + 1
             for axis, size, stride, dilation, (low, high) in zip(
@@ -51,13 +51,14 @@ class Sliding(NamedTuple):
         )
 
     def gathered(self, shape: Shape) -> Shape:
-        """Return the shape of all windows of a value of `shape`."""
+        """Return the shape of all windows of a value of `shape`, with the window's axes inserted."""
         replaced = list(shape)
         for axis, count in zip(self.axes, self.positions(shape), strict=True):
             replaced[axis] = count
         return (*replaced[: self.at], *self.sizes, *replaced[self.at :])
 
     def padded(self, shape: Shape) -> Shape:
+        """Return `shape` with the padding added."""
         longer = list(shape)
         for axis, (low, high) in zip(self.axes, self.padding, strict=True):
             longer[axis] += low + high
@@ -114,12 +115,13 @@ class Sliding(NamedTuple):
         )
 
     def batched(self) -> Sliding:
-        """Return the same with one more axis in front of everything."""
+        """Return the geometry for a value with one more axis in front."""
         return self._replace(at=self.at + 1, axes=tuple(axis + 1 for axis in self.axes))
 
 
 def windows(x: Node, sliding: Sliding, fill: float = 0.0) -> Node:
-    """Gather all windows of `x`: the covered axes become positions, and the window's axes are inserted."""
+    """Return all windows of `x`: the covered axes become positions, and the window's axes are inserted. Padding has the
+    value `fill`."""
     return x.graph.apply("windows", x, attributes=(sliding, fill))
 
 
@@ -167,7 +169,7 @@ declare(
 
 
 def overlap_add(x: Node, sliding: Sliding, shape: Shape) -> Node:
-    """Add windows, as `windows` gives them, where they lie in a value of `shape`."""
+    """Return a value of `shape` in which windows, as `windows` gives them, are added where they lie."""
     return x.graph.apply("overlap_add", x, attributes=(sliding, shape))
 
 

@@ -1,4 +1,4 @@
-"""The diagnosis of a network at its parameters: measured, judged, and summed up in a verdict."""
+"""The diagnosis of a network at its parameters: numbers are measured, judged, and summed up in a verdict."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COPIES = 4
 
 @dataclass
 class Diagnosis:
-    """The findings, the gravest first, and the numbers behind them."""
+    """The findings about a network, the gravest first, and the numbers behind them."""
 
     findings: list[Found]
     health: Health
@@ -30,10 +30,8 @@ class Diagnosis:
 
 
 def diagnose(evaluation: Evaluation, feed: Feed, watch: Watch | None = None) -> Diagnosis:
-    """Run an evaluation that includes `INCLUDE`, and judge its numbers.
-
-    Raises `InvalidRequest` when the numbers do not fit, and what `watch` raises.
-    """
+    """Run an evaluation that includes `INCLUDE`, and judge its numbers. Raises `InvalidRequest` when the numbers do not
+    fit, and what `watch` raises."""
     result = evaluation.run(feed, watch)
     health = measure(evaluation, feed, result)
     if watch is not None:
@@ -42,13 +40,13 @@ def diagnose(evaluation: Evaluation, feed: Feed, watch: Watch | None = None) -> 
 
 
 def bytes_of(evaluation: Evaluation) -> int:
-    """Return roughly the memory of a diagnosis, beside the program and its answer."""
+    """Return roughly how many bytes a diagnosis takes, beside the program and its answer."""
     layers = evaluation.model.layers.values()
     return 8 * COPIES * max((layer.output.size + layer.pre_activation.size for layer in layers), default=0)
 
 
 def verdict_of(findings: Sequence[Found]) -> tuple[str, Sentence]:
-    """Return a word and a sentence for all findings together."""
+    """Return the verdict on all findings together: a word out of `VERDICTS`, and a sentence."""
     for severity in ("problem", "warning"):
         these = [each for each in findings if each.severity == severity]
         if these:

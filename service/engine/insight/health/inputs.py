@@ -1,4 +1,4 @@
-"""Are inputs scaled as gradient descent likes them? The condition number of what the first layer with weights sees."""
+"""The scale of a network's inputs, as gradient descent likes it: sizes, and the condition number of the features."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from service.engine.arrays import Array
-from service.engine.float_warnings import without_float_warnings
+from service.engine.float_warnings import ignoring_float_warnings
 from service.engine.network.definition import Definition
 
 MOST_ROWS = 4096
@@ -21,7 +21,7 @@ NORMALISING = frozenset(("batch_normalization", "layer_normalization", "group_no
 
 
 class Scale(NamedTuple):
-    """The scale of the features of an input."""
+    """The sizes of an input's features, and how badly they are scaled."""
 
     size: float
     """The root mean square of all numbers."""
@@ -35,12 +35,9 @@ class Scale(NamedTuple):
     """The same if each feature had mean 0 and variance 1."""
 
 
+@ignoring_float_warnings
 def scale_of(inputs: Array) -> Scale:
     """Return the scale of an input, (samples, ..., features)."""
-    return without_float_warnings(_scale_of, inputs)
-
-
-def _scale_of(inputs: Array) -> Scale:
     rows = inputs.reshape(-1, inputs.shape[-1]) if inputs.ndim > 1 else inputs.reshape(-1, 1)
     if len(rows) > MOST_ROWS:
         rows = rows[np.linspace(0, len(rows) - 1, MOST_ROWS).astype(np.intp)]
@@ -70,7 +67,8 @@ def _condition(x: Array) -> float | None:
 
 
 def weighed_inputs(definition: Definition) -> list[str]:
-    """Return the inputs that reach layers with weights without a normalization or a lookup before."""
+    """Return the names of the inputs that reach layers with weights directly. Inputs with a normalization or a lookup
+    before any weights are left out."""
     found = []
     for name in definition.inputs:
         takers = [layer.layer for place, layer in enumerate(definition.layers) if name in definition.inputs_of(place)]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from service.engine.arrays import Array, is_finite, norm
-from service.engine.float_warnings import without_float_warnings
+from service.engine.float_warnings import ignoring_float_warnings
 from service.engine.insight.health.slopes import NO_TAILS, Tails, tails_of
 from service.engine.network.definition import Definition
 from service.engine.network.evaluate import Evaluation, LayerValues, Result
@@ -18,7 +18,7 @@ from service.engine.network.feed import Feed
 
 @dataclass
 class LayerHealth:
-    """The health of one layer. Numbers are None where they mean nothing."""
+    """The measured numbers of one layer that findings judge. A number is None where it means nothing."""
 
     name: str
     type: str
@@ -43,7 +43,7 @@ class LayerHealth:
 
 @dataclass
 class Health:
-    """A network at its parameters, on its samples."""
+    """The measured numbers of a network at its parameters, on its samples."""
 
     layers: dict[str, LayerHealth] = field(default_factory=dict)
     chain: list[str] = field(default_factory=list)
@@ -51,24 +51,23 @@ class Health:
 
     @property
     def ratio(self) -> float | None:
-        """Of the first delta's norm to the last one's, along the chain; None where there is no such number."""
+        """The norm of the first delta of the chain divided by that of the last; None where it is not defined. A small
+        ratio means vanishing gradients, a large one exploding gradients."""
         if len(self.chain) < 2:
             return None
         return self.layers[self.chain[0]].ratio
 
     @property
     def factor(self) -> float | None:
-        """The geometric mean of what each layer of the chain multiplies the delta's norm by."""
+        """The factor by which one layer of the chain changes the norm of the delta, as a geometric mean. Below 1
+        gradients vanish layer by layer, above 1 they explode. None where `ratio` is None or 0."""
         ratio = self.ratio
         return None if ratio is None or ratio <= 0.0 else ratio ** (1.0 / (len(self.chain) - 1))
 
 
+@ignoring_float_warnings
 def measure(evaluation: Evaluation, feed: Feed, result: Result) -> Health:
-    """Measure the health of a network that was evaluated with `layers` included."""
-    return without_float_warnings(_measure, evaluation, feed, result)
-
-
-def _measure(evaluation: Evaluation, feed: Feed, result: Result) -> Health:
+    """Measure the health of a network from the result of an evaluation that includes `layers`."""
     definition = evaluation.task.definition
     kernels = kernels_of(result.parameters if result.parameters is not None else feed.parameters or {})
     owners = {layer.name: layer.shares or layer.name for layer in definition.layers}
@@ -126,7 +125,7 @@ def _layer(
 
 
 def kernels_of(parameters: Mapping[str, Mapping[str, Array]]) -> dict[str, Array]:
-    """Return the weights of each layer: the largest of its parameters that are at least matrices."""
+    """Return the kernel of each layer: the largest of its parameters that are at least matrices."""
     found = {}
     for layer, arrays in parameters.items():
         matrices = [array for array in arrays.values() if array.ndim >= 2]
@@ -136,7 +135,11 @@ def kernels_of(parameters: Mapping[str, Mapping[str, Array]]) -> dict[str, Array
 
 
 def chain_of(definition: Definition, order: Sequence[str], owners: Mapping[str, str], weighted: set[str]) -> list[str]:
-    """Return the layers with weights before the output with most of them, in the order of computation."""
+    """Return the chain: the layers with weights on the longest way to an output, in the order of computation.
+
+    `order` are all layers in that order, `owners` the layer whose parameters each one uses, and `weighted` the layers
+    with kernels.
+    """
     position = {layer.name: place for place, layer in enumerate(definition.layers)}
     longest: dict[str, tuple[int, str | None]] = {}
     for name in order:

@@ -56,7 +56,7 @@ OVER_TIME, GROWN_OVER_TIME = 1e-2, 1e3
 
 @dataclass(frozen=True)
 class Seen:
-    """An evaluation with its numbers."""
+    """An evaluation of a network with its feed, its result and its measured health: all that rules look at."""
 
     evaluation: Evaluation
     feed: Feed
@@ -69,12 +69,12 @@ class Seen:
 
     @property
     def parameters(self) -> Mapping[str, Mapping[str, Array]]:
-        """Initialised here, or sent."""
+        """The parameters, initialised here or sent, by layer and name."""
         initialised = self.result.parameters
         return (self.feed.parameters or {}) if initialised is None else initialised
 
     def arriving(self, name: str) -> Array | None:
-        """Return the input of a layer with one input; None where it is not known."""
+        """Return the input of a layer; None where the layer has several inputs."""
         definition = self.evaluation.task.definition
         place = next(place for place, layer in enumerate(definition.layers) if layer.name == name)
         sources = definition.inputs_of(place)
@@ -86,7 +86,7 @@ class Seen:
 
 
 def judge(seen: Seen) -> list[Found]:
-    """Return all findings, the gravest first."""
+    """Return all findings about an evaluated network, the gravest first."""
     return ranked(without_float_warnings(_judge, seen))
 
 
@@ -112,7 +112,7 @@ def _judge(seen: Seen) -> list[Found]:
 
 
 def _few_notes(these: list[Found]) -> list[Found]:
-    """Remove the notes of one code if they are many; the answer has the numbers of all layers anyway."""
+    """Return the findings without the notes of a code that has too many. The answer has all numbers anyway."""
     counts: dict[str, int] = {}
     kept = []
     for each in these:
@@ -192,7 +192,7 @@ def _mismatched(seen: Seen) -> Iterator[Found]:
 
 
 def _hidden(seen: Seen) -> Iterator[LayerHealth]:
-    """Yield the layers with an elementwise activation that are no outputs."""
+    """Yield the hidden layers (no outputs) that have an elementwise activation."""
     outputs = seen.evaluation.task.definition.output_names
     for layer in seen.health.layers.values():
         activation = seen.evaluation.model.layers[layer.name].activation
@@ -225,7 +225,7 @@ def _shifted(seen: Seen) -> Iterator[Found]:
 
 
 def _by_chance(seen: Seen, off: Found) -> Found:
-    """Lower the severity of a finding about inactive units where random units would be inactive too."""
+    """Return a finding about inactive units, with less severity where random units would be inactive too."""
     assert off.layer is not None and off.value is not None
     units = seen.evaluation.model.layers[off.layer].output.shape[-1]
     count = round(off.value * units)
@@ -242,7 +242,7 @@ def _by_chance(seen: Seen, off: Found) -> Found:
 
 
 def _kept_off_by_bias(seen: Seen, name: str) -> float:
-    """Return the share of units inactive for every sample that would be active for some with a bias of 0."""
+    """Return the share of units that are inactive for every sample only because of their bias."""
     bias = seen.parameters.get(name, {}).get("bias")
     z = seen.values[name].pre_activation
     activation = _rectifier_after(seen, name)
@@ -256,7 +256,7 @@ def _kept_off_by_bias(seen: Seen, name: str) -> float:
 
 
 def _rectifier_after(seen: Seen, name: str) -> Selection[Activation] | None:
-    """Return the activation of a layer, or of the activation layer behind it."""
+    """Return the activation of a layer, or of the activation layer that follows it; None without either."""
     layers = seen.evaluation.model.layers
     definition = seen.evaluation.task.definition
     own = layers[name].activation
@@ -269,7 +269,7 @@ def _rectifier_after(seen: Seen, name: str) -> Selection[Activation] | None:
 
 
 def _off_by_chance(seen: Seen, name: str) -> float:
-    """Return the share of random units without a bias that would be inactive for every sample."""
+    """Return the share of random units, without a bias, that would be inactive for every sample."""
     arriving = seen.arriving(name)
     if seen.values[name].type != "dense" or arriving is None:
         return 0.5
@@ -281,7 +281,7 @@ def _off_by_chance(seen: Seen, name: str) -> float:
 
 
 def _slow(seen: Seen) -> Iterator[Found]:
-    """Yield findings on outputs that are saturated and wrong, under a loss that does not cancel their slope."""
+    """Yield findings about outputs that are saturated and wrong, under a loss that does not cancel their slope."""
     task = seen.evaluation.task
     for name, loss in zip(task.definition.output_names, task.losses or (), strict=False):
         activation = seen.evaluation.model.layers[name].activation
@@ -320,7 +320,7 @@ def _slow(seen: Seen) -> Iterator[Found]:
 
 
 def _zero(seen: Seen) -> Iterator[Found]:
-    """Yield findings on weights with a gradient of exactly 0, by reason."""
+    """Yield findings about weights with a gradient of exactly 0, one for each reason."""
     disconnected = {each.found.layer for each in seen.result.warnings if each.found and each.code == "disconnected"}
     gradients = {name: arrays for name, arrays in seen.result.gradients.items() if name not in disconnected}
     whole = not any(array.any() for arrays in gradients.values() for array in arrays.values())
@@ -337,7 +337,7 @@ def _zero(seen: Seen) -> Iterator[Found]:
 
 
 def _why_zero(seen: Seen, layer: str) -> tuple[str, str]:
-    """Return the reason, and the layer at which the gradient is lost."""
+    """Return why the gradient of a layer is 0, as a code, and the layer at which it is lost."""
     definition, values = seen.evaluation.task.definition, seen.values
     users = [each.name for each in definition.layers if layer in (each.name, each.shares)]
     if any(_flows(values[name]) for name in users):
@@ -364,7 +364,7 @@ def _flows(values: LayerValues) -> bool:
 
 
 def _lost_between(seen: Seen, name: str, after: list[str]) -> tuple[str, str]:
-    """Return why no gradient reaches a layer although one reaches those after it, and the layer that stops it."""
+    """Return why no gradient reaches a layer although it reaches those `after` it, and the layer that stops it."""
     kernels = kernels_of(seen.parameters)
     shares = {layer.name: layer.shares or layer.name for layer in seen.evaluation.task.definition.layers}
     if _is_flat(seen, name):
@@ -383,7 +383,7 @@ def _at_the_end(seen: Seen, name: str) -> tuple[str, str]:
 
 
 def _is_flat(seen: Seen, name: str) -> bool:
-    """Return whether an elementwise activation has the slope 0 for every number."""
+    """Return whether the activation of a layer has the slope 0 at every pre-activation."""
     activation = seen.evaluation.model.layers[name].activation
     if activation is None or activation.declaration.acts_on != "element" or activation.declaration.parameters:
         return False

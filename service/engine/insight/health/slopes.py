@@ -1,4 +1,4 @@
-"""The ranges where an activation is flat, and where its slope is small, looked up once for each activation."""
+"""The ranges in which an activation is flat or has a small slope, computed once for each activation."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ NEAR = 0.5
 
 
 class Tails(NamedTuple):
-    """The ends of an activation. A bound is None where there is no such end."""
+    """The ends of an activation: up to which number, and from which on, it is saturated or flat. A bound is None where
+    there is no such end."""
 
     left: float | None
     """Below, it is saturated."""
@@ -47,7 +48,7 @@ NO_TAILS = Tails(None, None, None, None, 0.0, None)
 
 
 def tails_of(activation: Selection[Activation]) -> Tails:
-    """Return the tails of an elementwise activation; none where it acts on rows, or has learned parameters."""
+    """Return the tails of an elementwise activation; `NO_TAILS` where it acts on rows, or has learned parameters."""
     declaration = activation.declaration
     if declaration.acts_on != "element" or declaration.parameters:
         return NO_TAILS
@@ -84,7 +85,7 @@ def _values(activation: Selection[Activation], z: Array) -> Array:
 
 
 def _end(z: Array, holds: Array) -> float | None:
-    """Return the last of the first points at which a condition holds; None where it does not hold at the first."""
+    """Return the last of the points from the first on where a condition holds; None if there are none."""
     if not holds[0]:
         return None
     broken = np.flatnonzero(~holds)

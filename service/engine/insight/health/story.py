@@ -1,4 +1,4 @@
-"""The course of a training: findings with their steps, from the numbers of the steps."""
+"""Findings about the course of a training, from the numbers of its steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from service.engine.arrays import Array
 from service.engine.descent.loop import RUNAWAY
 from service.engine.findings import Found, findings, found, found_if
-from service.engine.float_warnings import without_float_warnings
+from service.engine.float_warnings import ignoring_float_warnings, without_float_warnings
 
 FEWEST = 50
 """Fewest steps of a plateau."""
@@ -50,7 +50,7 @@ Arrays = Mapping[str, Mapping[str, Array]]
 
 @dataclass
 class Record:
-    """The numbers of the steps of a training; NaN where there is none."""
+    """The numbers of a training's steps, an entry for each step; NaN where there is none."""
 
     steps: Array
     """Their numbers."""
@@ -64,7 +64,7 @@ class Record:
 
     @property
     def first(self) -> float:
-        """The size of the first loss."""
+        """The absolute value of the first loss, which other losses are measured by."""
         return abs(float(self.losses[0]))
 
     @property
@@ -75,7 +75,7 @@ class Record:
 
 @dataclass(frozen=True)
 class LossSeries:
-    """Losses that can be compared: each of all samples, or averaged over steps of different samples."""
+    """Losses that can be compared with each other: each over all samples, or averaged over several steps."""
 
     steps: Array
     losses: Array
@@ -83,10 +83,8 @@ class LossSeries:
 
 
 def judge_record(record: Record, status: str | None = None) -> list[Found]:
-    """Return the findings in the numbers of the steps, in no order. `status` is the end of the training, if known.
-
-    The record may hold few of all steps; findings about neighbours are then about steps of the record.
-    """
+    """Return the findings in the numbers of a training's steps, in no order. `status` is how the training ended, if
+    known. The record may hold few of all steps; findings about neighbours are then about steps of the record."""
     return without_float_warnings(lambda: list(_judge(record, status)))
 
 
@@ -132,7 +130,7 @@ def _until(record: Record, place: int) -> Record:
 
 
 def comparable(record: Record) -> LossSeries:
-    """Return the losses of all samples as they are; of batches, averaged over epochs or over windows."""
+    """Return losses that can be compared: as they are, or for batches averaged over epochs or windows."""
     losses, steps, epochs = record.losses, record.steps, record.epochs
     if not (np.diff(epochs) == 0).any():
         return LossSeries(steps, losses, False)
@@ -156,7 +154,7 @@ def _rose(series: LossSeries) -> Iterator[Found]:
 
 
 def _plateau(series: LossSeries, record: Record) -> Iterator[Found]:
-    """Yield a finding on the longest stretch without progress, at the end."""
+    """Yield a finding about a stretch without progress that lasts until the end."""
     losses, steps = series.losses, series.steps
     highest = np.maximum.accumulate(losses[::-1])[::-1]
     lowest = np.minimum.accumulate(losses[::-1])[::-1]
@@ -173,7 +171,7 @@ def _plateau(series: LossSeries, record: Record) -> Iterator[Found]:
 
 
 def _passed(series: LossSeries) -> Iterator[Found]:
-    """Yield a finding on the longest stretch without progress, if the loss fell afterwards."""
+    """Yield a finding about the longest stretch without progress, if the loss fell afterwards."""
     losses, steps = series.losses, series.steps
     still, start, best = STILL * abs(float(losses[0])), 0, (0, 0, 0)
     highest = lowest = float(losses[0])
@@ -195,7 +193,7 @@ def _passed(series: LossSeries) -> Iterator[Found]:
 
 
 def _faded(record: Record) -> Iterator[Found]:
-    """Yield a finding on a gradient that became and stayed tiny, under a loss that stayed high."""
+    """Yield a finding about a gradient that became tiny and stayed so, while the loss stayed high."""
     norms = record.norms
     largest = np.maximum.accumulate(norms)
     tiny = norms <= findings["gradient_vanished"].bound("note") * largest
@@ -271,14 +269,12 @@ def _overfits(record: Record) -> Iterator[Found]:
     yield from found_if("overfitting", last / lowest, quantity="validation_loss", step=step, best=lowest, last=last)
 
 
+@ignoring_float_warnings
 def ratios_of(
     updates: Mapping[str, Mapping[str, Array]], weights: Mapping[str, Mapping[str, Array]]
 ) -> dict[str, float]:
-    """Return by layer the norm of the update relative to the norm of its weights, where these are not 0."""
-    return without_float_warnings(_ratios_of, updates, weights)
-
-
-def _ratios_of(updates: Arrays, weights: Arrays) -> dict[str, float]:
+    """Return for each layer the norm of its update divided by the norm of its weights. Layers with weights of 0 are
+    left out."""
     found_ratios = {}
     for layer, arrays in updates.items():
         pairs = [

@@ -41,7 +41,7 @@ OUTPUT_ACTIVATIONS = {"probabilities": "sigmoid", "distributions": "softmax", "r
 
 @dataclass(frozen=True)
 class AskedSweep:
-    """The combinations of a sweep, and the common parts of its networks."""
+    """What a request asks of a sweep: the combinations, and the common parts of all networks."""
 
     depths: Sequence[int]
     activations: Sequence[Selection[Activation]]
@@ -60,7 +60,7 @@ class AskedSweep:
 
 @dataclass
 class Run:
-    """One network of a sweep."""
+    """The diagnosis of one network of a sweep."""
 
     number: int
     """Counted from 1."""
@@ -76,7 +76,7 @@ class Run:
 
 @dataclass
 class SweepRow:
-    """All seeds of one depth, activation and initializer together."""
+    """The diagnoses of all seeds of one depth, activation and initializer, summed up."""
 
     depth: int
     activation: Selection[Activation]
@@ -91,12 +91,12 @@ class SweepRow:
 
 
 class NetworkSweep:
-    """The diagnosis of many networks, one after the other. `largest` is the one with the highest cost."""
+    """The diagnosis of many networks, made one after the other."""
 
     def __init__(
         self, asked: AskedSweep, inputs: Array, targets: Array, limits: Limits, watch: Watch | None = None
     ) -> None:
-        """Raises `LimitExceeded` when it would cost too much."""
+        """Prepare the sweep. Raises `LimitExceeded` when it would cost too much."""
         if asked.count > MOST_COMBINATIONS:
             raise LimitExceeded("combinations", asked.count, MOST_COMBINATIONS, ("sweep",))
         self.asked, self.inputs, self.targets = asked, inputs, targets
@@ -118,7 +118,7 @@ class NetworkSweep:
 
     @property
     def largest(self) -> EvaluationTask:
-        """The task of the deepest network."""
+        """The task of evaluating the deepest network, by which the cost of the sweep is estimated."""
         depth = max(self.asked.depths)
         return self._task(depth, self.asked.activations[0], self.asked.initializers[0])
 
@@ -132,7 +132,7 @@ class NetworkSweep:
 
     @staticmethod
     def memory_of(largest: Evaluation) -> int:
-        """Return the bytes of one network with its numbers."""
+        """Return the bytes that one network takes with its numbers, at most: those of the largest."""
         return int(largest.program.weight) + 8 * int(largest.program.result_size) + bytes_of(largest)
 
     @property
@@ -140,7 +140,7 @@ class NetworkSweep:
         return self._place == len(self._recipes)
 
     def advance(self) -> Run | None:
-        """Diagnose one network; None where the time ran out meanwhile."""
+        """Diagnose the next network; return None, and end the sweep, where the time ran out meanwhile."""
         try:
             run = self._advance()
         except DeadlineExceeded:
@@ -166,7 +166,7 @@ class NetworkSweep:
         return Run(self.done + 1, depth, activation, initializer, seed, verdict, loss, health, diagnosis.findings)
 
     def feed(self, seed: int) -> Feed:
-        """Return the numbers for a network with this seed."""
+        """Return the inputs, targets and seed for one network."""
         return Feed({INPUT: self.inputs}, None, {"output": self.targets}, None, seed)
 
     def _count(self, these: list[Found]) -> None:
@@ -175,7 +175,7 @@ class NetworkSweep:
             self.worst[key] = first, count + 1
 
     def _end_recipe(self) -> None:
-        """Summarise the seeds of a recipe, once all are done or time is up."""
+        """Add the row of the present depth, activation and initializer, and go on to the next."""
         if self.runs:
             first = self.runs[0]
             verdicts: dict[str, int] = {}
@@ -196,7 +196,7 @@ class NetworkSweep:
         self._place += 1
 
     def cancel(self, reason: str) -> None:
-        """Diagnose no more networks."""
+        """End the sweep with this reason. The networks diagnosed so far are kept."""
         if not self.finished:
             self._end_recipe()
             self._place = len(self._recipes)
@@ -243,12 +243,12 @@ def _median(numbers: Sequence[float | None]) -> float | None:
 
 
 def drawn_inputs(samples: int, features: int, seed: int, dtype: str) -> Array:
-    """Draw samples of a standard normal distribution."""
+    """Return inputs from a standard normal distribution, (samples, features)."""
     return _generator(seed, 0).standard_normal((samples, features)).astype(dtype)
 
 
 def drawn_targets(loss: Selection[Loss], samples: int, outputs: int, seed: int, dtype: str) -> Array:
-    """Draw random targets as a loss takes them; at the start of a network their meaning is irrelevant."""
+    """Return random targets of the kind that a loss takes. At the start of a network their meaning does not matter."""
     generator, declaration = _generator(seed, 1), loss.declaration
     if declaration.indices:
         return generator.integers(0, outputs, samples)

@@ -1,4 +1,4 @@
-"""A training that is diagnosed while it runs: its steps, and now and then its network."""
+"""A training that is diagnosed while it runs: the numbers of its steps, and now and then its network."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ WARNED = frozenset(("loss_grew", "full_batch", "non_finite"))
 
 @dataclass
 class Look:
-    """The network after a step."""
+    """The health of the network after a step."""
 
     step: int
     health: Health
@@ -51,7 +51,7 @@ class Look:
 
 @dataclass
 class Watched:
-    """A training on its way, with everything that is remembered of it."""
+    """A training in progress, with everything that findings about it need."""
 
     training: Training
     evaluation: Evaluation
@@ -66,7 +66,7 @@ class Watched:
     curvature: float | None = None
 
     def begin(self) -> None:
-        """Look at the network before the first step. Raises what `watch` raises."""
+        """Diagnose the network before the first step. Raises what `watch` raises."""
         self.start = self._diagnose()
         self.curvature = self.training.descent.curvature()
 
@@ -75,7 +75,7 @@ class Watched:
         return self.training.finished
 
     def advance(self) -> None:
-        """Make one step."""
+        """Make one step, record its numbers, and now and then diagnose the network."""
         training = self.training
         number = len(self.rows) // COLUMNS
         compares = not number % max(1, training.steps // RATIOS)
@@ -115,7 +115,7 @@ class Watched:
         return record
 
     def findings(self, outcome: Outcome) -> list[Found]:
-        """Return all findings, the gravest first: at the start, on the way, and in the end."""
+        """Return all findings, the gravest first: about the start, the course and the end of the training."""
         assert self.start is not None
         these = list(self.start.findings)
         record = self.record()
@@ -134,7 +134,7 @@ class Watched:
         return ranked(these)
 
     def _curved(self, these: list[Found]) -> list[Found]:
-        """Compare the learning rate with the bound from the curvature at the start."""
+        """Return the finding that the learning rate is too large for the curvature at the start, if it is."""
         update = self.training.descent.update
         if self.curvature is None or update.stable_factor is None or update.sign < 0.0:
             return []
@@ -156,7 +156,7 @@ class Watched:
         ]
 
     def _died(self) -> list[Found]:
-        """Return findings on units that are inactive for every sample now and were not at the start."""
+        """Return findings about units that are inactive for every sample now and were not at the start."""
         assert self.start is not None
         these: list[Found] = []
         if not self.looks:

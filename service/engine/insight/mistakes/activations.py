@@ -1,4 +1,4 @@
-"""Mistakes with the derivative of an activation."""
+"""The mistakes with the derivative of an activation: forgotten, taken twice, or taken at a wrong place."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _activated(network: Network) -> Iterator[tuple[str, LayerOutput]]:
 
 
 def jump(layer: LayerOutput, rule: Callable[[Node], Node]) -> Changes:
-    """Replace the rule that makes the delta of a layer from the gradient by its output."""
+    """Return changes in which `rule` makes the delta of a layer from the gradient by the layer's output."""
     return Changes(jumps={layer.output.index: handed((layer.pre_activation, rule))})
 
 
@@ -48,14 +48,15 @@ def _is_gate(y: Node) -> bool:
 
 
 def _is_of_state(y: Node) -> bool:
-    """Return whether an activation takes a state, such as that of a cell, and not a sum of products."""
+    """Return whether an activation takes a state, such as that of an LSTM cell, and not a sum of products."""
     return y.operation.name == "tanh" and y.inputs[0].operation.name in ("add", "multiply")
 
 
 def _inside(
     network: Network, name: str, rule: Callable[[Node, Node], Node], chosen: Callable[[Node], bool] = _any_activation
 ) -> Change | None:
-    """Return a change at all activations inside a recurrent layer, from the activation and the cotangent."""
+    """Return a change at the activations inside a recurrent layer; None if the layer has no such activations. `rule`
+    makes the new cotangent from the activation and its cotangent."""
     if network.types[name] not in ("simple_rnn", "lstm", "gru", "bidirectional", "time_distributed"):
         return None
     nodes = [node for node in network.nodes_of(name, *STEPS) if node.index in network.moving and chosen(node)]
@@ -198,7 +199,7 @@ def _sources(network: Network, name: str) -> tuple[str, ...]:
 
 
 def dropout_masks(network: Network) -> Iterator[tuple[str, Node]]:
-    """Yield the products with a random mask in layers that drop values."""
+    """Yield the layers that drop values, each with the product of values and random mask."""
     for name, _ in network.layers("dropout", "spatial_dropout"):
         for node in network.nodes_of(name, "multiply"):
             if any(is_mask(network, x) for x in node.inputs):
@@ -213,5 +214,5 @@ def is_mask(network: Network, node: Node) -> bool:
 
 
 def mask_position(network: Network, node: Node) -> int:
-    """Return the position of the operand that a mask multiplies."""
+    """Return the position of the input that is multiplied by a random mask."""
     return 1 if is_mask(network, node.inputs[0]) else 0

@@ -1,4 +1,4 @@
-"""Mistakes that leave the numbers of a tensor right and put them into wrong places, and tensors that are no sums."""
+"""The mistakes that put the right numbers of a tensor into wrong places, or do not add them up."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def gates_reordered(claim: Array, shape: Shape, layer: str) -> Iterator[Array]:
     "tensors_swapped", "arrangement", wrong="gradients = [dW2, db2, dW1, db1]", right="gradients = [dW1, db1, dW2, db2]"
 )
 def tensors_swapped(claim: Array, shape: Shape, layer: str) -> Iterator[Array]:
-    """Yield nothing: one tensor knows nothing of another, so the search itself looks for swapped ones."""
+    """Yield nothing: a rule sees one tensor alone, so the search itself looks for swapped ones."""
     return iter(())
 
 
@@ -101,7 +101,7 @@ def bias_not_summed(claim: Array, shape: Shape, layer: str) -> Iterator[Array]:
 
 
 def of_one_sample(network: Network) -> Iterator[Change]:
-    """Yield gradients of biases that are the delta of the first or the last sample alone, or a sum over units too."""
+    """Yield gradients of biases made of one sample's delta, the first or the last, or summed over units too."""
     samples = network.task.samples
     for form in ("first", "last", "units"):
         for layer, uses in _uses_of_biases(network):
@@ -113,7 +113,8 @@ def of_one_sample(network: Network) -> Iterator[Change]:
 
 
 def _spread_over_samples(network: Network) -> Iterator[Change]:
-    """Yield changes of shared biases to which one layer adds a delta for each sample: other deltas count N times."""
+    """Yield changes of shared biases to which one layer adds a delta for each sample. Deltas of the other layers then
+    count N times."""
     samples = network.task.samples
     owners = {each.name: each.shares or each.name for each in network.definition.layers}
     uses = dict(_uses_of_biases(network))
@@ -126,7 +127,7 @@ def _spread_over_samples(network: Network) -> Iterator[Change]:
 
 
 def averaged_by_use(network: Network) -> Iterator[Change]:
-    """Yield changes of shared biases that one layer averages once more."""
+    """Yield changes of shared biases to which one layer adds its mean over the samples once more."""
     samples = network.task.samples
     shares = {each.name for each in network.definition.layers if each.shares is not None}
     owners = {each.shares for each in network.definition.layers}
@@ -141,7 +142,7 @@ def _divided_by(count: float) -> Callable[[Node], Node | None]:
 
 
 def _uses_of_biases(network: Network) -> Iterator[tuple[str, list[tuple[Node, int]]]]:
-    """Yield the places where layers add vectors of their own to values with samples."""
+    """Yield each layer with the places, as nodes and positions, where it adds a bias to values with samples."""
     views = {
         each.node.index
         for each in network.trained
@@ -172,7 +173,7 @@ def _of_one_sample(samples: int, form: str, g: Node) -> Node:
 
 
 def anything(*_: Any) -> Iterator[Any]:
-    """Yield nothing: the search recognises the mistake without a rule."""
+    """Yield nothing, as the rule of a mistake that the search recognises without one."""
     return iter(())
 
 

@@ -28,7 +28,7 @@ Path = tuple[str, ...]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Mistake(Declaration):
-    """A known mistake, or another reason why a claim differs from the exact gradient."""
+    """The declaration of a known mistake, or of another reason why a claim differs from the exact gradient."""
 
     kind: str
     what: Sentence
@@ -48,7 +48,8 @@ mistakes: Registry[Mistake] = Registry("mistake", "mistakes", Mistake, answers_o
 def declare(
     code: str, kind: str = "rule", *, wrong: str = "", right: str = "", **details: Any
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return a decorator: the function is the rule of the mistake `code`, whose sentences are found by this code."""
+    """Return a decorator that declares a mistake, with the decorated function as its rule. `code` names the mistake,
+    also in the texts of its sentences; `wrong` and `right` are a line of NumPy each."""
     assert kind in KINDS
     what, change = (Sentence(f"mistake.{code}.{part}", {}) for part in ("what", "change"))
     english, chinese = (telling(language)(what) for language in LANGUAGES)
@@ -60,7 +61,7 @@ def declare(
 
 @dataclass(frozen=True)
 class Change:
-    """One way to make a mistake of the backward graph."""
+    """One way to make a mistake: what changes in the backward graph."""
 
     layers: tuple[str, ...] = ()
     """The layers in which it is made; none: everywhere."""
@@ -79,7 +80,7 @@ class Change:
     """A factor of the gradient of the data loss alone."""
 
     def __and__(self, other: Change) -> Change | None:
-        """Return both changes together; None where they do not fit together."""
+        """Return a change that makes both mistakes; None where they do not fit together."""
         totals = {each.total for each in (self, other) if each.total is not None}
         own, its = self.changes, other.changes
         pairs = (
@@ -103,7 +104,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Counts:
-    """The counts that a mean may be taken over."""
+    """The counts that a mean may be taken over, rightly or by mistake."""
 
     samples: int
     outputs: int

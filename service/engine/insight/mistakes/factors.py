@@ -1,4 +1,4 @@
-"""Mistakes that multiply the gradient, or a part of it, by a number."""
+"""The mistakes that multiply the gradient, or a part of it, by a number."""
 
 from __future__ import annotations
 

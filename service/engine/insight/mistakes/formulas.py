@@ -1,4 +1,4 @@
-"""Mistakes in the derivative of a typed expression."""
+"""The mistakes in the derivative of a typed expression."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from service.engine.insight.mistakes.network import handed, times, unchanged
 
 
 class FormulaInGraph:
-    """An expression in the graph, as the rules see it."""
+    """An expression in the graph, with what the rules of mistakes need to know of it."""
 
     def __init__(self, expression: Expression, variables: Sequence[Node], nodes: Sequence[Node]) -> None:
         self.expression, self.variables, self.nodes = expression, tuple(variables), tuple(nodes)
@@ -30,16 +30,16 @@ class FormulaInGraph:
         """The variables that each node depends on."""
 
     def variables_of(self, node: Node) -> list[Node]:
-        """Return the variables in a part of the expression, in their order."""
+        """Return the variables that a part of the expression depends on, in their order."""
         return [variable for variable in self.variables if variable in self.depends[node.index]]
 
     def slope(self, node: Node, variable: Node) -> Node:
-        """Return the derivative of a part by a variable."""
+        """Return the node of the derivative of a part by a variable."""
         (found,) = differentiate(node, [variable]).nodes
         return node.graph.constant(0.0) if isinstance(found, NoGradient) else found
 
     def parts(self, *words: str) -> Iterator[FormulaPart]:
-        """Yield the parts that one of these words makes and that a gradient passes."""
+        """Yield the parts that one of these words makes and that depend on a variable."""
         for place, step in enumerate(self.expression.steps):
             node = self.nodes[place]
             if step.word in words and node.inputs and self.depends[node.index]:

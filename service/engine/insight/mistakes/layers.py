@@ -1,4 +1,4 @@
-"""Mistakes inside a layer: dropout masks, statistics of normalization, and steps of a recurrence."""
+"""The mistakes inside a layer: dropout masks, statistics of normalization, and steps of a recurrence."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from service.engine.insight.mistakes.network import Network, cut, times, unchang
 
 
 def _masked(network: Network) -> Iterator[tuple[str, list[Node]]]:
-    """Yield the products with a random mask of each layer."""
+    """Yield each layer that multiplies values by random masks, with these products."""
     for name in network.order:
         found = [
             node
@@ -64,7 +64,8 @@ _NORMALIZED = "dx = gamma / std * (dy - dy.mean(0) - xhat * (dy * xhat).mean(0))
 
 
 def _statistics(network: Network) -> Iterator[tuple[str, list[tuple[Node, int]], list[tuple[Node, int]]]]:
-    """Yield for each normalizing layer the places of subtracted means, and those of divisions by deviations."""
+    """Yield each normalizing layer with the places where means are subtracted and where deviations divide. A place is a
+    node and the position of an input."""
     for name in network.order:
         if "normalization" not in network.types[name] and network.types[name] not in ("time_distributed",):
             continue
@@ -151,7 +152,7 @@ def _between_steps(network: Network, name: str) -> list[tuple[Node, int]]:
 
 
 def _steps_of(nodes: Sequence[Node], known: Mapping[int, int]) -> dict[int, int]:
-    """Return the step of each node: the last step of the values that it needs."""
+    """Return the time step of each node: the last step of the values that it needs. `known` are given steps."""
     steps = dict(known)
     for node in nodes:
         if node.index not in known:
@@ -162,7 +163,7 @@ def _steps_of(nodes: Sequence[Node], known: Mapping[int, int]) -> dict[int, int]
 
 
 def _step_of_user(node: Node, users: Mapping[int, Sequence[Node]], steps: Mapping[int, int]) -> int | None:
-    """Return the step of the value that a node is first combined with."""
+    """Return the time step of the values that a node is first combined with; None if there are none."""
     derived, waiting = {node.index}, [node]
     while waiting:
         for user in users.get(waiting.pop().index, ()):

@@ -1,4 +1,4 @@
-"""Mistakes at kernels, paddings and attention weights, and gradients through other parameters or inputs."""
+"""The mistakes at kernels, paddings and attention weights, and gradients through other parameters or inputs."""
 
 from __future__ import annotations
 
@@ -7,15 +7,7 @@ from functools import partial
 
 from service.engine.graph.differentiate import Changes
 from service.engine.graph.ir import Node
-from service.engine.graph.operations import (
-    Sliding,
-    broadcast,
-    concatenate,
-    overlap_add,
-    reshape,
-    slice_axis,
-    transpose,
-)
+from service.engine.graph.operations import Sliding, broadcast, concatenate, overlap_add, reshape, slice_axis, transpose
 from service.engine.insight.mistakes.declaration import Change, declare
 from service.engine.insight.mistakes.network import Network, nothing, unchanged
 
@@ -31,10 +23,8 @@ def _flipped(x: Node, axes: Sequence[int]) -> Node:
 def through_updated(
     network: Network, layers: Collection[str], rate: Node, penalties: Mapping[tuple[str, ...], Node]
 ) -> Changes:
-    """Return changes that pass deltas on through weights updated before, each with its new gradient.
-
-    `penalties` are the gradients of penalties in these updates.
-    """
+    """Return changes in which deltas pass through weights that were updated too early. `rate` is the learning rate.
+    `penalties` are the gradients of penalties in these updates."""
     replaced = {
         each.node: each.node - rate * penalties[each.layer, each.name]
         for each in network.trained
@@ -62,7 +52,8 @@ def _through_updated(network: Network, node: Node, position: int, factor: Node, 
 
 
 def with_other_parameters(network: Network, replaced: Mapping[Node, Node], layer: str | None = None) -> Changes:
-    """Return changes that pass cotangents on through other values of parameters than in the forward pass."""
+    """Return changes in which cotangents pass through other parameters than in the forward pass. `replaced` maps the
+    parameters to the others. With `layer`, only this layer changes."""
     of_parameters = network.descendants(replaced)
     rules = {}
     nodes = network.forward if layer is None else network.by_scope.get(layer, [])
@@ -131,14 +122,14 @@ def padding_gradient_lost(network: Network) -> Iterator[Change]:
 
 
 def _cropped_at_the_corner(node: Node, g: Node) -> Node:
-    """Crop the last rows and columns of the padded gradient, in place of those of the padding."""
+    """Return the gradient of a padded input cropped at its end only, in place of both sides."""
     sliding: Sliding = node.attributes[0]
     corner = sliding._replace(padding=tuple((0, low + high) for low, high in sliding.padding))
     return overlap_add(g, corner, node.inputs[0].shape)
 
 
 def _border_is_zero(node: Node, g: Node) -> Node:
-    """Return the gradient with 0 where padding has an effect."""
+    """Return the gradient of a padded input with 0 at the border, where padding has an effect."""
     sliding: Sliding = node.attributes[0]
     whole = overlap_add(g, sliding, node.inputs[0].shape)
     for axis, (low, high) in zip(sliding.axes, sliding.padding, strict=True):
@@ -149,12 +140,12 @@ def _border_is_zero(node: Node, g: Node) -> Node:
 
 
 def _whole_windows_only(node: Node, g: Node) -> Node:
-    """Return the gradient without windows that reach over the edge."""
+    """Return the gradient of a padded input without windows that reach over the edge."""
     return overlap_add(_without_rim(node, g), node.attributes[0], node.inputs[0].shape)
 
 
 def _without_rim(node: Node, g: Node) -> Node:
-    """Return gathered windows with 0 in those that reach over the edge."""
+    """Return gathered windows with 0 in those that reach over the edge of the input."""
     sliding: Sliding = node.attributes[0]
     shape = node.inputs[0].shape
     counts = sliding.positions(shape)
@@ -177,14 +168,14 @@ def _along(x: Node, axis: int, values: Sequence[float]) -> Node:
 
 
 def _samples_turned(x: Node, by: int) -> Node:
-    """Return x with the samples moved on by some places, the last ones to the front."""
+    """Return x with its samples moved on by some places, the last ones to the front."""
     count = x.shape[0]
     by %= count
     return concatenate([slice_axis(x, 0, count - by, count), slice_axis(x, 0, 0, count - by)], 0)
 
 
 def of_other_samples(network: Network) -> Iterator[Change]:
-    """Yield changes in which deltas meet the inputs of the sample before, or of the next one."""
+    """Yield changes in which the delta of a sample meets the input of the sample before or after."""
     if network.task.samples < 2:
         return
     for by in (1, -1):
@@ -201,7 +192,7 @@ def of_other_samples(network: Network) -> Iterator[Change]:
 
 
 def _with_other_inputs(network: Network, layer: str, replaced: Mapping[Node, Node]) -> Changes:
-    """Return changes of a layer's parameter gradients that use other values in its products."""
+    """Return changes of a layer's parameter gradients, in which products use other inputs."""
     own = {each.node.index for each in network.trained}
     of_parameters = network.descendants(each.node for each in network.trained if each.layer == layer) | own
     depends = network.descendants(replaced) if replaced else set()

@@ -1,4 +1,4 @@
-"""Mistakes at values with several uses: shared layers, branches, and rows of embeddings."""
+"""The mistakes at values with several uses: shared layers, branches, and rows of embeddings."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def _owner(network: Network, name: str) -> str | None:
 
 
 def _uses_of_views(network: Network, users: Sequence[str], own: set[int]) -> Iterator[Change]:
-    """Yield changes that cut each layer's uses of parameters. Views of a parameter do not count as uses."""
+    """Yield changes in which the parameters `own` get no gradient from one of the layers that use them. Views of a
+    parameter do not count as uses."""
     views = set(own)
     for node in network.forward:
         if node.operation.view is not None and node.inputs[0].index in views:

@@ -1,4 +1,4 @@
-"""Mistakes where the network meets its loss, and with penalties."""
+"""The mistakes where the network meets its loss, and those with penalties."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from service.engine.network.total_loss import build_total_loss
 
 
 def _jacobian(ending: Ending, g: Node) -> Node:
-    """Return the cotangent of the logits from that of the probabilities."""
+    """Return the cotangent of the logits, given that of the probabilities."""
     value = ending.value
     if ending.activation in ("softmax", "softmin"):
         contribution = value.operation.pullback(1)(g, value, *value.inputs)
@@ -56,7 +56,7 @@ def crossentropy_without_softmax(network: Network) -> Iterator[Change]:
 
 
 def _of_logits(network: Network) -> Node:
-    """Return a loss with the gradient z - t by the logits z, where that of the cross-entropy is p - t."""
+    """Return a loss whose gradient by the logits z is z - t, where that of the cross-entropy is p - t."""
     half, task = losses.select("half_squared_error"), network.task
     names, targets, weights = network.definition.output_names, {}, {}
     given = task.loss_weights or (1.0,) * len(names)
@@ -108,7 +108,7 @@ def _penalties(network: Network) -> dict[tuple[str, ...], Node]:
 
 
 def _with_penalties(network: Network, factor: float) -> Iterator[Change]:
-    """Yield changes that multiply the gradient of penalties: of all parameters, and of each layer."""
+    """Yield changes that multiply the gradient of penalties: of all parameters, and of each layer alone."""
     if network.has_penalties:
         yield from _of_each_layer({path: factor * node for path, node in _penalties(network).items()})
 
@@ -133,7 +133,7 @@ def regularizer_doubled(network: Network) -> Iterator[Change]:
 
 @declare("regularizer_halved", wrong="dW = X.T @ delta + l2 * W", right="dW = X.T @ delta + 2 * l2 * W")
 def regularizer_halved(network: Network) -> Iterator[Change]:
-    """Yield changes that halve the gradient of squares, whose factor 2 may be forgotten."""
+    """Yield changes that halve the gradient of squared weights, where the factor 2 may be forgotten."""
     if not network.has_penalties:
         return
     whole = _penalties(network)

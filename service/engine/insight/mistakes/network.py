@@ -1,4 +1,4 @@
-"""A network as the rules of mistakes see it: its layers, its loss and the nodes between them."""
+"""A network as the rules of mistakes see it: its layers, its loss, and the nodes between them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from service.engine.network.total_loss import build_total_loss
 
 @dataclass(frozen=True)
 class Ending:
-    """The end of a network: an output, and the probabilities that its loss compares with targets."""
+    """One output of a network with the probabilities that its loss compares with targets."""
 
     layer: str
     logits: Node
@@ -35,7 +35,7 @@ class Ending:
 
 
 class Network:
-    """A prepared network with its loss. Its layers are distinct: no two of them share a node."""
+    """A prepared network with its loss, as rules of mistakes look at it. No two layers share a node."""
 
     def __init__(self, prepared: Prepared) -> None:
         assert prepared.objective is not None
@@ -67,7 +67,7 @@ class Network:
         return found
 
     def nodes_of(self, layer: str, *operations: str) -> Iterator[Node]:
-        """Yield the nodes of a layer with one of these operations."""
+        """Yield the forward nodes of a layer that are one of these operations."""
         return (node for node in self.by_scope.get(layer, ()) if node.operation.name in operations)
 
     def layers(self, *types: str) -> Iterator[tuple[str, LayerOutput]]:
@@ -98,7 +98,8 @@ class Network:
         return found
 
     def substituted(self, node: Node, replaced: Mapping[Node, Node]) -> Node:
-        """Return the same computation from other nodes, made anew between these and `node`."""
+        """Return the computation of `node` with other nodes in place of some that it depends on. Nodes between the
+        replaced ones and `node` are made anew."""
         made: dict[Node, Node] = dict(replaced)
         first = min(each.index for each in replaced)
         needed, waiting = {node.index: node}, [node]
@@ -118,7 +119,8 @@ class Network:
 
     @staticmethod
     def pulled(node: Node, position: int, g: Node, *inputs: Node) -> Node | None:
-        """Return the result of the pullback for a cotangent; with other inputs than the node's, if they are given."""
+        """Return the cotangent of an input by the pullback of a node; None where there is none. `inputs` may be others
+        than the node's."""
         found = node.operation.pullback(position)(g, node, *(inputs or node.inputs))
         return None if isinstance(found, NoGradient) else found
 
@@ -144,7 +146,8 @@ class Network:
 
     @cached_property
     def outputs(self) -> list[tuple[str, Counts, Callable[[float], Node]]]:
-        """For each of several outputs, the counts of its mean, and the node that a factor of its loss adds."""
+        """Each of several outputs, with the counts of its mean and a function of a factor of its loss. The function
+        returns the node that such a factor adds to the loss. Empty for a network with one output."""
         parts = self.objective.by_output
         if len(parts) < 2 or self.task.reduction == "none":
             return []
@@ -153,7 +156,7 @@ class Network:
         for (name, part), weight, loss in zip(parts.items(), weights, self.task.losses or (), strict=True):
             size = math.prod(self.model.layers[name].output.shape[1:])
             counts = Counts(self.task.samples, size, self.task.reduction, loss.name in AVERAGING)
-            found.append((name, counts, partial(_more_of, weight * part)))
+            found.append((name, counts, partial(lambda part, factor: (factor - 1.0) * part, weight * part)))
         return found
 
     def _endings(self) -> Iterator[Ending]:
@@ -173,12 +176,12 @@ class Network:
 
     @cached_property
     def unfused(self) -> Node:
-        """The data loss from the probabilities, and not from the logits: the same number by a longer way."""
+        """The data loss computed from the probabilities, not from the logits: the same number by a longer way."""
         values = {ending.layer: ending.value for ending in self.endings if ending.fused}
         return self.loss_of({name: Prediction(value) for name, value in values.items()})
 
     def loss_of(self, predictions: Mapping[str, Prediction]) -> Node:
-        """Return the data loss with other predictions at some outputs, none of them logits."""
+        """Return the data loss with other predictions at some outputs. None of them are logits."""
         task, names = self.task, self.definition.output_names
         all_of_them: dict[str, Prediction] = {}
         chosen = {}
@@ -211,30 +214,27 @@ class Network:
             yield values if self.prepared.weights is None else values * self.prepared.weights
 
     def total_for(self, layer: str) -> Node | None:
-        """Return the node to differentiate so that a layer's activation is in the backward graph; None for the loss."""
+        """Return the loss to differentiate so that the activation of a layer is in the backward graph. None stands for
+        the usual loss."""
         return self.unfused if any(ending.fused and ending.layer == layer for ending in self.endings) else None
 
 
-def _more_of(part: Node, factor: float) -> Node:
-    return (factor - 1.0) * part
-
-
 def times(*factors: Node) -> Callable[[Node], Node]:
-    """Return a rule that multiplies a cotangent."""
+    """Return a rule that multiplies a cotangent by these nodes."""
     return lambda g: reduce(mul, factors, g)
 
 
 def unchanged(g: Node) -> Node:
-    """Return a cotangent unchanged."""
+    """Return a cotangent as it is: the rule of a forgotten factor."""
     return g
 
 
 def nothing(g: Node) -> None:
-    """Return no cotangent."""
+    """Return no cotangent: the rule of a forgotten path."""
 
 
 def handed(*each: tuple[Node, Callable[[Node], Node]]) -> Callable[[Node], list[tuple[Node, Node]]]:
-    """Return a jump: each earlier node gets a cotangent by a rule of its own."""
+    """Return a jump: each given earlier node gets a cotangent by its own rule."""
     return lambda g: [(node, rule(g)) for node, rule in each]
 
 
@@ -249,5 +249,5 @@ LOGARITHMIC = frozenset(
 
 
 def cut(places: Sequence[tuple[Node, int]]) -> Changes:
-    """Return the changes that pass nothing to these operands, each given as a node and a position."""
+    """Return changes in which these inputs, each given as a node and a position, get no cotangent."""
     return Changes({(node.index, position): nothing for node, position in places})

@@ -1,4 +1,4 @@
-"""Differences that are no mistakes: the gradient is as right as its computation allows."""
+"""Differences that are no mistakes: the gradient is as right as the way of computing it allows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ declare("forward_differences", "noise")(anything)
 
 @declare("kink_convention", "noise")
 def kink_convention(network: Network) -> Iterator[Change]:
-    """Yield changes of the slope at a kink: the other of both slopes, or the mean."""
+    """Yield changes to another convention for slopes at kinks: the slope of the other side, or the mean."""
     for share in (1.0, 0.5):
         rules: dict[str, dict[tuple[int, int], Callable[[Node], Node | None]]] = {}
         for node in network.forward:
@@ -33,7 +33,7 @@ def kink_convention(network: Network) -> Iterator[Change]:
 
 
 def _other_slope(slope: Node) -> Node | None:
-    """Return a slope that is a comparison with the other value at equality; None for other slopes."""
+    """Return a slope that is a comparison with the other result at equality; None for other slopes."""
     name = slope.operation.name
     if name == "greater":
         return greater_equal(*slope.inputs)

@@ -1,4 +1,4 @@
-"""The cost of the search for mistakes, counted in work and not in time, so that equal requests get equal answers.
+"""The budget of the search for mistakes, counted in work and not in time, so that equal requests get equal answers.
 
 A verdict is due whatever the search costs. The cost of each family of wrong gradients is estimated before they are
 made. Families that no longer fit are left out, and the answer says so. Only the deadline of the request is measured in
@@ -36,23 +36,23 @@ False if this server has too little. It may wait for a slot and for memory, and 
 
 
 def cost_of(node: Node) -> float:
-    """Return roughly the seconds of one evaluation of a node."""
+    """Return roughly how many seconds one evaluation of a node takes."""
     if node.operation.view is not None or not node.inputs:
         return 0.0
     return CALL + count_work(node) * (PRODUCT if node.operation.name == "matmul" else OPERATION)
 
 
 def cost(nodes: Iterable[Node]) -> float:
-    """Return roughly the seconds of one evaluation of all nodes."""
+    """Return roughly how many seconds one evaluation of all these nodes takes."""
     return sum(map(cost_of, nodes))
 
 
 class Budget:
-    """The budget for the search of one request."""
+    """The seconds of work that the search for mistakes in one request may still spend."""
 
     def __init__(self, gradient: float, most: float, held: int, reserve: Reserve, watch: Watch | None) -> None:
-        """`gradient` and `most` are the cost of the right gradient and the limit of the search, in seconds; `held` are
-        the bytes of the verdict itself."""
+        """Set the limit from the costs, in seconds, of the right gradient and of the largest search (`most`). `held`
+        are the bytes of the verdict itself."""
         self.left = min(max(LEAST, SHARE * gradient), most)
         self.watch = watch
         self.missed: dict[str, None] = {}
@@ -61,11 +61,11 @@ class Budget:
         self._held = held
 
     def spend(self, seconds: float) -> None:
-        """Count the seconds of work that is done in any case."""
+        """Count seconds of work that is done in any case."""
         self.left -= seconds
 
     def may(self, family: str, seconds: float) -> bool:
-        """Spend on a part of a family, and return whether there was enough left."""
+        """Return whether a part of a family fits into the budget, and spend its seconds if it does."""
         if self.watch is not None:
             self.watch.look()
         if seconds > self.left:
@@ -75,12 +75,12 @@ class Budget:
         return True
 
     def reserve(self, family: str, program: Program, nbytes: int) -> bool:
-        """Wait for the memory of a program and of its results, and return whether there is enough."""
+        """Return whether there is memory for a program and its results. May wait for it."""
         if self._reserve(program, program.work, self._held + nbytes):
             return True
         self.missed[family] = None
         return False
 
     def keep(self, nbytes: int) -> None:
-        """Keep more bytes until the end of the request."""
+        """Count bytes that the search keeps until the end of the request."""
         self._held += nbytes

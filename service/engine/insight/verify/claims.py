@@ -1,4 +1,4 @@
-"""Claimed gradients in their form of transport: our layout or PyTorch's, as a tree, by flat names, or as one vector."""
+"""Claimed gradients as requests send them: in our layout or PyTorch's, as a tree, by flat names, or as one vector."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Turn = Callable[[Array, Shape], Array | None]
 
 @dataclass
 class Claim:
-    """A claimed gradient."""
+    """A claimed gradient as read from a request, tensor by tensor."""
 
     tensors: dict[Path, Array] = field(default_factory=dict)
     """Tensors of the right shapes, in float64."""
@@ -41,7 +41,7 @@ class Claim:
 
 
 class Claims:
-    """Reads claims about the parameters of a network."""
+    """A reader of claims about the gradient of a network."""
 
     def __init__(self, side: ParametersSide, definition: Definition) -> None:
         self.side = side
@@ -50,7 +50,7 @@ class Claims:
         self.pytorch = PyTorchLayout(definition, self.shapes)
 
     def read(self, claimed: Any, layout: str, at: Place) -> Claim:
-        """Read a claim, with all faults of its form."""
+        """Read a claim, and collect all faults of its form. `at` is its place in the request."""
         if not isinstance(claimed, Mapping):
             return self._flat(np.asarray(claimed), at)
         given: dict[Path, tuple[Array, Place]] = {}
@@ -154,7 +154,7 @@ class Claims:
         ]
 
     def _whole(self, given: Mapping[Path, Array]) -> dict[str, dict[str, Array]]:
-        """Return a tree of zeros with some tensors in it, whose faults are then only about these."""
+        """Return a tree of zeros with some given tensors in it, so that its faults are about these alone."""
         tree: dict[str, dict[str, Array]] = {}
         for (layer, name), shape in self.shapes.items():
             tree.setdefault(layer, {})[name] = np.broadcast_to(np.zeros(()), shape)
@@ -164,7 +164,8 @@ class Claims:
 
 
 def undone(array: Array, shape: Shape, kind: str) -> Iterator[tuple[str, Array]]:
-    """Yield tensors of a shape that known mistakes may have turned into an array."""
+    """Yield tensors of a shape that known mistakes may have turned into `array`, with the names of the mistakes. `kind`
+    is the type of the layer."""
     for mistake in mistakes:
         if mistake.kind == "arrangement":
             for candidate in mistake.build(array, shape, kind):

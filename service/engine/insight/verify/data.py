@@ -1,4 +1,7 @@
-"""Gradients of single samples, and gradients through updated weights, compiled as pictures."""
+"""Gradients of single samples, and gradients through updated weights, for the search for mistakes of data.
+
+Large gradients are computed as pictures: short vectors of sums with random signs (see `sketch.py`).
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ SHARES = "verify/shares"
 
 @dataclass(frozen=True)
 class DataTask(NetworkQuestion):
-    """Asks for the gradients of single samples, and for gradients through updated weights."""
+    """The task of computing the gradients of single samples, and gradients through updated weights."""
 
     graphs = 3.0
 
@@ -40,7 +43,7 @@ class DataTask(NetworkQuestion):
 
 
 class DataGradients:
-    """Pictures of gradients of single samples, and of gradients through updated weights."""
+    """The gradients of single samples and those through updated weights, compiled as pictures."""
 
     def __init__(
         self, task: Task, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None
@@ -106,7 +109,7 @@ class DataGradients:
 
     @property
     def right_share(self) -> float:
-        """The factor of each sample's loss in the loss."""
+        """The right factor of each sample's loss in the loss of all samples."""
         return 1.0 / self.samples if self.network.task.reduction == "mean" else 1.0
 
     def run(
@@ -115,16 +118,10 @@ class DataGradients:
         return next(self.runs(program, leaves, [more], watch))
 
     def runs(
-        self,
-        program: Program,
-        leaves: Mapping[str, Array],
-        several: Iterable[Mapping[str, Array]],
-        watch: Watch | None,
+        self, program: Program, leaves: Mapping[str, Array], several: Iterable[Mapping[str, Array]], watch: Watch | None
     ) -> Iterator[dict[str, Array]]:
-        """Yield the outputs of a program for one change of its inputs after another.
-
-        Each change names the inputs that it replaces; the next one starts from the leaves again.
-        """
+        """Yield the outputs of a program for each of several changes of its inputs. Each change names the inputs that
+        it replaces; the next one starts from the leaves again."""
         with program.workspace(watch) as workspace:
             plain = {**self.signs, **leaves}
             fill(workspace.inputs, plain, self.inputs)
@@ -142,8 +139,8 @@ class DataGradients:
                         room[...] = plain[name]
 
     def of_samples(self, leaves: Mapping[str, Array], watch: Watch | None) -> dict[Path, tuple[Array, Array]]:
-        """Return the pictures of the gradient of each sample's loss at each output, (outputs times samples, numbers),
-        and of the penalties."""
+        """Return for each parameter the pictures of every sample's gradient, and that of the penalties. The former have
+        a row for each output and sample."""
         assert self.program is not None
         rows: dict[Path, list[Array]] = {path: [] for path in self.paths}
         penalties: dict[Path, Array] = {}
@@ -154,7 +151,7 @@ class DataGradients:
         return {path: (np.stack(several), penalties[path]) for path, several in rows.items()}
 
     def _single(self) -> Iterator[dict[str, Array]]:
-        """Yield shares with a single 1, for each sample at each output."""
+        """Yield the shares of samples that select a single one, for each sample at each output."""
         for output in self.outputs:
             for sample in range(self.samples):
                 chosen = {f"{SHARES}/{name}": np.zeros(self.samples) for name in self.outputs}
@@ -162,13 +159,14 @@ class DataGradients:
                 yield chosen
 
     def at_rate(self, form: int, leaves: Mapping[str, Array], rate: float, watch: Watch | None) -> dict[Path, Array]:
-        """Return the pictures of the gradients through weights that were updated at a learning rate in one form."""
+        """Return the pictures of gradients through weights that were updated too early, at a learning rate. `form`
+        numbers the sets of layers that may have been updated."""
         assert self.updated is not None
         given = self.run(self.updated, leaves, {RATE: np.asarray(rate)}, watch)
         return {path: given[f"updated/{form}/{number}"] for number, path in enumerate(self.paths)}
 
     def whole(self, given: Mapping[str, Array]) -> dict[Path, Array]:
-        """Return the pictures of gradients, including the penalties'."""
+        """Return the pictures of whole gradients from the outputs of a run, penalties included."""
         return {
             path: given[f"shares/{number}"] + given.get(f"penalty/{number}", 0.0)
             for number, path in enumerate(self.paths)

@@ -42,17 +42,17 @@ NEAR = 1e-6
 
 
 class _OneSearch:
-    """A search for mistakes of one kind, in the claims of one request."""
+    """The base of the searches for one kind of mistaken data, in the claims of one request."""
 
     def __init__(
         self, data: DataGradients, right: Mapping[Path, Array], leaves: Mapping[str, Array], budget: Budget
     ) -> None:
-        """`right` are the pictures of the right gradient, `leaves` the numbers of the request by input."""
+        """Prepare. `right` are the pictures of the right gradient, `leaves` the numbers of the request by input."""
         self.data, self.right, self.leaves, self.budget = data, right, leaves, budget
 
 
 class _UpdatedWeights(_OneSearch):
-    """Finds weights that were updated too early, and the learning rate."""
+    """The search for weights that were updated too early, and for the learning rate."""
 
     _unit: dict[str, Array] | None = None
     """Pictures at the learning rate 1."""
@@ -102,7 +102,8 @@ class _UpdatedWeights(_OneSearch):
         return []
 
     def _refined(self, form: int, reading: Reading, rate: float) -> float:
-        """Return the learning rate that fits a tensor which is not linear in it, by the secant method."""
+        """Return the learning rate that fits one claimed tensor, improved by the secant method. The tensor is not
+        linear in the rate; `rate` is the first guess, `form` the set of layers that were updated."""
         claim, before, picture_before = reading.options[0].picture, 0.0, self.right[reading.path]
         left = float(np.linalg.norm(claim - picture_before))
         for _ in range(MOST_STEPS):
@@ -124,13 +125,13 @@ class _UpdatedWeights(_OneSearch):
 
 
 class _SampleShares(_OneSearch):
-    """Solves for the share of each sample in a claim."""
+    """The search for the share of each sample in a claim, by least squares."""
 
     _of_samples: dict[Path, tuple[Array, Array]] | None = None
 
     @property
     def _is_solved(self) -> bool:
-        """True if the search solves for shares; where that would take long, only usual shares are tried."""
+        """True if the search solves for shares. Where that takes long, only usual shares are tried."""
         work = 0.0 if self.data.program is None else self.data.program.work
         unknown = self.data.samples * len(self.data.outputs)
         return self.data.has_shares and 1 < unknown <= MOST_SAMPLES and unknown * work <= MOST_WORK
@@ -175,7 +176,8 @@ class _SampleShares(_OneSearch):
     def _mistakes_of(
         self, readings: Sequence[Reading], ratios: Array, near: float, precision: float, weights: Array | None
     ) -> Iterator[ClaimDiagnosis]:
-        """Yield the mistake that shares of samples mean, given as ratios to the right ones, (outputs, samples)."""
+        """Yield the mistake that the shares of samples show. `ratios` are the shares divided by the right ones,
+        (outputs, samples)."""
         said = [_of_shares(own, near, weights) for own in ratios]
         wrong = [place for place, each in enumerate(said) if each != ("", -1)]
         if not wrong or any(said[place][0] == "?" for place in wrong) or len({said[place] for place in wrong}) > 1:
@@ -187,7 +189,7 @@ class _SampleShares(_OneSearch):
 
 
 class _ShuffledTargets(_OneSearch):
-    """Finds targets that belong to other samples."""
+    """The search for targets that belong to other samples."""
 
     _versions: list[tuple[tuple[str, ...], dict[Path, Array]]] | None = None
     """Pictures for each order of the targets, with the outputs whose targets are in that order."""
@@ -238,14 +240,14 @@ class DataSearch(_OneSearch):
         self._searches = [search(*request) for search in (_UpdatedWeights, _SampleShares, _ShuffledTargets)]
 
     def look(self, readings: Sequence[Reading]) -> list[ClaimDiagnosis]:
-        """Return the mistakes of data that explain a whole claim."""
+        """Return the mistakes of data that explain a whole claim. `readings` has an entry for each claimed tensor."""
         if any(not reading.options or reading.options[0].codes for reading in readings):
             return []
         return [found for search in self._searches for found in search.look(readings)]
 
     def versions(self) -> tuple[list[Variant], list[dict[str, Array]], dict[Path, Array]]:
-        """Return wrong gradients of the usual mistakes of data: as variants, with the changed leaves of each, and as
-        pictures of all versions of each tensor."""
+        """Return wrong gradients of the usual mistakes of data, to combine them with other mistakes. They come as
+        variants, with the changed leaves of each, and as pictures of all versions of each tensor."""
         variants: list[Variant] = []
         changes: list[dict[str, Array]] = []
         pictures: dict[Path, list[Array]] = {path: [self.right[path]] for path in self.data.paths}
@@ -285,8 +287,8 @@ class DataSearch(_OneSearch):
 
 
 def _of_shares(ratios: Array, near: float, weights: Array | None) -> tuple[str, int]:
-    """Return the mistake that shares of samples mean, given as ratios to the right ones, and the sample in question. An
-    empty code means right shares, and a question mark an unknown mistake."""
+    """Return the mistake that shares of samples show, and the sample in question or -1. `ratios` are the shares divided
+    by the right ones. An empty code means right shares, and `?` an unknown mistake."""
     count = len(ratios)
 
     def are(values: Array | float) -> Array:
@@ -312,7 +314,7 @@ def _of_shares(ratios: Array, near: float, weights: Array | None) -> tuple[str, 
 
 
 def _precision(readings: Sequence[Reading], pictures: Mapping[Path, Array]) -> float | None:
-    """Return the largest relative error that pictures leave; None if they do not explain the claim."""
+    """Return the largest relative error that pictures leave in a claim; None if they do not explain the claim."""
     largest = 0.0
     for reading in readings:
         claim, picture = reading.options[0].picture, pictures[reading.path]

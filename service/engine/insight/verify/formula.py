@@ -47,7 +47,7 @@ MOST_WRONG_NODES = 10 * MOST_NODES
 
 
 class FunctionVerifyTask(ExpressionTask):
-    """Asks for verdicts on gradients of a typed function."""
+    """The task of judging claimed gradients of a typed function."""
 
     @property
     def effort(self) -> float:
@@ -58,10 +58,10 @@ class FunctionVerifyTask(ExpressionTask):
 
 
 class FunctionVerify:
-    """A typed function with its right gradient and the wrong ones that the rules make."""
+    """A typed function with its right gradient and the wrong ones that the rules of mistakes make."""
 
     def __init__(self, expression: Expression, pool: WorkspacePool | None = None, watch: Watch | None = None) -> None:
-        """Raises `LimitExceeded` when the expression and its gradient are too long together."""
+        """Build the graph. Raises `LimitExceeded` when the expression and its gradient are too long together."""
         graph = Graph("float64", MOST_NODES, watch=watch)
         self.names = expression.variables
         self.variables = [graph.input(name, ()) for name in self.names]
@@ -117,7 +117,7 @@ class FunctionVerify:
 
 
 class FormulaJudge(Judge):
-    """Judges claims about a typed function."""
+    """The judge of claims about the gradient of a typed function."""
 
     def __init__(
         self, verify: FunctionVerify, rounding: Rounding, leaves: Mapping[Any, Array], watch: Watch | None
@@ -147,8 +147,8 @@ class FormulaJudge(Judge):
         return ranked(found or self._search.parts(readings))
 
     def _is_between_slopes(self, readings: Sequence[Reading]) -> bool:
-        """Return whether the point lies on a kink, and the claim between the slopes on both sides in every direction:
-        along each variable, and along sums and differences of two of them."""
+        """Return whether the point lies on a kink and the claim between the slopes on both sides. The claim must do so
+        in every direction: along each variable, and along sums and differences of two of them."""
         here = self.rounding.here
         if not here.ties():
             return False

@@ -1,4 +1,4 @@
-"""Judges claims: finds the right entries of all tensors, and the possible interpretations of a wrong tensor."""
+"""The judgement of claims: which entries are right, and how a wrong tensor may be read."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ HARMLESS = frozenset(mistake.name for mistake in mistakes if mistake.kind == "no
 
 
 class Judge:
-    """Judges claims about one gradient."""
+    """The judge of claims about one gradient, which finds mistakes. Subclasses know networks or typed functions."""
 
     def __init__(self, space: Space, rounding: Rounding, dtype: str, watch: Watch | None) -> None:
         self.space, self.rounding, self.dtype, self.watch = space, rounding, dtype, watch
         self.exact = rounding.exact
 
     def other_readings(self, piece: Piece, array: Array, claim: Claim) -> Iterator[Interpretation]:
-        """Yield interpretations of a wrong tensor, beside the literal one."""
+        """Yield interpretations of a wrong tensor, beside the literal one, such as its transpose."""
         raise NotImplementedError
 
     def diagnoses(self, readings: Sequence[Reading]) -> list[ClaimDiagnosis]:
-        """Return the mistakes that explain a wrong claim."""
+        """Return the mistakes that explain a wrong claim, the likeliest first."""
         raise NotImplementedError
 
     def first_wrong(self, tensors: Sequence[TensorVerdict]) -> FirstWrong | None:
-        """Return where a gradient first goes wrong; None if the tensors have no order."""
+        """Return where a gradient first goes wrong on its way back; None if the tensors have no order."""
         return None
 
     @cached_property
     def own(self) -> Array:
-        """The gradient that the service answers, flat: whoever hands it in is right."""
+        """The gradient as this service answers it, flat. A claim that equals it is right."""
         return self.exact
 
     # --- right or wrong ---
@@ -89,12 +89,12 @@ class Judge:
         return self._mismatch(claim, vector, wrong, dtype, missing)
 
     def _is_own(self, vector: Array) -> bool:
-        """Return whether every entry is the service's own answer, except for the last digits."""
+        """Return whether every entry equals the service's own answer but for the last digits."""
         digits = OWN_DIGITS * float(np.finfo(self.dtype).eps)
         return bool((np.abs(vector - self.own) <= digits * np.abs(self.own))[~np.isnan(vector)].all())
 
     def _of(self, claim: Claim, piece: Piece) -> Array:
-        """Return a claimed tensor; of two claims of one tensor, the one that is farther off."""
+        """Return a claimed tensor; of two claims of one tensor, the one that is farther from the right one."""
         array, twin = claim.tensors[piece.path], claim.twins.get(piece.path)
         if twin is None:
             return array
@@ -102,7 +102,7 @@ class Judge:
         return max(array, twin, key=lambda each: float(np.nan_to_num(np.abs(each - exact)).max(initial=0.0)))
 
     def _wrong(self, vector: Array, dtype: str) -> Array:
-        """Return which entries are off by more than is allowed."""
+        """Return a mask of the entries that are off by more than rounding in this precision allows."""
         wrong: Array = np.abs(vector - self.exact) > self.rounding.allowed(dtype)
         return wrong
 
@@ -167,7 +167,7 @@ class Judge:
         )
 
     def _allowed_at(self, place: int, dtype: str, off: float, *, own: bool) -> float:
-        """Return the error that an entry may have; the service's own answer is right as it is."""
+        """Return the error that one entry may have. The service's own answer is right as it is."""
         relative = self.rounding.relative_float32 if dtype == "float32" else self.rounding.relative
         plain = relative * abs(float(self.exact[place]))
         return max(plain, off) if off <= plain or own else float(self.rounding.allowed(dtype)[place])

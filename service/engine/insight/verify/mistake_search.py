@@ -36,7 +36,7 @@ MOST_KEPT = 4_000_000
 
 
 class VerifiedNetwork(Protocol):
-    """A network with its right gradient."""
+    """A network with its right gradient, as the search for mistakes uses it."""
 
     task: Task
     network: Network
@@ -45,7 +45,7 @@ class VerifiedNetwork(Protocol):
 
 
 class WholeComparison:
-    """Compares diagnoses with a claim number by number, where the search compared pictures of large tensors only."""
+    """The comparison of diagnoses with a claim number by number. The search compares only pictures of large tensors."""
 
     def __init__(self, verify: VerifiedNetwork, exact: Array, leaves: Mapping[str, Array], budget: Budget) -> None:
         self.pieces = {piece.path: piece for piece in verify.subject.space.pieces}
@@ -55,7 +55,7 @@ class WholeComparison:
     def exactly(
         self, found: Sequence[ClaimDiagnosis], readings: Sequence[Reading], variants: Variants | None
     ) -> list[ClaimDiagnosis]:
-        """Return the diagnoses that hold number by number, where only pictures of large tensors were compared."""
+        """Return those diagnoses that hold number by number. `variants` made their wrong gradients."""
         whole = {path: is_whole(piece.shape) for path, piece in self.pieces.items()}
         if all(whole[reading.path] for reading in readings):
             return list(found)
@@ -84,7 +84,7 @@ class WholeComparison:
         return kept
 
     def _array(self, variants: Variants, path: Path, place: int) -> Array | None:
-        """Return a whole wrong gradient; None if that costs too much."""
+        """Return one wrong gradient of a parameter whole; None if that costs too much."""
         key = (variants, path, place)
         if key not in self._arrays:
             nodes = reachable([variants.versions[path][place]])
@@ -99,7 +99,7 @@ class WholeComparison:
 
 
 class MistakeSearch:
-    """The search for mistakes in the claims of one request."""
+    """The search for mistakes in the claims of one request about a network."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class MistakeSearch:
         learning_rate: float | None,
         budget: Budget,
     ) -> None:
-        """`exact` is the right gradient, flat, and `leaves` are the numbers of the request by input."""
+        """Prepare. `exact` is the right gradient, flat, and `leaves` are the numbers of the request by input."""
         self.verify, self.leaves, self.compiled, self.budget = verify, leaves, compiled, budget
         network = verify.network
         self.factors = Factors.of(replace(network.counts, learning_rate=learning_rate), _of_positions(network))
@@ -129,7 +129,7 @@ class MistakeSearch:
         self._at_data: dict[int, VariantSearch] = {}
 
     def diagnoses(self, readings: Sequence[Reading]) -> list[ClaimDiagnosis]:
-        """Return diagnoses of the cheapest families first, as far as the budget reaches."""
+        """Return the mistakes that explain a claim, from the cheapest families first, as the budget allows."""
         wrong = min((each for each in readings if each.is_wrong), key=lambda each: self.order[each.path])
         tried: list[tuple[Variants | None, VariantSearch]] = []
         general = self._made("rules")
@@ -176,7 +176,7 @@ class MistakeSearch:
 
     @cached_property
     def _plain(self) -> tuple[Variants | None, VariantSearch]:
-        """The right gradient alone, for factors and arrangements."""
+        """The search with the right gradient alone, for factors and arrangements."""
         return None, VariantSearch(
             list(self.right), [], {path: one[None] for path, one in self.right.items()}, self.factors
         )
@@ -184,11 +184,8 @@ class MistakeSearch:
     def _made(
         self, family: str, base: Made | None = None, form: int = 0, *, layer: str = "", like: Variants | None = None
     ) -> tuple[Variants, VariantSearch] | None:
-        """Make the wrong gradients of the rules, or those with one more mistake than `base`; None if they cost too
-        much.
-
-        `like` are others with probably the same cost.
-        """
+        """Return the wrong gradients of the rules, with a search among them; None if they cost too much. With `base`,
+        they have one more mistake beside this one. `like` are others with probably the same cost."""
         asked = VariantsTask(self.verify.task, base, form, layer)
         if asked not in self._searches:
             self._searches[asked] = None
@@ -206,7 +203,7 @@ class MistakeSearch:
         return VariantSearch(variants.paths, variants.variants, pictures, self.factors)
 
     def _run(self, family: str, variants: Variants, leaves: Mapping[str, Array]) -> dict[Path, Array] | None:
-        """Return the pictures of wrong gradients; None if that costs too much."""
+        """Return the pictures of wrong gradients by parameter; None if that costs too much."""
         if not self.budget.may(family, variants.cost):
             return None
         if not self.budget.reserve(family, variants.program, variants.nbytes):
@@ -227,7 +224,7 @@ class MistakeSearch:
         return self._data.look(readings)
 
     def _with_data(self, readings: Sequence[Reading]) -> list[ClaimDiagnosis]:
-        """Return diagnoses with a mistake of data and another one."""
+        """Return diagnoses of a claim with a mistake of data and another mistake."""
         data, made = self._data, self._made("rules")
         if data is None or made is None:
             return []
@@ -255,7 +252,7 @@ class MistakeSearch:
         return found
 
     def _with_updates(self, readings: Sequence[Reading]) -> list[ClaimDiagnosis]:
-        """Return diagnoses with weights that were updated too early and another mistake."""
+        """Return diagnoses of a claim with weights updated too early and another mistake."""
         network, general = self.verify.network, self._made("rules")
         if general is None:
             return []
@@ -291,7 +288,7 @@ class MistakeSearch:
 
 
 def _of_positions(network: Network) -> dict[Path, tuple[tuple[str, float], ...]]:
-    """Return the factors of biases that are means over positions, with or without the samples."""
+    """Return the factors of biases that are means over positions, with or without samples, by parameter."""
     found: dict[Path, tuple[tuple[str, float], ...]] = {}
     for path, node in zip(network.paths, network.targets, strict=True):
         z = network.model.layers[path[0]].pre_activation
@@ -308,9 +305,7 @@ def _with_rate(diagnosis: ClaimDiagnosis, rate: float, everywhere: bool) -> Clai
 
 def _rates(readings: Sequence[Reading], at_zero: Mapping[Path, Array], at_one: Mapping[Path, Array]) -> list[float]:
     """Return learning rates that fit the tensors nearest to the loss, for any version of them, whole or times a factor.
-
-    Where weights first change a tensor, it is linear in the rate: a times the version plus b times the change.
-    """
+    Where weights first change a tensor, it is linear in the rate: a times the version plus b times the change."""
     found: list[float] = []
     for reading in readings:
         if not reading.options or reading.options[0].codes or reading.size < FEW:

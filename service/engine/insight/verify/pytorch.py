@@ -1,4 +1,4 @@
-"""PyTorch's layout of parameters."""
+"""The layout of parameters in PyTorch, translated to ours."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class PyTorchLayout:
     """The names and shapes that PyTorch gives the parameters of a network."""
 
     def __init__(self, definition: Definition, shapes: Mapping[Path, Shape]) -> None:
-        """`shapes` are the shapes of our parameters."""
+        """Prepare. `shapes` are the shapes of our parameters."""
         self.definition, self.shapes = definition, shapes
         self.types = {layer.name: layer.layer.name for layer in definition.layers}
 
@@ -41,7 +41,8 @@ class PyTorchLayout:
                     yield name
 
     def turned(self, layer: str, name: str, array: Array) -> Iterator[tuple[Path, Array]]:
-        """Yield our parameters that a tensor of PyTorch belongs to, in our layout as far as its shape allows."""
+        """Yield our parameters that a tensor of PyTorch belongs to, each with the tensor in our layout. A tensor of an
+        unexpected shape stays as it is."""
         kind = self.types.get(layer, "")
         owned = {path[1] for path in self.shapes if path[0] == layer}
         if kind in ("simple_rnn", "lstm", "gru", "bidirectional"):
@@ -110,7 +111,7 @@ def _reshaped(array: Array, shape: Shape) -> Array:
 
 
 def _turned(array: Array, own: str, kind: str, shape: Shape) -> Array:
-    """Return a weight of PyTorch with our order of axes."""
+    """Return a weight of PyTorch with the axes in our order."""
     if own != "kernel":
         return _reshaped(array, shape) if own == "alpha" else array
     if kind == "depthwise_conv2d" and array.ndim == 4 and array.shape[0] == shape[2] * shape[3]:

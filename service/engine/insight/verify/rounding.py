@@ -1,4 +1,4 @@
-"""The rounding of right gradients, by their precision or as quotients of differences.
+"""The rounding of right gradients: by their precision, or as quotients of differences.
 
 An entry is right within a relative tolerance of its own size, or within its own rounding. Rounding is measured: the
 computation is repeated with random last digits of every value, and of every term of a sum (Monte Carlo arithmetic;
@@ -67,7 +67,7 @@ TELLING = 6
 
 @dataclass(frozen=True)
 class Differences:
-    """Quotients of differences that explain a claim."""
+    """Quotients of differences, (f(x + h) - f(x - h)) / 2h or one-sided, that explain a claim."""
 
     kind: str
     """`central_differences` or `forward_differences`."""
@@ -77,7 +77,7 @@ class Differences:
 
 
 class Rounding:
-    """The rounding of the gradient at a point."""
+    """The errors that rounding allows each entry of the gradient at a point."""
 
     def __init__(self, here: Located, seed: int, tolerance: float | None) -> None:
         self.here = here
@@ -100,20 +100,20 @@ class Rounding:
         return self._others.spread(self._generator, float(np.finfo(np.float32).eps), self.repeats)
 
     def noise(self, dtype: str) -> Array:
-        """Return the noise of each entry, from the last digits of every value."""
+        """Return the noise of each entry of the gradient, flat, in a precision."""
         return (self._float32 if dtype == "float32" else self._float64)[0]
 
     def noise_of_value(self, dtype: str) -> float:
-        """Return the noise of the loss."""
+        """Return the noise of the loss in a precision."""
         digit = float(np.finfo(dtype).eps)
         return max(self._float64[1] * digit / float(np.finfo(np.float64).eps), digit * abs(self.value))
 
     def agrees(self, claim: Array) -> bool:
-        """Return whether every entry agrees within the relative tolerance alone, as a quick answer."""
+        """Return whether every entry of a claim agrees within the relative tolerance alone: a quick test."""
         return bool((np.abs(claim - self.exact) <= self.relative * np.abs(self.exact))[~np.isnan(claim)].all())
 
     def allowed(self, dtype: str) -> Array:
-        """Return the error that each entry may have."""
+        """Return the error that each entry may have in a precision, flat."""
         if dtype not in self._allowed:
             relative = self.relative_float32 if dtype == "float32" else self.relative
             self._allowed[dtype] = relative * np.abs(self.exact) + NOISES * self.noise(dtype)
@@ -122,11 +122,8 @@ class Rounding:
     # --- quotients of differences ---
 
     def differences(self, claim: Array, wrong: Array, pieces: list[slice], dtype: str) -> Differences | None:
-        """Find quotients of differences that give a claim. `wrong` marks the entries that differ from the exact
-        gradient.
-
-        `pieces` are the tensors with such entries.
-        """
+        """Return quotients of differences that give a claim; None if none do. `wrong` marks the entries that differ
+        from the exact gradient, `pieces` are the tensors with such entries."""
         off = np.where(wrong, np.abs(claim - self.exact), 0.0)
         worst = int(off.argmax())
         noise = self.noise_of_value(dtype)
@@ -152,7 +149,8 @@ class Rounding:
         return bool(off <= allowed + self.relative * abs(claim[place]))
 
     def _candidates(self, place: int, claimed: float, noise: float, least: float) -> Iterator[tuple[str, float]]:
-        """Yield steps with which the quotient at a place is the claimed number, the largest first of each kind."""
+        """Yield kinds of differences and steps that give the claimed number at a place. The largest step of each kind
+        comes first."""
         exact = float(self.exact[place])
         error = claimed - exact
         for kind, order in (("central_differences", 2.0), ("forward_differences", 1.0)):
@@ -181,7 +179,7 @@ class Rounding:
                         break
 
     def _near(self, kind: str, place: int, sign: float, claimed: float, guess: float, noise: float) -> list[float]:
-        """Return usual steps near a guess, and the guess itself, as far as they fit."""
+        """Return usual steps near a guess, and the guess itself, that give the claimed number."""
         tried = [step for step in sorted(TABLED) if abs(step / guess - 1.0) < 0.3] + [guess]
         return [
             step
@@ -197,7 +195,7 @@ class Rounding:
         return (ahead - self._value(place, -step)) / (2.0 * step)
 
     def _value(self, place: int, step: float) -> float:
-        """Compute the loss with one parameter moved, once for all claims."""
+        """Return the loss with one parameter moved by a step, computed once for all claims."""
         found = self._values.get((place, step))
         if found is None:
             moved = self.here.point.copy()
@@ -210,8 +208,11 @@ class Rounding:
     def _is_evident(
         self, allowed: float, claim: Array, off: Array, pieces: list[slice], step: float, kind: str, dtype: str
     ) -> bool:
-        """Return whether the quotients explain much more than their allowed noise in each differing tensor, or the
-        claim consists of possible differences: multiples of the last digit of the loss."""
+        """Return whether quotients of differences are a better explanation of a claim than its noise.
+
+        They are if they explain much more than their allowed noise in each differing tensor, or if the claim consists
+        of possible differences: multiples of the last digit of the loss.
+        """
         evident = False
         for piece in pieces:
             if allowed <= VISIBLE * float(off[piece].max(initial=0.0)):
@@ -242,7 +243,7 @@ class Rounding:
 
 
 def largest(numbers: Array, count: int) -> Array:
-    """Return the places of the largest numbers, the largest first, without sorting many numbers for a few."""
+    """Return the places of the `count` largest numbers, the largest first, without sorting all numbers."""
     if count >= numbers.size:
         return np.argsort(-numbers, kind="stable")
     chosen = np.sort(np.argpartition(-numbers, count)[:count])
@@ -265,5 +266,5 @@ def is_float32(numbers: Array) -> bool:
 
 
 def _digits(text: str) -> int:
-    """Return the count of significant digits of a decimal."""
+    """Return how many significant digits a decimal has."""
     return len(text.split("e")[0].lstrip("-0.").replace(".", "").rstrip("0"))

@@ -36,7 +36,7 @@ FEW = 3
 
 @dataclass
 class ClaimDiagnosis:
-    """Mistakes that explain a claim, or a part of it."""
+    """Mistakes that together explain a claim, or a part of it."""
 
     made: tuple[Made, ...]
     explains: tuple[Path, ...]
@@ -56,7 +56,7 @@ class ClaimDiagnosis:
 
 
 class Interpretation(NamedTuple):
-    """One way to read a claimed tensor."""
+    """One way to read a claimed tensor: as it is, or with a known rearrangement such as a transpose undone."""
 
     codes: frozenset[str]
     array: Array
@@ -65,7 +65,7 @@ class Interpretation(NamedTuple):
 
 @dataclass
 class Reading:
-    """A claimed tensor, with its interpretations and its tolerance."""
+    """A claimed tensor with its possible interpretations and its tolerance."""
 
     path: Path
     options: list[Interpretation]
@@ -77,7 +77,7 @@ class Reading:
 
 
 class Fit(NamedTuple):
-    """The fit of all versions of a tensor to one interpretation of a claim."""
+    """How well each version of a tensor, the right gradient and the wrong ones, fits one interpretation of a claim."""
 
     plain: Array
     """The relative error of each version."""
@@ -89,10 +89,8 @@ class Fit(NamedTuple):
 
 
 def fit(claim: Array, versions: Array, squares: Array, noise: float = 0.0) -> Fit:
-    """Compare the picture of a claim with those of all versions: (versions, numbers).
-
-    Differences up to the length of `noise` count as 0.
-    """
+    """Compare the picture of a claim, (numbers,), with those of all versions, (versions, numbers). `squares` are the
+    squared lengths of the versions. Differences up to the length of `noise` count as 0."""
     with np.errstate(all="ignore"):
         size = math.sqrt(float(claim @ claim))
         sizes = np.sqrt(squares)
@@ -109,7 +107,7 @@ def fit(claim: Array, versions: Array, squares: Array, noise: float = 0.0) -> Fi
 
 @dataclass(frozen=True)
 class Factors:
-    """Numbers that a gradient may be multiplied by, with the mistakes that do."""
+    """The numbers that a gradient may be multiplied by, each with the mistake that does so."""
 
     single: tuple[tuple[str, float], ...]
     own: Mapping[Path, tuple[tuple[str, float], ...]] = field(default_factory=dict)
@@ -117,7 +115,7 @@ class Factors:
 
     @classmethod
     def of(cls, counts: Counts, own: Mapping[Path, tuple[tuple[str, float], ...]] | None = None) -> Factors:
-        """Return the factors that differ from 1."""
+        """Return the factors that mistakes about these counts give, without 1. `own` has more for single tensors."""
         found: dict[tuple[str, float], None] = {}
         for mistake in mistakes:
             if mistake.kind == "factor":
@@ -127,7 +125,7 @@ class Factors:
         return cls(tuple(found), own or {})
 
     def named(self, path: Path, value: float, tolerance: float, *, pairs: bool) -> Iterator[frozenset[str]]:
-        """Yield the mistakes that multiply a tensor by a number; with `pairs`, two of them together."""
+        """Yield the mistakes that multiply a tensor by a number; with `pairs`, two of them together too."""
         several = (*self.single, *self.own.get(path, ()))
         for code, factor in several:
             if abs(value - factor) <= tolerance * abs(factor):
@@ -139,7 +137,7 @@ class Factors:
 
 
 class VariantSearch:
-    """The search in the versions of one compiled set of variants, for any number of claims."""
+    """The search among the wrong gradients of one compiled set, for any number of claims."""
 
     def __init__(
         self, paths: Sequence[Path], variants: Sequence[Variant], pictures: Mapping[Path, Array], factors: Factors
@@ -155,13 +153,13 @@ class VariantSearch:
                 self.places[row, self.paths.index(path)] = place
 
     def cost(self, readings: Sequence[Reading]) -> float:
-        """Return roughly the seconds that `fits` takes."""
+        """Return roughly how many seconds `fits` takes."""
         return sum(
             len(reading.options) * (FIT + 2.0 * OPERATION * self.pictures[reading.path].size) for reading in readings
         )
 
     def fits(self, readings: Sequence[Reading]) -> dict[Path, list[Fit]]:
-        """Return the fit of the versions of each tensor to each of its interpretations."""
+        """Return for each tensor how its versions fit each of its interpretations."""
         return {
             reading.path: [
                 fit(each.picture, self.pictures[reading.path], self.squares[reading.path], reading.noise)
@@ -171,7 +169,7 @@ class VariantSearch:
         }
 
     def _possible(self, readings: Sequence[Reading], fits: Mapping[Path, list[Fit]]) -> Array:
-        """Return which variants fit all readings, perhaps up to factors."""
+        """Return a mask of the variants that fit all readings, perhaps up to factors."""
         possible = np.ones(len(self.variants), bool)
         for reading in readings:
             near = np.zeros(len(self.pictures[reading.path]), bool)
@@ -183,10 +181,8 @@ class VariantSearch:
     def look(
         self, readings: Sequence[Reading], fits: Mapping[Path, list[Fit]] | None = None, *, pairs: bool = False
     ) -> list[ClaimDiagnosis]:
-        """Return all diagnoses that explain the whole claim with as few mistakes as possible.
-
-        `fits` are those of the readings, if they are known.
-        """
+        """Return the diagnoses that explain the whole claim with as few mistakes as possible. `fits` are those of the
+        readings, if they are known. With `pairs`, two mistakes may come together."""
         fits = self.fits(readings) if fits is None else fits
         return self._fewest(self._possible(readings, fits), readings, fits, pairs=pairs)
 
@@ -224,7 +220,7 @@ class VariantSearch:
     def _ways(
         self, reading: Reading, fits: Sequence[Fit], place: int, pairs: bool
     ) -> Iterator[tuple[frozenset[str], float, float, Array]]:
-        """Yield codes with the error that they leave, the factor, and the claim in this interpretation."""
+        """Yield each way in which one version explains a tensor: mistakes, error left, factor, claim as read."""
         tolerance = reading.tolerance
         for interpretation, each in zip(reading.options, fits, strict=True):
             if not _is_better(reading, each.plain[place], fits, interpretation):
@@ -262,7 +258,11 @@ class VariantSearch:
         for code in sorted(codes):
             paths = where.get(code, [])
             name = code
-            if code in ("mean_doubled", "mean_instead_of_sum") and len(paths) < len(ways) and all(map(_is_bias, paths)):
+            if (
+                code in ("mean_doubled", "mean_instead_of_sum")
+                and len(paths) < len(ways)
+                and all(path[-1].endswith(("bias", "beta")) for path in paths)
+            ):
                 name = "bias_mean"
             everywhere = len(paths) == len(wrong) and len(wrong) == len(ways)
             made.append(Made(name, () if everywhere else tuple(".".join(path) for path in paths)))
@@ -273,8 +273,8 @@ class VariantSearch:
     def bases(
         self, readings: Sequence[Reading], fits: Mapping[Path, list[Fit]], order: Mapping[Path, int]
     ) -> list[int]:
-        """Return variants that explain the wrong tensors nearest to the loss and contradict no right one, ordered by
-        how many tensors they explain. `order` is the distance of a tensor from the loss."""
+        """Return the variants that explain the wrong tensors nearest to the loss and contradict no right one. Those
+        that explain most tensors come first. `order` is the distance of a tensor from the loss."""
         wrong = [each for each in readings if each.is_wrong]
         if not wrong:
             return []
@@ -298,8 +298,8 @@ class VariantSearch:
         return [int(row) for row in rows[np.argsort(-explained[rows], kind="stable")][:MOST_BASES]]
 
     def begins(self, readings: Sequence[Reading], fits: Mapping[Path, list[Fit]], order: Mapping[Path, int]) -> bool:
-        """Return whether the tensors nearest to the loss are right, or fit a version up to a factor. Otherwise layers
-        before them are not searched for pairs of mistakes."""
+        """Return whether the tensors nearest to the loss are right, or fit a version up to a factor. Otherwise no pairs
+        of mistakes are searched in the layers before them."""
         nearest = min((order[each.path] for each in readings if each.is_wrong), default=0)
         for reading in readings:
             if not reading.is_wrong and order[reading.path] < nearest:
@@ -311,7 +311,7 @@ class VariantSearch:
         return False
 
     def parts(self, readings: Sequence[Reading], fits: Mapping[Path, list[Fit]] | None = None) -> list[ClaimDiagnosis]:
-        """Return mistakes that explain some of the wrong tensors, and do not contradict the right ones."""
+        """Return mistakes that explain some of the wrong tensors and contradict no right one."""
         found: list[ClaimDiagnosis] = []
         fits = self.fits(readings) if fits is None else fits
         right = [each for each in readings if not each.is_wrong]
@@ -348,18 +348,14 @@ def _tells(reading: Reading, fits: Sequence[Fit]) -> bool:
 
 
 def _is_better(reading: Reading, error: float, fits: Sequence[Fit], way: Interpretation) -> bool:
-    """Return whether an explanation of a wrong tensor leaves much less than the right gradient does."""
+    """Return whether an explanation of a wrong tensor leaves a much smaller error than the right gradient does."""
     if not reading.is_wrong or way.codes:
         return True
     return bool(error <= BETTER * fits[0].plain[0])
 
 
-def _is_bias(path: Path) -> bool:
-    return path[-1].endswith(("bias", "beta"))
-
-
 def _covers(ways: Sequence[Sequence[frozenset[str]]], limit: int) -> Iterator[frozenset[str]]:
-    """Yield the smallest sets of codes that leave every tensor an interpretation, of at most `limit` codes."""
+    """Yield the smallest sets of mistakes, of at most `limit`, that explain every tensor in one of its ways."""
     if limit < 0:
         return
     if all(frozenset() in of_tensor for of_tensor in ways):
@@ -378,9 +374,10 @@ def _covers(ways: Sequence[Sequence[frozenset[str]]], limit: int) -> Iterator[fr
 
 
 def ranked(found: Iterable[ClaimDiagnosis]) -> list[ClaimDiagnosis]:
-    """Rank the diagnoses of one claim; those with the same numbers become one, with the others as its equivalents.
+    """Return the diagnoses of one claim, the best first.
 
-    Among equals, a mistake in all layers comes before one in some, and then the order of the table counts.
+    Those with the same numbers become one, with the others as its equivalents. Among equals, a mistake in all layers
+    comes before one in some, and then the order of the table counts.
     """
     names = {mistake.name: place for place, mistake in enumerate(mistakes)}
 
@@ -414,5 +411,5 @@ Look = Callable[[Sequence[Reading]], list[ClaimDiagnosis]]
 
 
 def interpretation(codes: Iterable[str], array: Array) -> Interpretation:
-    """Return an interpretation of a claimed tensor."""
+    """Return an interpretation of a claimed tensor: `array` is the tensor with these mistakes undone."""
     return Interpretation(frozenset(codes), array, picture(array))

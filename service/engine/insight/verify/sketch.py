@@ -1,4 +1,4 @@
-"""Short pictures of tensors, which compare a claim with many wrong gradients at once.
+"""Pictures of tensors: short vectors by which a claim is compared with many wrong gradients at once.
 
 A small tensor is its own picture. The picture of a large one has a few rows, each a sum of its rows with random signs.
 Such a sum of a product is the product of the sum: for a gradient `X.T @ delta` nothing large is ever made, and one more
@@ -29,7 +29,7 @@ def is_whole(shape: Shape) -> bool:
 
 @cache
 def signs(rows: int) -> Array:
-    """Return the random signs for sums of rows, always the same ones. They are read only."""
+    """Return the random signs for sums of rows, (ROWS, rows): a read-only array, the same for equal calls."""
     made = np.random.default_rng(rows).choice((-1.0, 1.0), (ROWS, rows))
     made.setflags(write=False)
     return made
@@ -41,7 +41,7 @@ def name_of(rows: int) -> str:
 
 
 def sketch(x: Node) -> Node:
-    """Return the picture of a node, flat."""
+    """Return a node with the picture of a node, flat."""
     if is_whole(x.shape):
         return reshape(x, (x.size,))
     rows = x.size // x.shape[-1]
@@ -74,7 +74,7 @@ def inputs_of(graph: Graph) -> dict[str, Array]:
 
 
 def picture(array: Array) -> Array:
-    """Return the picture of an array, flat, in float64."""
+    """Return the picture of an array, flat, in float64, as `sketch` computes it in the graph."""
     wide = np.asarray(array, np.float64)
     if is_whole(wide.shape):
         return wide.reshape(-1)

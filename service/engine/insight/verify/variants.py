@@ -1,4 +1,4 @@
-"""All wrong gradients of one network by the rules of mistakes, planned as one program of pictures."""
+"""All wrong gradients of one network by the rules of mistakes, planned as one program of pictures (see `sketch.py`)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LAST = "last/"
 
 
 class Made(NamedTuple):
-    """One mistake, and where it was made."""
+    """A mistake, and the layers where it was made; no layers mean everywhere."""
 
     code: str
     layers: tuple[str, ...] = ()
@@ -46,7 +46,7 @@ class Made(NamedTuple):
 
 @dataclass
 class Variant:
-    """A wrong gradient."""
+    """One wrong gradient: the mistakes in it, and which version of each tensor it has."""
 
     made: tuple[Made, ...]
     """The mistakes in it."""
@@ -60,7 +60,7 @@ class Variant:
 
 
 class Trees:
-    """Gradients of a network under changes, as nodes."""
+    """The gradients of a network under changes of the backward graph, as nodes by parameter."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
@@ -73,7 +73,7 @@ class Trees:
         self.right = self.of(Change())
 
     def of(self, change: Change) -> dict[Path, Node]:
-        """Return the gradient of each parameter."""
+        """Return the gradient of each parameter under a change, as a node."""
         tree = self._gradients(change, change.changes)
         for layer, changes in change.own.items():
             tree |= self._of_layer(layer, change, change.changes | changes)
@@ -97,7 +97,7 @@ class Trees:
 
 
 def changes_of(network: Network, learning_rate: float | None) -> Iterator[tuple[Made, Change]]:
-    """Yield every change that a rule makes: in each layer, and of each kind in all layers together."""
+    """Yield every change that a rule makes, with its mistake: in each layer, and in all layers of a kind."""
     counts = network.counts
     for mistake in mistakes:
         if mistake.kind == "factor":
@@ -111,7 +111,8 @@ def changes_of(network: Network, learning_rate: float | None) -> Iterator[tuple[
         yield from ((Made(mistake.name, change.layers), change) for change in alone)
         forms: list[dict[tuple[str, ...], Change]] = []
         for change in alone:
-            form = next((form for form in forms if change.layers not in form and _is_of(change, form)), None)
+            similar = (form for form in forms if next(iter(form.values())).form == change.form)
+            form = next((form for form in similar if change.layers not in form), None)
             if form is None:
                 form = {}
                 forms.append(form)
@@ -130,7 +131,7 @@ def changes_of(network: Network, learning_rate: float | None) -> Iterator[tuple[
 
 
 def _of_outputs(network: Network, mistake: Mistake) -> Iterator[tuple[Made, Change]]:
-    """Yield factors of the loss of one output, and of all outputs with a factor each."""
+    """Yield changes that multiply the loss of one output by a factor, or that of every output by its own."""
     factors = [list(mistake.build(counts)) for _, counts, _ in network.outputs]
     for (ending, _, share), own in zip(network.outputs, factors, strict=True):
         for factor in dict.fromkeys(own):
@@ -145,10 +146,6 @@ def _of_outputs(network: Network, mistake: Mistake) -> Iterator[tuple[Made, Chan
                 yield Made(mistake.name), Change(total=total)
 
 
-def _is_of(change: Change, form: Mapping[tuple[str, ...], Change]) -> bool:
-    return next(iter(form.values())).form == change.form
-
-
 def _together(changes: Sequence[Change]) -> Change | None:
     if len(changes) < 2:
         return None
@@ -160,7 +157,7 @@ def _together(changes: Sequence[Change]) -> Change | None:
 
 @dataclass(frozen=True)
 class VariantsTask:
-    """Asks for all wrong gradients of a network, or for those with one more mistake than one of them."""
+    """The task of making all wrong gradients of a network, or those with one more mistake beside `base`."""
 
     task: Task
     base: Made | None = None
@@ -182,7 +179,7 @@ class VariantsTask:
 
 
 class Variants:
-    """Wrong gradients of a network, ready to be computed."""
+    """Wrong gradients of a network, compiled as one program of pictures."""
 
     def __init__(
         self, asked: VariantsTask, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None
@@ -270,7 +267,7 @@ class Variants:
         return Program(outputs, self.network.targets, pool=pool, watch=watch)
 
     def _count(self, node: Node) -> None:
-        """Add the cost of a node, with all nodes that only it needs."""
+        """Add the cost of a node and of all nodes that only it needs."""
         new = [node]
         while new:
             each = new.pop()
@@ -291,7 +288,7 @@ class Variants:
             self.forms[id(variant)] = form
 
     def run(self, leaves: Mapping[str, Array], watch: Watch | None = None) -> dict[Path, Array]:
-        """Compute the pictures of every version of each tensor: (versions, numbers of a picture)."""
+        """Return the pictures of every version of each tensor, (versions, numbers of a picture)."""
         with self.program.workspace(watch) as workspace:
             fill(workspace.inputs, {**self.signs, **leaves}, self.inputs)
             workspace.parameters[...] = np.concatenate(
@@ -304,7 +301,7 @@ class Variants:
             }
 
     def array(self, path: Path, place: int, leaves: Mapping[str, Array], watch: Watch | None = None) -> Array:
-        """Compute a whole version of a tensor."""
+        """Return one version of a tensor whole, computed by the interpreter."""
         wanted = self.versions[path][place]
         given = {**leaves, **last_of(self.inputs, leaves)}
         values: dict[Node, Array] = {}
@@ -319,14 +316,14 @@ class Variants:
 
 
 def fill(room: Mapping[str, Array], given: Mapping[str, Array], inputs: Mapping[str, Node]) -> None:
-    """Write the inputs of a program."""
+    """Write values into the inputs of a program, by name. `inputs` are the input nodes of the graph."""
     for name, value in {**given, **last_of(inputs, given)}.items():
         if name in room:
             room[name][...] = value
 
 
 def last_of(inputs: Mapping[str, Node], given: Mapping[str, Array]) -> dict[str, Array]:
-    """Return 1 where an index is the last of its kind, as an assignment by indices keeps it, else 0."""
+    """Return masks of indices that are the last of their kind, as an assignment by indices keeps it, by input."""
     found: dict[str, Array] = {}
     for name in inputs:
         if name.startswith(LAST):

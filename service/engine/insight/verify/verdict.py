@@ -1,4 +1,4 @@
-"""The parts of a verdict on a claimed gradient."""
+"""A verdict on claimed gradients, as data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ VERDICTS = ("match", "mismatch")
 
 @dataclass
 class ClaimedEntry:
-    """A wrong number of a claim, or the one that is farthest off."""
+    """One entry of a claim beside the right number: a wrong entry, or the one that is farthest off."""
 
     index: tuple[int, ...]
     expected: float
@@ -23,7 +23,7 @@ class ClaimedEntry:
 
 @dataclass
 class TensorVerdict:
-    """The verdict on a claimed tensor."""
+    """The verdict on one claimed tensor."""
 
     path: Path
     verdict: str
@@ -44,7 +44,7 @@ class TensorVerdict:
 
 @dataclass
 class Tolerance:
-    """The tolerance of entries, and its reason."""
+    """How far entries of a claim may be off, and why."""
 
     relative: float
     """The tolerance as a share of the entry."""

@@ -40,7 +40,7 @@ MOST_SWAPPED = 6
 
 
 class Submission(NamedTuple):
-    """One claim of a request."""
+    """One claimed gradient of a request."""
 
     claimed: Any
     place: Place
@@ -49,7 +49,7 @@ class Submission(NamedTuple):
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """The options of a verdict."""
+    """What a request chooses for verdicts on claimed gradients: the claims, and how to read and judge them."""
 
     submissions: Sequence[Submission]
     layout: str = "nabla"
@@ -59,7 +59,7 @@ class VerifyOptions:
 
 @dataclass(frozen=True)
 class NetworkVerifyTask(NetworkQuestion):
-    """Asks for verdicts on gradients of a network's loss."""
+    """The task of judging claimed gradients of a network's loss."""
 
     graphs = 3.0  # both, and the gradients in float64
 
@@ -68,14 +68,13 @@ class NetworkVerifyTask(NetworkQuestion):
 
 
 class NetworkVerify(TrainedNetwork):
-    """The right gradient of a network's loss in float64, ready to be compared with claims."""
+    """The right gradient of a network's loss in float64, compiled to be compared with claims."""
 
     def __init__(
         self, task: Task, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None
     ) -> None:
-        """Raises `InvalidRequest` when the definition or the shapes do not fit, `LimitExceeded` when it is large, and
-        what `watch` raises.
-        """
+        """Build the graphs. Raises `InvalidRequest` when the definition or the shapes do not fit, `LimitExceeded` when
+        it is large, and what `watch` raises."""
         super().__init__(task, limits, watch, "compare with")
         self.limits = limits
         self.claims = Claims(self.side, task.definition)
@@ -104,10 +103,8 @@ class NetworkVerify(TrainedNetwork):
         most: float = MOST,
         watch: Watch | None = None,
     ) -> Verdicts:
-        """Judge every claim. The search for mistakes may take `most` seconds, as `Budget` counts them.
-
-        Raises `InvalidRequest` when the numbers do not fit, and what `reserve` and `watch` raise.
-        """
+        """Judge every claim of a request. The search for mistakes may take `most` seconds, as `Budget` counts them.
+        Raises `InvalidRequest` when the numbers do not fit, and what `reserve` and `watch` raise."""
         read, faults = [], []
         for submission in wanted.submissions:
             claim = self.claims.read(submission.claimed, wanted.layout, submission.place)
@@ -131,7 +128,7 @@ class NetworkVerify(TrainedNetwork):
 
 
 class NetworkJudge(Judge):
-    """Judges the claims of one request about a network."""
+    """The judge of the claims of one request about a network."""
 
     def __init__(
         self,
@@ -164,7 +161,7 @@ class NetworkJudge(Judge):
             yield interpretation(("tensors_swapped",), self.exact[piece.start : piece.stop].reshape(piece.shape))
 
     def _is_of_another(self, piece: Piece, array: Array) -> bool:
-        """Return whether a tensor is the right gradient of another one."""
+        """Return whether a tensor is the right gradient of another parameter of its shape."""
         length, near = float(np.linalg.norm(array)), NEAR[self.dtype]
         for place in np.flatnonzero(np.abs(self._lengths - length) <= near * length).tolist():
             other = self.space.pieces[place]

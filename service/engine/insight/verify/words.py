@@ -1,4 +1,4 @@
-"""Verdicts in sentences."""
+"""Sentences that tell the verdicts on claims."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from service.engine.texts import Sentence, say
 
 
 def of_verdict(verdict: Verdict) -> Sentence:
-    """Return the sentence on the whole claim."""
+    """Return the sentence about the whole claim."""
     if verdict.verdict == "match":
         return say("verify.within") if verdict.diagnoses else say("verify.match")
     names = [f"`{'.'.join(each.path)}`" for each in verdict.tensors if each.verdict == "mismatch"]
@@ -20,14 +20,14 @@ def of_verdict(verdict: Verdict) -> Sentence:
 
 
 def of_first_wrong(first: FirstWrong) -> Sentence:
-    """Return the sentence on where the gradient first goes wrong."""
+    """Return the sentence about the layer where the gradient first goes wrong."""
     if not first.right:
         return say("verify.first", layer=first.layer)
     return say("verify.first_after", layer=first.layer, right=[f"`{name}`" for name in first.right])
 
 
 def of_diagnosis(diagnosis: ClaimDiagnosis) -> list[Sentence]:
-    """Return the sentences on the mistakes of a diagnosis."""
+    """Return the sentences about the mistakes of a diagnosis."""
     sentences = []
     for made in diagnosis.made:
         what = mistakes[made.code].what
@@ -46,10 +46,10 @@ def of_diagnosis(diagnosis: ClaimDiagnosis) -> list[Sentence]:
 
 
 def changes_for(diagnosis: ClaimDiagnosis) -> list[Sentence]:
-    """Return the sentences with the changes of the code."""
+    """Return sentences that say how to change the code, one for each mistake of a diagnosis."""
     return [mistakes[code].change for code in dict.fromkeys(made.code for made in diagnosis.made)]
 
 
 def unexplained(verdict: Verdict) -> Sequence[Sentence]:
-    """Return the sentence that no known mistake gives the numbers of a claim."""
+    """Return the sentence that no known mistake explains a wrong claim; none if one does."""
     return [] if verdict.diagnoses or verdict.verdict == "match" else [say("verify.unexplained")]

@@ -215,7 +215,7 @@ def additive_attention(layer: LayerContext, query: Node, value: Node, key: Node 
 
 
 def _heads(layer: LayerContext, name: str, x: Node, heads: int, size: int) -> Node:
-    """Project x for each head: `(samples, heads, positions, size)`."""
+    """Return x projected for each head, `(samples, heads, positions, size)`."""
     samples, positions, features = x.shape
     kernel = layer.parameter(
         f"{name}_kernel",

@@ -74,7 +74,7 @@ def sliding_options(axes: int, *paddings: str) -> tuple[Option, ...]:
 
 
 def to_channels_last(layer: LayerContext, x: Node, spatial: int) -> Node:
-    """Return x with the axes samples, `spatial` axes, channels. Refuse another number of axes."""
+    """Return x with the channels as its last axis. Refuse another number of `spatial` axes."""
     layer.need_axes(x, AXES[layer.options["data_format"], spatial])
     if layer.options["data_format"] == "channels_last":
         return x
@@ -90,7 +90,7 @@ def to_data_format(layer: LayerContext, x: Node) -> Node:
 
 
 def pads(kind: str, length: int, size: int, stride: int, dilation: int) -> tuple[int, int]:
-    """Return the count of zeros before and after an axis, as TensorFlow counts them."""
+    """Return how many zeros to put before and after an axis, as TensorFlow counts them."""
     extent = (size - 1) * dilation + 1
     if kind == "causal":
         return (extent - 1, 0)
@@ -123,7 +123,8 @@ def sliding_over(
 
 
 def convolve(layer: LayerContext, x: Node, kernel: Node, groups: int) -> Node:
-    """Convolve x `(n, *s, c)`. The kernel is `(groups, window × channels of a group, outputs of a group)`."""
+    """Return the convolution of x, `(n, *s, c)`, with a kernel. The kernel is `(groups, window × channels of a group,
+    outputs of a group)`."""
     samples, *spatial, channels = x.shape
     outputs = kernel.shape[2]
     options = layer.options
@@ -145,7 +146,7 @@ def convolve(layer: LayerContext, x: Node, kernel: Node, groups: int) -> Node:
 
 
 def finish(layer: LayerContext, z: Node) -> LayerOutput:
-    """Add the bias and apply the activation to z, whose channels are last."""
+    """Return the output of a convolution layer: z, whose channels are last, with bias and activation."""
     channels = z.shape[-1]
     if layer.options["use_bias"]:
         bias = layer.parameter("bias", (channels,), reason=f"the layer has {in_words(channels, 'output channel')}")
@@ -308,10 +309,7 @@ def _transposed(layer: LayerContext, x: Node, spatial: int) -> LayerOutput:
     samples, *places, channels = x.shape
     field = math.prod(window)
     kernel = layer.parameter(
-        "kernel",
-        (*window, filters, channels),
-        fans=(field * filters, field * channels),
-        reason=layer.source,
+        "kernel", (*window, filters, channels), fans=(field * filters, field * channels), reason=layer.source
     )
     lengths, padding = _transposed_lengths(layer, places)
     sliding = Sliding(0, tuple(range(2, 2 + spatial)), window, strides, options["dilation_rate"], padding)
@@ -361,7 +359,7 @@ def conv3d_transpose(layer: LayerContext, x: Node) -> LayerOutput:
 
 
 def _transposed_lengths(layer: LayerContext, spatial: Sequence[int]) -> tuple[Shape, tuple[tuple[int, int], ...]]:
-    """Return the lengths of the output, and the counts that are cut off before and after each axis."""
+    """Return the lengths of a transposed convolution's output, and the counts cut off around each axis."""
     options = layer.options
     added = options["output_padding"] or (None,) * len(spatial)
     lengths, padding = [], []

@@ -51,7 +51,7 @@ KERAS = "https://keras.io/api/layers/"
 
 @dataclass(frozen=True)
 class LayerOutput:
-    """The output a of a layer, its pre-activation z, and the activation that leads from z to a."""
+    """What a layer returns: its output a, its pre-activation z, and the activation that leads from z to a."""
 
     output: Node
     pre_activation: Node
@@ -67,7 +67,7 @@ class LayerError(Exception):
 
 
 class Builder(Protocol):
-    """The network around a layer. It owns parameters, random numbers and state."""
+    """The network around a layer, which makes the layer's parameters, random numbers and state."""
 
     def parameter(
         self,
@@ -92,7 +92,7 @@ class Builder(Protocol):
 
 @dataclass(frozen=True)
 class LayerContext:
-    """The options of a layer, and the means to make its parameters, random numbers and state."""
+    """What the function of a layer gets: options, and means to make parameters, random numbers and state."""
 
     name: str
     options: Mapping[str, Any]
@@ -116,9 +116,10 @@ class LayerContext:
         also: tuple[Shape, ...] = (),
         reason: str = "",
     ) -> Node:
-        """Make a trainable array of this layer, by default with the options `<name>_initializer`, `<name>_regularizer`.
+        """Return the node of a trainable array of this layer.
 
-        `also` lists other shapes that a caller may send. `reason` ends the sentence that refuses a wrong shape.
+        By default the options `<name>_initializer` and `<name>_regularizer` apply. `also` lists other shapes that a
+        caller may send. `reason` ends the sentence that refuses a wrong shape.
         """
         size = math.prod(shape)
         return self.builder.parameter(
@@ -133,13 +134,13 @@ class LayerContext:
         )
 
     def statistic(self, name: str, shape: Shape, reason: str = "") -> Node:
-        """Make an array that is not differentiated but carried along, such as a running mean."""
+        """Return the node of an array that is carried along, not differentiated, such as a running mean."""
         start = self.options[f"{name}_initializer"]
         array = self.builder.parameter(self.prefix + name, shape, start, None, (1, 1), (), reason, False)
         return self.builder.state(self.prefix + name) or array
 
     def update(self, name: str, value: Node) -> None:
-        """Set the new value of a statistic, which the answer holds."""
+        """Set the new value of a statistic, which the answer returns as `state`."""
         self.builder.update(self.prefix + name, value)
 
     def couple_samples(self) -> None:
@@ -147,15 +148,15 @@ class LayerContext:
         self.builder.couple_samples()
 
     def dropout_mask(self, shape: Shape, rate: float) -> Node:
-        """Draw zeros with probability `rate`, elsewhere 1 / (1 - rate). Each run draws anew, from its seed."""
+        """Return zeros with probability `rate`, elsewhere 1 / (1 - rate). Each run draws anew from its seed."""
         return self.builder.noise(shape, lambda generator: (generator.random(shape) >= rate) * (1.0 / (1.0 - rate)))
 
     def normal_noise(self, shape: Shape, deviation: float) -> Node:
-        """Draw normal random numbers with mean 0."""
+        """Return normal random numbers with mean 0 and this standard deviation."""
         return self.builder.noise(shape, lambda generator: generator.standard_normal(shape) * deviation)
 
     def activate(self, z: Node, activation: Selection[Activation] | None = None) -> LayerOutput:
-        """Apply `activation`, by default the option of that name, to the pre-activation z."""
+        """Return the output of the layer: z through `activation`, by default the option of this name."""
         chosen: Selection[Activation] = activation or self.options["activation"]
         slopes = [
             self.parameter(
@@ -170,7 +171,7 @@ class LayerContext:
         return LayerOutput(chosen.declaration.build(z, *slopes, **chosen.options), z, chosen)
 
     def build(self, option: str, *inputs: Node, prefix: str = "", **changes: Any) -> LayerOutput:
-        """Build the layer that an option holds, with some of its options changed."""
+        """Return the output of the layer that an option holds, with some of its options changed."""
         selection: Selection[Layer] = self.options[option]
         inner = replace(self, options={**selection.options, **changes}, prefix=self.prefix + prefix)
         try:
@@ -183,14 +184,14 @@ class LayerContext:
         raise LayerError(() if option is None else (option,), detail)
 
     def axis_of(self, x: Node, axis: int, option: str) -> int:
-        """Return an axis of a sample of x, counted from the front. Refuse axis 0, that of the samples, and no axis."""
+        """Return an axis of x counted from the front. Refuse axis 0, the samples', and axes that x lacks."""
         rank = len(x.shape)
         if not (1 <= axis < rank or 1 - rank <= axis <= -1):
             self.refuse(f"axis {axis} is none of 1 to {rank - 1} (or -1 to {1 - rank})", option)
         return axis % rank
 
     def need_axes(self, x: Node, axes: str) -> None:
-        """Refuse samples with another number of axes than `axes` names, such as `height, width, channels`."""
+        """Refuse x if its samples have other axes than `axes` names, such as `height, width, channels`."""
         wanted = axes.count(",") + 1
         if len(x.shape) - 1 != wanted:
             count = "1 axis" if wanted == 1 else f"{wanted} axes"

@@ -164,10 +164,8 @@ def dot(layer: LayerContext, first: Node, second: Node) -> LayerOutput:
 
 
 def _to_unit_scale(x: Node, axis: int) -> Node:
-    """Divide x by its root mean square along one axis: its Euclidean length may be too large for a float.
-
-    Lengths below 1e-7 count as 1e-7, as in Keras.
-    """
+    """Return x divided by its root mean square along one axis: its length may be too large for a float. Lengths below
+    1e-7 count as 1e-7, as in Keras."""
     kept = tuple(1 if k == axis else n for k, n in enumerate(x.shape))
     divisors = operations.maximum(root_mean_square(x, [axis]), 1e-7 / math.sqrt(x.shape[axis]))
     return x / broadcast(reshape(divisors, kept), x.shape)

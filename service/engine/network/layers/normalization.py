@@ -56,7 +56,7 @@ def _epsilon(default: float) -> Number:
 
 
 def _axes(layer: LayerContext, x: Node, given: Sequence[int]) -> list[int]:
-    """Return axes counted from the front. Refuse what is no axis of a sample."""
+    """Return axes counted from the front. Refuse axes that a sample does not have, and repeated ones."""
     axes = [layer.axis_of(x, axis, "axis") for axis in given]
     if not axes or len(set(axes)) < len(axes):
         layer.refuse(f"at least one axis must be named, and each once, got {list(given)}", "axis")
@@ -64,7 +64,7 @@ def _axes(layer: LayerContext, x: Node, given: Sequence[int]) -> list[int]:
 
 
 def _spread(values: Node, kept: Sequence[int], shape: Shape) -> Node:
-    """Broadcast values, which have the axes in `kept`, along all other axes of `shape`."""
+    """Return values, which have the axes `kept`, broadcast along all other axes of `shape`."""
     return broadcast(reshape(values, tuple(n if axis in kept else 1 for axis, n in enumerate(shape))), shape)
 
 
@@ -80,12 +80,12 @@ def _centred(x: Node, axes: Sequence[int]) -> tuple[Node, Node]:
 
 
 def _to_unit_scale(x: Node, axes: Sequence[int], epsilon: float) -> Node:
-    """Divide x by the root of its mean square over some axes plus epsilon, without overflow of the squares."""
+    """Return x divided by the root of its mean square over some axes plus epsilon, without overflow."""
     return x / _spread(root_mean_square(x, axes, epsilon), _rest(x, axes), x.shape)
 
 
 def _scale_and_shift(layer: LayerContext, x: Node, axes: Sequence[int]) -> Node:
-    """Multiply by gamma and add beta. Each has a number for every place along `axes`."""
+    """Return gamma x + beta, as the options ask. Both have a number for every place along `axes`."""
     shape = tuple(x.shape[axis] for axis in axes)
     if layer.options["scale"]:
         x = x * _spread(layer.parameter("gamma", shape, reason=layer.source), axes, x.shape)

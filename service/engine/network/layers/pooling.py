@@ -71,7 +71,7 @@ def _mean_of(gathered: Node, sliding: Sliding) -> Node:
 
 
 def _counts(pooled: Node, sliding: Sliding) -> Node:
-    """Count the values in the window of each place, without the padding."""
+    """Return how many values lie in the window of each place, without the padding."""
     first, last = sliding.axes[0], sliding.axes[-1]
     places = pooled.shape[first : last + 1]
     counts = None

@@ -92,7 +92,7 @@ def _apply(layer: LayerContext, option: str, z: Node) -> Node:
 
 
 def _gates(layer: LayerContext, z: Node, units: int) -> list[Node]:
-    """Activate the gates that lie side by side in z, with one call for all gates where that gives the same."""
+    """Return the activated gates, which lie side by side in z; one call serves all where that gives the same."""
     count = z.shape[1] // units
     if layer.options["recurrent_activation"].declaration.acts_on == "element":
         return _split(_apply(layer, "recurrent_activation", z), units)
@@ -127,7 +127,8 @@ def _initial(layer: LayerContext, states: Sequence[Node], samples: int, count: i
 def _unroll(
     layer: LayerContext, x: Node, initial: State | None, kernel: Node, bias: Node | None, step: Recurrence
 ) -> LayerOutput:
-    """Run `step` over a sequence `(n, t, features)`; one product with the kernel serves all steps."""
+    """Return the output of a recurrent layer: `step` runs over the sequence x, `(n, t, features)`. One product with the
+    kernel serves all steps."""
     samples, length, features = x.shape
     rows = reshape(transpose(x, (1, 0, 2)), (length * samples, features))
     projected = rows @ kernel

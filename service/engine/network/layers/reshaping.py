@@ -274,12 +274,10 @@ def _repeat(x: Node, axis: int, factor: int) -> Node:
 
 
 def _interpolate(x: Node, axis: int, factor: int) -> Node:
-    """Interpolate linearly along one axis, with half-pixel centres. Beyond the outermost centres the edge repeats."""
+    """Return x enlarged along one axis by linear interpolation, with half-pixel centres. Beyond the outermost centres
+    the edge repeats."""
     count = x.shape[axis]
-    padded = concatenate(
-        [slice_axis(x, axis, 0, 1), x, slice_axis(x, axis, count - 1, count)],
-        axis,
-    )
+    padded = concatenate([slice_axis(x, axis, 0, 1), x, slice_axis(x, axis, count - 1, count)], axis)
     phases = []
     for phase in range(factor):
         place = (phase + 0.5) / factor - 0.5  # where this pixel lies, seen from the centre of its source

@@ -75,7 +75,7 @@ def bidirectional(layer: LayerContext, x: Node) -> LayerOutput:
     forward = layer.build("layer", x, prefix="forward_").output
     backward = layer.build("layer", x, prefix="backward_", go_backwards=not backwards).output
     if inner.options["return_sequences"]:
-        backward = _reversed(backward)
+        backward = concatenate([slice_axis(backward, 1, k, k + 1) for k in reversed(range(backward.shape[1]))], 1)
     match layer.options["merge_mode"]:
         case "sum":
             return same(forward + backward)
@@ -84,8 +84,3 @@ def bidirectional(layer: LayerContext, x: Node) -> LayerOutput:
         case "ave":
             return same((forward + backward) / 2.0)
     return same(concatenate([forward, backward], len(forward.shape) - 1))
-
-
-def _reversed(x: Node) -> Node:
-    """Return a sequence with its steps in the opposite order."""
-    return concatenate([slice_axis(x, 1, step, step + 1) for step in reversed(range(x.shape[1]))], 1)

@@ -1,7 +1,5 @@
 """The health of networks: the textbook's claims with their numbers, silence where a network is healthy, and bounds."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The scale of inputs."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The ranges where activations are flat."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
