@@ -1,4 +1,4 @@
-"""Forward and backward pass: the planned program against PyTorch eager, NumPy by hand and the bare matrix products."""
+"""Time forward and backward passes: the engine's plan, PyTorch eager, NumPy by hand and the bare matrix products."""
 
 from __future__ import annotations
 
@@ -40,7 +40,10 @@ Answer = Callable[[], tuple[float, Array]]
 
 
 def planned(case: Case, numbers: Numbers, dtype: str) -> tuple[dict[str, Callable[[], object]], dict[str, Answer]]:
-    """Return the program with its numbers resident, as PyTorch's are, and the whole of `Evaluation.run`."""
+    """Return two contenders, the program with its numbers in place and the whole of `Evaluation.run`, and an answer.
+
+    The program leaves its numbers where they are, as PyTorch does; `Evaluation.run` copies them in and out.
+    """
     evaluation = compile_task(case.task(dtype), Limits())
     workspace = Workspace(evaluation.program)
     tree = {
@@ -70,7 +73,7 @@ def by_hand(case: Case, numbers: Numbers) -> tuple[Callable[[], object], Answer]
 
 
 def products(case: Case, numbers: Numbers) -> Callable[[], object]:
-    """Return a run of the matrix products of the network alone, into memory that exists already."""
+    """Return a call that runs only the network's matrix products, into existing arrays: the least time possible."""
     dtype = numbers.inputs.dtype
     generator = np.random.default_rng(7)
     calls: list[Callable[[], object]] = []
@@ -95,7 +98,10 @@ def products(case: Case, numbers: Numbers) -> Callable[[], object]:
 
 
 def torch_eager(case: Case, numbers: Numbers) -> tuple[Callable[[], object], Answer]:
-    """Return functional PyTorch; gradients are None before each backward, as its optimizers leave them."""
+    """Return one forward and backward pass in functional PyTorch, and its answer.
+
+    Gradients are None before each backward pass, as PyTorch's optimizers leave them.
+    """
     torch: Any = import_module("torch")
     functional = torch.nn.functional
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""A whole step of training, parameters to parameters: ours, with and without its trace, against torch.optim.Adam."""
+"""Time one step of Adam, parameters to parameters: ours, with and without its trace, against torch.optim.Adam."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LIMITS = Limits(operations=float("inf"), steps=10**12, trace_elements=10**15)
 
 
 def training(case: Case, numbers: Numbers, dtype: str, *, traced: bool) -> Training:
-    """Return a training that goes on for as long as anybody measures."""
+    """Return a training that never ends; `traced` records the gradients and parameters of each step."""
     tree = {
         name: {"kernel": kernel, "bias": bias}
         for name, kernel, bias in zip(case.layer_names, numbers.kernels, numbers.biases, strict=True)
@@ -56,7 +56,7 @@ def training(case: Case, numbers: Numbers, dtype: str, *, traced: bool) -> Train
 
 
 def written(case: Case, numbers: Numbers, dtype: str) -> Callable[[], object]:
-    """Return a step as a stream sends it, without the network."""
+    """Return a call that makes a step and writes its record as JSON, as a stream would send it."""
     running = training(case, numbers, dtype, traced=True)
 
     def step() -> bytes:
@@ -68,7 +68,7 @@ def written(case: Case, numbers: Numbers, dtype: str) -> Callable[[], object]:
 
 
 def torch_adam(case: Case, numbers: Numbers) -> tuple[Callable[[], object], Callable[[], Array]]:
-    """Return a step as PyTorch's tutorials write it, and the parameters in our order."""
+    """Return a call that makes a step as PyTorch's tutorials do, and one that gives the parameters in our order."""
     torch: Any = import_module("torch")
     torch.set_num_threads(1)
     modules: list[Any] = []

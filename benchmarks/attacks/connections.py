@@ -1,6 +1,6 @@
-"""Clients that are slow, silent or rude: they hold connections, and cost the server nothing but those.
+"""Attacks by slow, silent or rude clients, which hold connections but should cost the server nothing else.
 
-Each attack goes on for as long as it lasts: who is cut off comes back.
+An attacker whose connection the server closes opens a new one, until the attack is over.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ GRADIENTS = packed(XOR)
 
 @dataclass
 class Field:
-    """The server that is attacked, and the addresses of the attackers."""
+    """One attack in progress: the server's port, the attackers' addresses, and counts of what happened to them."""
 
     port: int
     addresses: list[str]
@@ -37,7 +37,7 @@ class Field:
         return self.addresses[number % len(self.addresses)]
 
     async def many(self, count: int, once: Callable[[int], Awaitable[None]], pause: float = 0.2) -> None:
-        """Run `count` attackers, each of which does `once` again and again."""
+        """Run `count` attackers at once; each repeats `once(number)`, with a pause, until the task is cancelled."""
 
         async def one(number: int) -> None:
             await asyncio.sleep(number * min(0.005, 2.0 / count))
@@ -64,7 +64,7 @@ class Field:
 
 
 def holding(rate: float, send: Callable[[int], bytes]) -> Run:
-    """Connect one client after another; each sends its bytes and stays."""
+    """Return an attack that opens `rate` connections a second, sends `send(number)` on each, and keeps all open."""
 
     async def run(field: Field) -> None:
         held: list[Connection] = []
@@ -85,12 +85,12 @@ def holding(rate: float, send: Callable[[int], bytes]) -> Run:
 
 
 def lingering(rate: float) -> Run:
-    """Leave connections open after the answer `Connection: close`."""
+    """Return an attack whose clients ask for `Connection: close` and then leave their connections open."""
     return holding(rate, lambda _: get("/v1/losses", {"Connection": "close"}))
 
 
 def sending(count: int, first: bytes, then: bytes = b"", every: float = 1.0) -> Run:
-    """Send `first`, then nothing, or a byte of `then` every `every` seconds, over and over."""
+    """Return an attack that sends `first`, then nothing or a byte of `then` every `every` seconds."""
 
     async def run(field: Field) -> None:
         async def once(number: int) -> None:
@@ -113,13 +113,13 @@ def sending(count: int, first: bytes, then: bytes = b"", every: float = 1.0) -> 
 
 
 def chunk_extensions(count: int) -> Run:
-    """Send a chunk with an extension that never ends."""
+    """Return an attack that sends a chunk with an extension that never ends."""
     first = head("POST", "/v1/gradients", None, {"Content-Type": "application/json", "Transfer-Encoding": "chunked"})
     return sending(count, first + b"5;", b"a", 0.2)
 
 
 def slow_readers(count: int, request: bytes) -> Run:
-    """Ask for large answers, or streams, and do not read them."""
+    """Return an attack that asks for large responses or streams, and does not read them."""
 
     async def run(field: Field) -> None:
         async def once(number: int) -> None:
@@ -137,13 +137,13 @@ def slow_readers(count: int, request: bytes) -> Run:
 
 
 def _established(sock: object) -> bool:
-    """Return whether the other side still holds the connection: TCP_INFO begins with the state; 1 is ESTABLISHED."""
+    """Return whether the other side still holds the connection, by the first byte of TCP_INFO (1 is ESTABLISHED)."""
     info: bytes = sock.getsockopt(6, 11, 8)  # type: ignore[attr-defined]
     return info[0] == 1
 
 
 def idle(count: int, first: bytes = b"") -> Run:
-    """Connections that were served once, or never asked, and stay."""
+    """Return an attack whose connections stay open and idle, after one request `first` or without any."""
 
     async def run(field: Field) -> None:
         async def once(number: int) -> None:
@@ -158,7 +158,7 @@ def idle(count: int, first: bytes = b"") -> Run:
 
 
 def malformed(rate: float) -> Run:
-    """Send malformed request lines, and HTTP/1.0."""
+    """Return an attack that sends malformed request lines, HTTP/1.0 and TLS, and keeps the connections."""
     lines = (
         b"GARBAGE\r\n\r\n",
         b"GET /health/live HTTP/1.0\r\n\r\n",
@@ -169,7 +169,7 @@ def malformed(rate: float) -> Run:
 
 
 def churn(count: int) -> Run:
-    """Connections that are opened and reset, or closed, as fast as it goes."""
+    """Return an attack that opens and resets connections as fast as it can; every other one sends part of a request."""
 
     async def run(field: Field) -> None:
         async def once(number: int) -> None:
@@ -184,7 +184,7 @@ def churn(count: int) -> Run:
 
 
 def pipelined(count: int, request: bytes, depth: int, *, reads: bool) -> Run:
-    """Send many requests in one write; read the answers or not."""
+    """Return an attack that sends a request `depth` times in one write; with `reads`, it reads the responses."""
 
     async def run(field: Field) -> None:
         async def once(number: int) -> None:
@@ -205,7 +205,7 @@ def pipelined(count: int, request: bytes, depth: int, *, reads: bool) -> Run:
 
 
 def headers(count: int, lines: int, size: int) -> Run:
-    """Send heads of many or long lines."""
+    """Return an attack that sends requests with `lines` headers, each with a value of `size` characters."""
     text = "".join(f"X-{number}: {'a' * size}\r\n" for number in range(lines))
     request = f"GET /health/live HTTP/1.1\r\nHost: x\r\n{text}\r\n".encode()
 
@@ -223,7 +223,7 @@ def headers(count: int, lines: int, size: int) -> Run:
 
 
 def aborted(count: int, request: bytes, share: float) -> Run:
-    """Reset uploads on the way, or requests once they are sent."""
+    """Return an attack that resets the connection after sending this share of a request; 1 is the whole request."""
 
     async def run(field: Field) -> None:
         async def once(number: int) -> None:
@@ -240,7 +240,7 @@ def aborted(count: int, request: bytes, share: float) -> Run:
 
 
 def resets(count: int) -> Run:
-    """Reset connections in the middle of an answer."""
+    """Return an attack that resets connections in the middle of a large response."""
     request = post("/v1/forward", LARGE)
 
     async def run(field: Field) -> None:
@@ -256,7 +256,7 @@ def resets(count: int) -> Run:
 
 
 def asking(count: int, request: Callable[[int], bytes]) -> Run:
-    """Ask and read over kept connections, each client as fast as it is answered."""
+    """Return an attack of regular clients on kept connections, each of which asks again once it is answered."""
 
     async def run(field: Field) -> None:
         numbers = itertools.count()
@@ -278,7 +278,7 @@ def asking(count: int, request: Callable[[int], bytes]) -> Run:
 
 
 def steady_readers(count: int, request: bytes, rate: int) -> Run:
-    """Read large answers just fast enough not to be cut off."""
+    """Return an attack that reads large responses at `rate` bytes a second, just fast enough not to be cut off."""
 
     async def run(field: Field) -> None:
         async def once(number: int) -> None:
@@ -303,7 +303,7 @@ def steady_readers(count: int, request: bytes, rate: int) -> Run:
 
 
 def half_closed(count: int) -> Run:
-    """Close the sending side after the request; the answer is still due, or not."""
+    """Return an attack that closes its sending side after the request and waits for the end of the connection."""
 
     async def run(field: Field) -> None:
         async def once(number: int) -> None:
@@ -318,7 +318,10 @@ def half_closed(count: int) -> Run:
 
 
 def late_body(count: int) -> Run:
-    """Send the rest of a body after the server gave up on it: the rest is no request."""
+    """Return an attack that sends requests in place of the rest of a body that the server has given up on.
+
+    The server must not answer them. A response to one is noted as WRONG.
+    """
 
     async def run(field: Field) -> None:
         async def once(number: int) -> None:
@@ -404,7 +407,7 @@ async def _attack(server: Server, options: Options, name: str, run: Run) -> Row:
 
 
 async def _left(server: Server) -> str:
-    """Return the work and the memory that the server still has when its clients are gone."""
+    """Return a text about the work and the memory that the server still has 3 seconds after its clients are gone."""
     await asyncio.sleep(2.0)
     before = server.processor_seconds
     await asyncio.sleep(1.0)

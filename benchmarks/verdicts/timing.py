@@ -1,4 +1,4 @@
-"""The cost of a verdict beyond the gradient itself."""
+"""Time verdicts, beyond what the gradient alone costs."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def typed(array: Array) -> dict[str, Any]:
 
 
 def typed_single(array: Array) -> dict[str, Any]:
-    """Submit float32: 200 submissions in float64 exceed the largest body."""
+    """Return a typed array in float32: in float64, 200 submissions would exceed the largest body."""
     return typed(array.astype("float32"))
 
 
 def request_of(case: Case, encode: Any) -> tuple[dict[str, Any], dict[str, dict[str, Array]]]:
-    """Return the body of a request, and the gradients by hand."""
+    """Return the body of a request, and the right gradients, computed by hand."""
     numbers = case.numbers("float64")
     body = case.request() | {"inputs": encode(numbers.inputs), "targets": encode(numbers.targets)}
     body["parameters"] = {
@@ -59,7 +59,7 @@ def _encoded(tree: Mapping[str, Mapping[str, Array]], encode: Any, factor: float
 
 
 def _milliseconds(send: Send, path: str, body: Mapping[str, Any], rounds: int) -> float:
-    """Return the median; infinite where it is refused, as at its deadline."""
+    """Return the median response time in milliseconds; infinity if the request is refused, as at its deadline."""
     times = []
     for place in range(-2, rounds):
         start = time.perf_counter()
@@ -73,7 +73,7 @@ def _milliseconds(send: Send, path: str, body: Mapping[str, Any], rounds: int) -
 
 
 def times(send: Send) -> list[list[str]]:
-    """Return rows of a table: case, claim, the gradient alone, the verdict, what it costs more, and the bar."""
+    """Return table rows: network, claim, ms of the gradient alone, ms of the verdict, the difference, and the bar."""
     rows = []
     for case, encode, rounds, bar in ((XOR, np.ndarray.tolist, 50, 5.0), (DIGITS, typed, 9, 100.0)):
         body, right = request_of(case, encode)
