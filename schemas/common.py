@@ -1,4 +1,4 @@
-"""Parts of schemas that several endpoints share."""
+"""Schemas and fields that several endpoints share."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ STATUSES = {
 
 
 def about(text: str) -> Mapping[str, str]:
-    """Return the metadata of a field with this description."""
+    """Return the metadata with which a field describes itself in the OpenAPI document."""
     return {"description": text}
 
 
 class PartSchema(StrictSchema):
-    """A part of a request that is loaded into an object of its own class."""
+    """The schema of an object within a request, which is loaded into an instance of the class `made`."""
 
     made: type[Any]
 
@@ -43,7 +43,7 @@ class PartSchema(StrictSchema):
 
 
 class Trace(NamedTuple):
-    """The trace of a training: the steps in the response, and the values of each step."""
+    """The choice of what to record of a training: every how many steps, what beside the loss, and checkpoints."""
 
     every: int
     include: frozenset[str] = frozenset()
@@ -55,7 +55,7 @@ ONE_OF_THEM: Mapping[str, int] = MappingProxyType({"minProperties": 1, "maxPrope
 
 
 class GradientClipSchema(PartSchema):
-    """The clipping of gradients, which happens before everything else."""
+    """Clipping of gradients, by value or by norm, before the optimizer sees them."""
 
     made = Clip
     bounds = ONE_OF_THEM
@@ -74,7 +74,7 @@ class GradientClipSchema(PartSchema):
 
 
 class OptimizersField(ChoiceField):
-    """A list of optimizers."""
+    """A list of optimizers: names, or objects with options."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         if not isinstance(value, list) or not 0 < len(value) <= MOST_TRAININGS:
@@ -87,7 +87,7 @@ class OptimizersField(ChoiceField):
 
 
 class AnswerWarningSchema(StrictSchema):
-    """A warning about the response."""
+    """One warning in a response: a fact about a right answer that the caller should know."""
 
     code = fields.String(required=True)
     message = fields.String(required=True)
@@ -104,5 +104,5 @@ def warnings_field() -> fields.List[Any]:
 
 
 def language_field() -> WordField:
-    """Return the field `language`. A request with it has its sentences told in that language (see `post`)."""
+    """Return the field `language`: a request with it gets the sentences of its response in that language."""
     return WordField(LANGUAGES, metadata=about("language of the sentences; by default that of Accept-Language (en)"))

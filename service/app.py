@@ -1,4 +1,4 @@
-"""The WSGI application: it wires the modules together and does nothing else."""
+"""The WSGI application: it puts the parts of the service together, and does nothing else."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from service.problems import MEDIA_TYPE, Problem, from_engine, from_status, from
 
 
 def create_app(settings: Settings | None = None) -> Flask:
-    """Return the WSGI application with the given settings, by default those of the environment."""
+    """Return the WSGI application with these settings, or those of the environment."""
     settings = settings or Settings.from_environment()
     app = Lean("service", static_folder=None)
     app.url_map.strict_slashes = False
@@ -171,7 +171,7 @@ def _finish(app: Flask, settings: Settings, cors: Cors) -> None:
 
 
 def _compress(response: Response, length: int, environ: Mapping[str, Any]) -> int:
-    """Compress a response if the client accepts gzip. Return the length of the body that is sent."""
+    """Compress a response if the client accepts gzip; return the length of the body to send."""
     response.headers.add("Vary", "Accept-Encoding")
     compressed = wire.compress(list(response.iter_encoded()), environ)
     if compressed is None:

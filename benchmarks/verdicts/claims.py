@@ -1,4 +1,4 @@
-"""Claims to be judged: gradients as students submit them, with one or two mistakes, right, or wrong without a pattern."""
+"""Claims to be judged: gradients as students submit them, with one mistake or two, right, or wrong without pattern."""
 
 from __future__ import annotations
 

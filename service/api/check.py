@@ -1,4 +1,4 @@
-"""`/v1/gradients/check`."""
+"""The view of `/v1/gradients/check`, which compares a gradient with slopes computed from values alone."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from service.problems import from_faults, from_validation
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An endpoint, as OpenAPI describes it."""
+    """One endpoint of the API with everything that its entry in openapi.yaml says."""
 
     method: str
     path: str
@@ -51,7 +51,7 @@ class Endpoint:
 
     @property
     def is_translated(self) -> bool:
-        """Whether the response holds sentences, in a language that the caller may choose."""
+        """Whether the response holds sentences, and the caller may choose their language."""
         return self.takes is not None and "language" in self.takes.load_fields
 
 
@@ -71,7 +71,7 @@ FIRST = "/v1/gradients"
 
 
 def in_order() -> list[Endpoint]:
-    """Return all endpoints in the order for readers, whatever the order of imports."""
+    """Return all endpoints as documents list them: by tag, with the main endpoint first."""
     tags = list(TAGS)
     return sorted(ENDPOINTS, key=lambda endpoint: (tags.index(endpoint.tag), endpoint.path != FIRST))
 
@@ -79,7 +79,7 @@ def in_order() -> list[Endpoint]:
 def describe(
     method: str, path: str, *, summary: str, tag: str, **details: Any
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorator: describe the view below in OpenAPI, with its docstring as description."""
+    """Return a decorator that adds a view to `ENDPOINTS`, with its docstring as the description."""
 
     def register(view: Callable[..., Any]) -> Callable[..., Any]:
         text = (view.__doc__ or "").strip()
@@ -100,11 +100,12 @@ def post(
     examples: Mapping[str, Example],
     streams: tuple[type[Schema], ...] = (),
 ) -> Callable[[Callable[[R, Context], dict[str, Any] | Response]], Callable[..., Response]]:
-    """Decorator: let the function below answer POST requests at `path`.
+    """Return a decorator that makes a function the view of POST requests at `path`.
 
-    With `streams`, the schemas of the lines of a stream, the client may ask for one; then the function returns the
-    whole response. If requests have the field `language`, `context.language` is the language of the response, and its
-    headers say so.
+    The function gets the loaded request and the `Context`, and returns the object of the response, which is written as
+    JSON. `streams` are the schemas of the lines of a stream, if the client may ask for one; then the function returns
+    the whole `Response` itself. If requests have the field `language`, `context.language` is the language of the
+    response, and its headers say so.
     """
     translated = "language" in takes.load_fields
 
@@ -150,7 +151,7 @@ def post(
 
 
 def _receive(held: _Held, environ: dict[str, Any], keys: Collection[str]) -> wire.Parsed:
-    """Read and parse the body. From here on the request has a ticket. Raise `Problem`."""
+    """Read and parse the request's body, and begin its ticket if the edge has not. Raise `Problem`."""
     body = wire.read_body(environ, held.running.settings.max_body_bytes, held.memory.need)
     held.begin(environ, len(body))
     held.timer.mark("receive")
@@ -162,7 +163,7 @@ def _receive(held: _Held, environ: dict[str, Any], keys: Collection[str]) -> wir
 
 
 def _validate(held: _Held, takes: RequestSchema[R], value: dict[str, Any], texts: wire.LongTexts | None) -> R:
-    """Load a parsed body, and release its long texts. Raise `Problem` 422."""
+    """Load a parsed body with its schema, and free the texts of base64 that are now arrays. Raise `Problem` 422."""
     try:
         loaded = takes.read(value)
     except ValidationError as error:
@@ -175,13 +176,13 @@ def _validate(held: _Held, takes: RequestSchema[R], value: dict[str, Any], texts
 
 
 def _language(loaded: Any, environ: Mapping[str, Any]) -> str:
-    """Return the language that the request names, else the one that its Accept-Language header prefers."""
+    """Return the language of the response: the one in the request, else the one that Accept-Language prefers."""
     asked: str | None = loaded.get("language")
     return asked or wire.preferred_language(environ, LANGUAGES)
 
 
 def _write(result: dict[str, Any], context: Context) -> list[bytes]:
-    """Write a result as JSON: at once if it is small, else in pieces, between which others may compute."""
+    """Return a result as JSON: a small one in one piece, a large one in pieces between which other requests compute."""
     ticket = context.ticket
     if ticket.cost > SMALL_SECONDS and not context.in_steps:
         ticket.look()
@@ -197,11 +198,11 @@ def _write(result: dict[str, Any], context: Context) -> list[bytes]:
 
 
 def _nothing() -> None:
-    """Do nothing."""
+    """Do nothing, in place of a check that is not needed."""
 
 
 def _document(pieces: list[bytes], base64: bool, headers: dict[str, str], sent: Callable[[], None] | None) -> Response:
-    """Make the response with these pieces of JSON; `sent` is called once it is sent."""
+    """Return the response that consists of these pieces of JSON; `sent` is called once it is sent."""
     media_type = "application/json; tensors=base64" if base64 else wire.JSON
     if len(pieces) == 1:
         response = Document(pieces[0], content_type=media_type, headers=headers or None)
@@ -214,9 +215,9 @@ def _document(pieces: list[bytes], base64: bool, headers: dict[str, str], sent: 
 
 
 class _Held:
-    """The memory and the ticket that a request holds until its response is written.
+    """The memory and the ticket of a request, as a context manager that gives them back at its end.
 
-    At the end of the `with` block, those that the edge has not made are given back, unless `keep` was called.
+    The edge gives back what it has made itself. `keep` leaves the rest held beyond the block.
     """
 
     __slots__ = ("_is_large", "_kept", "_owns_memory", "_owns_ticket", "memory", "running", "ticket", "timer")
@@ -239,7 +240,7 @@ class _Held:
             self.close()
 
     def begin(self, environ: dict[str, Any], nbytes: int) -> None:
-        """Take over the ticket that the edge began, or begin one for a body of so many bytes. Raise `Problem` 503."""
+        """Take over the ticket that the edge began, or begin one for a body of `nbytes` bytes. Raise `Problem` 503."""
         ticket: Ticket | None = environ.get("nabla.ticket")
         if ticket is None:
             arrived = environ.get("nabla.arrived") or time.monotonic()
@@ -251,12 +252,15 @@ class _Held:
         self._is_large = nbytes > wire.LARGE_BODY
 
     def look_if_large(self) -> None:
-        """Let a large request wait or end; a small request is over before a look could matter."""
+        """Check whether a large request may go on: it may have to wait for a slot, or end. Small ones are over soon."""
         if self._is_large:
             self.ticket.look()
 
     def reserve_until_sent(self, pieces: list[bytes]) -> Callable[[], None] | None:
-        """Hold memory for the response alone. Return the function that gives it back; None if the edge does that."""
+        """Keep only as much memory reserved as the response takes while it is sent.
+
+        Return the function that gives the memory back; None if the edge or the end of the block does.
+        """
         if not self.memory.held:
             return None
         nbytes = sum(map(len, pieces))
@@ -268,12 +272,12 @@ class _Held:
         return self.keep()
 
     def keep(self) -> Callable[[], None]:
-        """Hold everything beyond the `with` block, until the returned function is called."""
+        """Leave memory and ticket held at the end of the block; return the function that gives them back."""
         self._kept = True
         return self.close
 
     def close(self) -> None:
-        """Give back what is held. It may be called twice."""
+        """Give memory and ticket back. A second call does nothing."""
         if self._owns_memory:
             self.memory.release()
         if self._owns_ticket:
@@ -281,7 +285,10 @@ class _Held:
 
 
 def hung_up(environ: Mapping[str, Any]) -> Callable[[], bool] | None:
-    """Return a function that says whether the client has closed its connection; None if the server does not show it."""
+    """Return a function that returns whether the client has closed its connection.
+
+    Return None if the server does not show its socket.
+    """
     connection = environ.get("gunicorn.socket")
     if connection is None:
         return None  # the next write will tell

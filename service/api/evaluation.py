@@ -1,4 +1,4 @@
-"""`/v1/forward` and `/v1/gradients`."""
+"""The views of `/v1/forward` and `/v1/gradients`."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _evaluate(request: LoadedEvaluation, context: Context) -> Result:
 
 
 def _answer(request: LoadedEvaluation, result: Result) -> dict[str, Any]:
-    """Return the response, the most important part first."""
+    """Return the JSON object of the response; its keys come most important first."""
     outputs = result.outputs
     answer: dict[str, Any] = {"dtype": request["dtype"]}
     if result.loss is not None:

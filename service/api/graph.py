@@ -1,4 +1,4 @@
-"""`/v1/graph`."""
+"""The view of `/v1/graph`, which shows the computational graph of a network or a typed function."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ EXPLAIN: dict[str, Example] = {
         parameter="n1.kernel",
     ),
     "zero": Example(
-        "Two gradients that are 0 for different reasons, told in Chinese.",
+        "Two gradients that are 0 for different reasons, explained in Chinese.",
         network={
             "layers": [
                 {"type": "dense", "name": "hidden", "units": 2, "activation": "relu"},

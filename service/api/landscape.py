@@ -1,4 +1,4 @@
-"""`/v1/landscape`."""
+"""The view of `/v1/landscape`, which computes the loss around the parameters and its curvature."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _trajectory(request: LoadedLandscape) -> Trajectory | None:
 
 
 def _answer(request: LoadedLandscape, found: Landscape, vector: ParameterVector, language: str) -> dict[str, Any]:
-    """Return the response, the most important part first."""
+    """Return the JSON object of the response; its keys come most important first."""
     tell = telling(language)
     answer: dict[str, Any] = {
         "dtype": request["dtype"],

@@ -1,4 +1,4 @@
-"""`/v1/gradients/verify`."""
+"""The view of `/v1/gradients/verify`, which judges claimed gradients and names their mistakes."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ VERIFY: dict[str, Example] = {
         ],
     ),
     "chain_rule": Example(
-        "A derivative that lacks its inner part, told in Chinese.",
+        "A derivative that lacks its inner part, explained in Chinese.",
         expression="sin(x^2)",
         point=[2],
         claimed=[-0.6536436208636119],

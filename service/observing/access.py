@@ -1,4 +1,4 @@
-"""The access record: every answered request is counted, and logged in one line."""
+"""The record of an answered request, which is counted in the metrics and logged as one line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LONGEST_PATH = 1024
 
 @dataclass(slots=True)
 class Access:
-    """An answered request. Times are in seconds, sizes in bytes."""
+    """What is recorded of an answered request. Times are in seconds, sizes in bytes."""
 
     request_id: str
     method: str
@@ -59,7 +59,10 @@ def access_of(
     sent: int | None,
     reason: str | None = None,
 ) -> Access:
-    """Return the record of the request with this WSGI environment; its `nabla.reason` is the default reason."""
+    """Return the record of the request with this WSGI environment.
+
+    Without `reason`, the environment's `nabla.reason` is the reason of a refusal.
+    """
     ticket = environ.get("nabla.ticket")
     received = environ.get("CONTENT_LENGTH") or ""
     return Access(
@@ -82,13 +85,13 @@ _line_of: Callable[[Access], bytes] | None = None
 
 
 def log_requests(log_format: str | None) -> None:
-    """Log each recorded request from now on, in a format of `Settings.log_format`; None turns logging off."""
+    """Turn request logging on, in a format of `Settings.log_format`; None turns it off."""
     global _line_of
     _line_of = None if log_format is None else _text_line if logs_text(log_format) else _json_line
 
 
 def record(access: Access) -> None:
-    """Count an answered request, and log it unless its route is in `QUIET`. This never waits."""
+    """Count an answered request, and log it unless its route is in `QUIET`. It never waits for the log's reader."""
     count(access.method, access.route, access.status, access.seconds, access.queued)
     if access.reason:
         refuse(access.reason)

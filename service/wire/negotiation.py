@@ -1,4 +1,4 @@
-"""The headers by which a client chooses the form, the encoding and the language of its response."""
+"""The headers with which a client chooses the form, the encoding and the language of the response."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ COMMON = (None, "", "*/*", JSON)
 
 
 def wants_base64(environ: Mapping[str, Any]) -> bool:
-    """Return whether tensors are to be base64. Raise `Problem` 406 if the client does not accept JSON."""
+    """Return whether the client wants tensors as base64. Raise `Problem` 406 if it does not accept JSON."""
     accept = environ.get("HTTP_ACCEPT")
     return accept not in COMMON and _negotiate(accept, DOCUMENT)[1]
 
 
 def form_and_base64(environ: Mapping[str, Any]) -> tuple[Form, bool]:
-    """Return the form of a response that may be a stream, and whether tensors are base64. Raise `Problem` 406."""
+    """Return the form of the response, document or stream, and whether tensors are base64. Raise `Problem` 406."""
     accept = environ.get("HTTP_ACCEPT")
     return ("json", False) if accept in COMMON else _negotiate(accept, DOCUMENT_OR_STREAM)
 
@@ -53,7 +53,7 @@ def _negotiate(accept: str | None, forms: Mapping[str, Form]) -> tuple[Form, boo
 
 
 def preferred_language(environ: Mapping[str, Any], languages: Sequence[str]) -> str:
-    """Return the language that the Accept-Language header prefers; the first language if it names none of them."""
+    """Return the one of `languages` that Accept-Language prefers; the first if the header names none of them."""
     header = environ.get("HTTP_ACCEPT_LANGUAGE")
     for tag, quality in parse_accept_header(header, LanguageAccept) if header else ():
         # zh-Hant-TW is a kind of zh.
@@ -64,6 +64,6 @@ def preferred_language(environ: Mapping[str, Any], languages: Sequence[str]) -> 
 
 
 def accepts_gzip(environ: Mapping[str, Any]) -> bool:
-    """Return whether the client accepts gzip."""
+    """Return whether the client accepts a response compressed with gzip."""
     accepted = environ.get("HTTP_ACCEPT_ENCODING")
     return bool(accepted) and parse_accept_header(accepted)["gzip"] > 0
