@@ -18,7 +18,7 @@ MEGA = 10**6
 
 
 class Waiting:
-    """A thread that asks for memory and waits for it."""
+    """A thread that asks for memory and waits until it gets it."""
 
     def __init__(self, share: Reservation, nbytes: int, told: list[Reservation]) -> None:
         self.share = share
@@ -43,7 +43,7 @@ class Waiting:
 
 @dataclass
 class Request:
-    """A request that waits for memory."""
+    """A request that may wait for memory."""
 
     deadline: float = math.inf
     may_wait: bool = True
@@ -51,7 +51,7 @@ class Request:
 
 
 def until(true: Callable[[], bool]) -> None:
-    """Wait until something is true; fail after ten seconds."""
+    """Wait until a condition is true; fail after ten seconds."""
     end = time.monotonic() + 10
     while not true():
         assert time.monotonic() < end
@@ -59,7 +59,7 @@ def until(true: Callable[[], bool]) -> None:
 
 
 class Shelf:
-    """A cache of which any part can be forgotten."""
+    """A cache that can forget any part of its content."""
 
     def __init__(self, nbytes: int) -> None:
         self.nbytes = nbytes

@@ -19,6 +19,8 @@ from benchmarks.attacks.client import FAILURES, Connection, connect, get, head, 
 from benchmarks.attacks.harness import NORMAL, Options, Row, Server, serving, watched
 
 Run = Callable[["Field"], Awaitable[None]]
+Once = Callable[["Field", Connection], Awaitable[None]]
+"""What an attacker does on one connection."""
 LARGE = large_answer()
 STREAM = endless_stream()
 GRADIENTS = packed(XOR)
@@ -36,14 +38,22 @@ class Field:
     def address(self, number: int) -> str:
         return self.addresses[number % len(self.addresses)]
 
-    async def many(self, count: int, once: Callable[[int], Awaitable[None]], pause: float = 0.2) -> None:
-        """Run `count` attackers at once; each repeats `once(number)`, with a pause, until the task is cancelled."""
+    async def many(self, count: int, once: Once, pause: float, receive: int | None) -> None:
+        """Run `count` attackers at once; each repeats `once` on a new connection until the task is cancelled.
+
+        `pause` is the time between two connections in seconds; `receive` bounds the kernel's receive buffer.
+        """
 
         async def one(number: int) -> None:
             await asyncio.sleep(number * min(0.005, 2.0 / count))
             while True:
                 try:
-                    await once(number)
+                    connection = await connect(self.port, self.address(number), receive=receive)
+                    self.notes["opened"] += 1
+                    try:
+                        await once(self, connection)
+                    finally:
+                        connection.reset()
                     self.notes["cut off"] += 1
                 except FAILURES as error:
                     self.notes[type(error).__name__] += 1
@@ -53,14 +63,10 @@ class Field:
             for number in range(count):
                 group.create_task(one(number))
 
-    @contextlib.asynccontextmanager
-    async def connection(self, number: int, receive: int | None = None):  # type: ignore[no-untyped-def]
-        connection = await connect(self.port, self.address(number), receive=receive)
-        self.notes["opened"] += 1
-        try:
-            yield connection
-        finally:
-            connection.reset()
+
+def repeating(count: int, once: Once, pause: float = 0.2, receive: int | None = None) -> Run:
+    """Return an attack by `count` attackers that repeat `once`, with the parameters of `Field.many`."""
+    return lambda field: field.many(count, once, pause, receive)
 
 
 def holding(rate: float, send: Callable[[int], bytes]) -> Run:
@@ -92,24 +98,20 @@ def lingering(rate: float) -> Run:
 def sending(count: int, first: bytes, then: bytes = b"", every: float = 1.0) -> Run:
     """Return an attack that sends `first`, then nothing or a byte of `then` every `every` seconds."""
 
-    async def run(field: Field) -> None:
-        async def once(number: int) -> None:
-            async with field.connection(number) as connection:
-                connection.send(first)
-                closed = asyncio.create_task(connection.closed())
-                try:
-                    place = 0
-                    while not closed.done():
-                        if then:
-                            connection.send(then[place % len(then) :][:1])
-                            place += 1
-                        await asyncio.wait([closed], timeout=every)
-                finally:
-                    closed.cancel()
+    async def once(field: Field, connection: Connection) -> None:
+        connection.send(first)
+        closed = asyncio.create_task(connection.closed())
+        try:
+            place = 0
+            while not closed.done():
+                if then:
+                    connection.send(then[place % len(then) :][:1])
+                    place += 1
+                await asyncio.wait([closed], timeout=every)
+        finally:
+            closed.cancel()
 
-        await field.many(count, once)
-
-    return run
+    return repeating(count, once)
 
 
 def chunk_extensions(count: int) -> Run:
@@ -121,19 +123,15 @@ def chunk_extensions(count: int) -> Run:
 def slow_readers(count: int, request: bytes) -> Run:
     """Return an attack that asks for large responses or streams, and does not read them."""
 
-    async def run(field: Field) -> None:
-        async def once(number: int) -> None:
-            async with field.connection(number, receive=4096) as connection:
-                connection.writer.transport.pause_reading()  # type: ignore[attr-defined]
-                connection.send(request)
-                # The transport cannot say that the server has gone, for it does not read: a look now and then.
-                sock = connection.writer.get_extra_info("socket")
-                while _established(sock):
-                    await asyncio.sleep(1.0)
+    async def once(field: Field, connection: Connection) -> None:
+        connection.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        connection.send(request)
+        # The transport cannot say that the server has gone, for it does not read: a look now and then.
+        sock = connection.writer.get_extra_info("socket")
+        while _established(sock):
+            await asyncio.sleep(1.0)
 
-        await field.many(count, once)
-
-    return run
+    return repeating(count, once, receive=4096)
 
 
 def _established(sock: object) -> bool:
@@ -145,16 +143,12 @@ def _established(sock: object) -> bool:
 def idle(count: int, first: bytes = b"") -> Run:
     """Return an attack whose connections stay open and idle, after one request `first` or without any."""
 
-    async def run(field: Field) -> None:
-        async def once(number: int) -> None:
-            async with field.connection(number) as connection:
-                if first:
-                    connection.send(first)
-                await connection.closed()
+    async def once(field: Field, connection: Connection) -> None:
+        if first:
+            connection.send(first)
+        await connection.closed()
 
-        await field.many(count, once)
-
-    return run
+    return repeating(count, once)
 
 
 def malformed(rate: float) -> Run:
@@ -169,39 +163,31 @@ def malformed(rate: float) -> Run:
 
 
 def churn(count: int) -> Run:
-    """Return an attack that opens and resets connections as fast as it can; every other one sends part of a request."""
+    """Return an attack that opens and resets connections as fast as it can; some send part of a request."""
 
-    async def run(field: Field) -> None:
-        async def once(number: int) -> None:
-            async with field.connection(number) as connection:
-                if number % 2:
-                    connection.send(get("/health/live")[: random.randrange(30)])
-                    await asyncio.sleep(0)
+    async def once(field: Field, connection: Connection) -> None:
+        if random.random() < 0.5:
+            connection.send(get("/health/live")[: random.randrange(30)])
+            await asyncio.sleep(0)
 
-        await field.many(count, once, 0.01)
-
-    return run
+    return repeating(count, once, 0.01)
 
 
 def pipelined(count: int, request: bytes, depth: int, *, reads: bool) -> Run:
     """Return an attack that sends a request `depth` times in one write; with `reads`, it reads the responses."""
 
-    async def run(field: Field) -> None:
-        async def once(number: int) -> None:
-            async with field.connection(number) as connection:
-                if not reads:
-                    connection.writer.transport.pause_reading()  # type: ignore[attr-defined]
-                connection.send(request * depth)
-                if reads:
-                    await connection.closed()
-                else:
-                    sock = connection.writer.get_extra_info("socket")
-                    while _established(sock):
-                        await asyncio.sleep(1.0)
+    async def once(field: Field, connection: Connection) -> None:
+        if not reads:
+            connection.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        connection.send(request * depth)
+        if reads:
+            await connection.closed()
+        else:
+            sock = connection.writer.get_extra_info("socket")
+            while _established(sock):
+                await asyncio.sleep(1.0)
 
-        await field.many(count, once)
-
-    return run
+    return repeating(count, once)
 
 
 def headers(count: int, lines: int, size: int) -> Run:
@@ -209,112 +195,87 @@ def headers(count: int, lines: int, size: int) -> Run:
     text = "".join(f"X-{number}: {'a' * size}\r\n" for number in range(lines))
     request = f"GET /health/live HTTP/1.1\r\nHost: x\r\n{text}\r\n".encode()
 
-    async def run(field: Field) -> None:
-        async def once(number: int) -> None:
-            async with field.connection(number) as connection:
-                connection.send(request)
-                async with asyncio.timeout(10):
-                    answer = await read_answer(connection, 0.0)
-                field.notes[f"status {answer.status}"] += 1
+    async def once(field: Field, connection: Connection) -> None:
+        connection.send(request)
+        async with asyncio.timeout(10):
+            answer = await read_answer(connection, 0.0)
+        field.notes[f"status {answer.status}"] += 1
 
-        await field.many(count, once, 0.05)
-
-    return run
+    return repeating(count, once, 0.05)
 
 
 def aborted(count: int, request: bytes, share: float) -> Run:
     """Return an attack that resets the connection after sending this share of a request; 1 is the whole request."""
 
-    async def run(field: Field) -> None:
-        async def once(number: int) -> None:
-            async with field.connection(number) as connection:
-                connection.send(request[: int(len(request) * share)])
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(5):
-                        await connection.writer.drain()
-                await asyncio.sleep(random.random() * 0.1)
+    async def once(field: Field, connection: Connection) -> None:
+        connection.send(request[: int(len(request) * share)])
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5):
+                await connection.writer.drain()
+        await asyncio.sleep(random.random() * 0.1)
 
-        await field.many(count, once, 0.05)
-
-    return run
+    return repeating(count, once, 0.05)
 
 
 def resets(count: int) -> Run:
     """Return an attack that resets connections in the middle of a large response."""
     request = post("/v1/forward", LARGE)
 
-    async def run(field: Field) -> None:
-        async def once(number: int) -> None:
-            async with field.connection(number) as connection:
-                connection.send(request)
-                async with asyncio.timeout(20):
-                    await connection.reader.readexactly(100_000)
+    async def once(field: Field, connection: Connection) -> None:
+        connection.send(request)
+        async with asyncio.timeout(20):
+            await connection.reader.readexactly(100_000)
 
-        await field.many(count, once, 0.1)
-
-    return run
+    return repeating(count, once, 0.1)
 
 
 def asking(count: int, request: Callable[[int], bytes]) -> Run:
     """Return an attack of regular clients on kept connections, each of which asks again once it is answered."""
+    numbers = itertools.count()
 
-    async def run(field: Field) -> None:
-        numbers = itertools.count()
+    async def once(field: Field, connection: Connection) -> None:
+        while True:
+            connection.send(request(next(numbers)))
+            async with asyncio.timeout(60):
+                answer = await read_answer(connection, 0.0, kept=0)
+            field.notes[f"status {answer.status}"] += 1
+            if answer.headers.get("connection", "").lower() == "close":
+                return
+            await asyncio.sleep(0.0 if answer.status < 400 else 0.05)
 
-        async def once(number: int) -> None:
-            async with field.connection(number) as connection:
-                while True:
-                    connection.send(request(next(numbers)))
-                    async with asyncio.timeout(60):
-                        answer = await read_answer(connection, 0.0, kept=0)
-                    field.notes[f"status {answer.status}"] += 1
-                    if answer.headers.get("connection", "").lower() == "close":
-                        return
-                    await asyncio.sleep(0.0 if answer.status < 400 else 0.05)
-
-        await field.many(count, once)
-
-    return run
+    return repeating(count, once)
 
 
 def steady_readers(count: int, request: bytes, rate: int) -> Run:
     """Return an attack that reads large responses at `rate` bytes a second, just fast enough not to be cut off."""
 
-    async def run(field: Field) -> None:
-        async def once(number: int) -> None:
-            async with field.connection(number, receive=rate) as connection:
-                connection.writer.transport.pause_reading()  # type: ignore[attr-defined]
-                connection.send(request)
-                sock = connection.writer.get_extra_info("socket").dup()
-                sock.setblocking(False)
-                try:
-                    while True:
-                        await asyncio.sleep(1.0)
-                        with contextlib.suppress(BlockingIOError):
-                            if not sock.recv(rate):
-                                return
-                            field.notes["read on"] += 1
-                finally:
-                    sock.close()
+    async def once(field: Field, connection: Connection) -> None:
+        connection.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        connection.send(request)
+        sock = connection.writer.get_extra_info("socket").dup()
+        sock.setblocking(False)
+        try:
+            while True:
+                await asyncio.sleep(1.0)
+                with contextlib.suppress(BlockingIOError):
+                    if not sock.recv(rate):
+                        return
+                    field.notes["read on"] += 1
+        finally:
+            sock.close()
 
-        await field.many(count, once)
-
-    return run
+    return repeating(count, once, receive=rate)
 
 
 def half_closed(count: int) -> Run:
     """Return an attack that closes its sending side after the request and waits for the end of the connection."""
 
-    async def run(field: Field) -> None:
-        async def once(number: int) -> None:
-            async with field.connection(number) as connection:
-                connection.send(post("/v1/gradients", GRADIENTS))
-                connection.writer.write_eof()
-                await connection.closed()
+    async def once(field: Field, connection: Connection) -> None:
+        connection.send(post("/v1/gradients", GRADIENTS))
+        connection.writer.write_eof()
+        await connection.closed()
 
-        await field.many(count, once, 0.05)
-
-    return run
+    return repeating(count, once, 0.05)
 
 
 def late_body(count: int) -> Run:
@@ -323,21 +284,17 @@ def late_body(count: int) -> Run:
     The server must not answer them. A response to one is noted as WRONG.
     """
 
-    async def run(field: Field) -> None:
-        async def once(number: int) -> None:
-            async with field.connection(number) as connection:
-                connection.send(head("POST", "/v1/gradients", 200_000) + b'{"network":')
-                async with asyncio.timeout(60):
-                    answer = await read_answer(connection, 0.0)
-                    field.notes[f"status {answer.status}"] += 1
-                    connection.send(get("/health/live") * 1000)
-                    rest = await connection.reader.read()
-                if b"HTTP/1.1 200" in rest:
-                    field.notes["WRONG: a late body was taken for requests"] += 1
+    async def once(field: Field, connection: Connection) -> None:
+        connection.send(head("POST", "/v1/gradients", 200_000) + b'{"network":')
+        async with asyncio.timeout(60):
+            answer = await read_answer(connection, 0.0)
+            field.notes[f"status {answer.status}"] += 1
+            connection.send(get("/health/live") * 1000)
+            rest = await connection.reader.read()
+        if b"HTTP/1.1 200" in rest:
+            field.notes["WRONG: a late body was taken for requests"] += 1
 
-        await field.many(count, once)
-
-    return run
+    return repeating(count, once)
 
 
 HALF_HEAD = b"POST /v1/gradients HTTP/1.1\r\nHost: attack.test\r\nX-Slow: a"

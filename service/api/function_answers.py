@@ -81,7 +81,7 @@ def missed_by(function: Function, found: StationarySearch, low: Array, high: Arr
         message = "many stationary points lie dense, as on a line or in a plain; some of them are listed"
         cautions.append(Caution("not_isolated", message))
     elif not found.complete:
-        message = f"there are more stationary points than the {len(found.points):,} listed; search a smaller box for all"
+        message = f"there are more stationary points than the {len(found.points):,} listed; search a smaller box"
         cautions.append(Caution("more_points", message))
     if found.unseen > MOST_UNSEEN:
         message = (

@@ -143,7 +143,7 @@ class Counting(Ticket):
 def ask(
     client: FlaskClient, path: str, body: dict[str, Any], most: float = math.inf, error: type[Exception] = Abandoned
 ) -> tuple[TestResponse, int]:
-    """Return the answer, and how often the computation looked at its watch."""
+    """Return the answer, and how often the computation looked at its watch; a look after `most` raises `error`."""
     admission = client.application.extensions["nabla.admission"]
     ticket = Counting(admission, "address:test", time.monotonic())
     ticket.most, ticket.error = most, error

@@ -133,7 +133,7 @@ def test_a_body_for_which_there_is_no_memory_is_refused(monkeypatch: pytest.Monk
 
 
 def test_a_client_that_left_while_its_answer_was_made() -> None:
-    """Its memory is given back when the thread ends, not before."""
+    """The memory is given back when the thread ends, not before."""
     app = plain(_slowly_large)
     account: Account = app.extensions["nabla.memory"]
     with running(app) as server:

@@ -35,7 +35,7 @@ def _timed_out(connection: socket.socket, what: str) -> None:
 
 
 def test_heads_and_bodies_have_deadlines(server: Running) -> None:
-    """Silent ones and ones of a byte now and then; a head of which no byte came is closed without an answer."""
+    """Clients are silent, or send a byte now and then; one that sent no byte gets no answer."""
 
     def silent_head() -> None:
         with server.connect() as connection:
@@ -112,7 +112,7 @@ def _endless(environ: dict[str, Any], start_response: Any) -> Any:
 
 @pytest.mark.parametrize("application", [_large, _endless])
 def test_who_does_not_read_is_cut_off(application: Any) -> None:
-    """Documents and streams alike, and the memory of the answer is given back."""
+    """Documents and streams are cut off alike, and the memory of the answer is given back."""
     app = plain(application)
     account: Account = app.extensions["nabla.memory"]
     with running(app) as server:
@@ -134,7 +134,7 @@ def test_who_does_not_read_is_cut_off(application: Any) -> None:
 
 
 def test_a_slow_reader_gets_everything() -> None:
-    """Slow, but above the least rate: 4 MB in more time than `max_send_seconds`."""
+    """The client reads slowly, but above the least rate: 4 MB in more time than `max_send_seconds`."""
     size = 4 << 20
 
     def answer(environ: dict[str, Any], start_response: Any) -> Any:

@@ -38,7 +38,7 @@ def requires(declaration: Declaration) -> list[Option]:
 
 
 def bad(option: Option) -> Iterator[Any]:
-    """Return values that the option refuses."""
+    """Yield values that the option must refuse."""
     if option.required or option.default is not None:
         yield None
     yield from option.refused()
@@ -49,7 +49,7 @@ TOGETHER: dict[str, dict[str, Any]] = {"piecewise_constant": {"boundaries": [1],
 
 
 def path_of(registry: Registry[Any]) -> str:
-    """Return the path for a request of `request_with`."""
+    """Return the path to which to post what `request_with` returns."""
     return "/v1/train" if registry.plural in ("optimizers", "schedules") else "/v1/gradients"
 
 
