@@ -7,7 +7,6 @@ each worker is compared with the formula of docs/deployment.md. Linux only.
 from __future__ import annotations
 
 import argparse
-import base64
 import contextlib
 import gzip
 import http.client
@@ -25,18 +24,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
-from benchmarks.measure import table
+from benchmarks.measure import free_port, table
 from benchmarks.memory import resident
-from benchmarks.service import ROOT, free_port
+from benchmarks.service import JSON, ROOT
+from schemas.tensor import encode
 from service.config import Settings
 
 BASE = 100 * 2**20
 """The memory of a worker itself, with the small requests that are not counted."""
 SLACK = 0.4
 """Freed memory between objects in use, as a share of NABLA_MAX_MEMORY_BYTES."""
-JSON = {"Content-Type": "application/json"}
 GZIP = JSON | {"Content-Encoding": "gzip"}
 TYPED = JSON | {"Accept": "application/json; tensors=base64"}
 
@@ -57,10 +57,7 @@ def dense(units: int) -> dict[str, Any]:
 
 
 def zeros(*shape: int) -> dict[str, Any]:
-    size = 4
-    for length in shape:
-        size *= length
-    return {"dtype": "float32", "shape": list(shape), "base64": base64.b64encode(bytes(size)).decode()}
+    return encode(np.zeros(shape, np.float32))
 
 
 def valid() -> list[tuple[str, str, dict[str, str], bytes]]:

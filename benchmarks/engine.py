@@ -6,13 +6,12 @@ import argparse
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
 from benchmarks.by_hand import sigmoid_gradients, softmax_gradients
-from benchmarks.measure import RATIO_HEADER, Bar, blas, installed, ratio_rows, table, time_in_turns
+from benchmarks.measure import RATIO_HEADER, Bar, blas, ratio_rows, table, time_in_turns, torch_here
 from benchmarks.networks import DIGITS, WIDE, XOR, Array, Case, Numbers
 from service.engine.graph.plan import Workspace
 from service.engine.limits import Limits
@@ -46,10 +45,7 @@ def planned(case: Case, numbers: Numbers, dtype: str) -> tuple[dict[str, Callabl
     """
     evaluation = compile_task(case.task(dtype), Limits())
     workspace = Workspace(evaluation.program)
-    tree = {
-        name: {"kernel": kernel, "bias": bias}
-        for name, kernel, bias in zip(case.layer_names, numbers.kernels, numbers.biases, strict=True)
-    }
+    tree = case.tree(numbers.kernels, numbers.biases)
     feed = Feed({INPUT: numbers.inputs}, tree, {"output": numbers.targets})
     evaluation.feeder.fill(workspace, feed, None)
     run = partial(evaluation.run, feed)
@@ -160,9 +156,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("xor", "digits", "wide"), help="one network")
     options = parser.parse_args()
     chosen = {"xor": XOR, "digits": DIGITS, "wide": WIDE}
-    with_torch = installed("torch")
-    if with_torch:
-        print(f"PyTorch {version('torch')}, NumPy {np.__version__}")
+    with_torch = torch_here()
     print(blas())
     for name, case in chosen.items():
         if options.only in (None, name):

@@ -9,7 +9,6 @@ import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib import import_module
-from importlib.metadata import version
 from itertools import count
 from typing import Any
 
@@ -21,11 +20,11 @@ from benchmarks.measure import (
     Timing,
     blas,
     duration,
-    installed,
     profile,
     ratio_rows,
     table,
     time_in_turns,
+    torch_here,
 )
 from benchmarks.networks import Array
 from service.engine.compiling import Compiler
@@ -313,9 +312,7 @@ def main() -> None:
         return profile(*cases[options.profile])
     rounds = 5 if options.quick else options.rounds
     few = max(3, rounds // 4)
-    with_torch = installed("torch")
-    if with_torch:
-        print(f"PyTorch {version('torch')}, NumPy {np.__version__}")
+    with_torch = torch_here()
     print(blas())
     one_point(rounds, with_torch)
     new_expression(rounds)

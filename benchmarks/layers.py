@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import RATIO_HEADER, Bar, blas, duration, installed, ratio_rows, table, time_in_turns
+from benchmarks.measure import RATIO_HEADER, Bar, blas, duration, ratio_rows, table, time_in_turns, torch_here
 from benchmarks.networks import XOR, Array, Numbers
 from schemas.network import NetworkField
 from service.engine.graph.ir import OPERATIONS
@@ -284,10 +283,7 @@ def compare_hessian(dtype: str, rounds: int, torch: Any) -> None:
     numbers = XOR.numbers(dtype)
     asked = DerivativeTask(XOR.task(dtype), "hessian", "loss", "parameters")
     derivation = compile_derivative(asked, Limits())
-    tree = {
-        name: {"kernel": kernel, "bias": bias}
-        for name, kernel, bias in zip(XOR.layer_names, numbers.kernels, numbers.biases, strict=True)
-    }
+    tree = XOR.tree(numbers.kernels, numbers.biases)
     call = partial(derivation.run, Feed({INPUT: numbers.inputs}, tree, {"output": numbers.targets}))
     contenders: dict[str, Callable[[], object]] = {WHOLE: call}
     if torch is not None:
@@ -378,10 +374,9 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="say where our time goes instead of comparing")
     options = parser.parse_args()
     torch: Any = None
-    if not options.profile and installed("torch"):
+    if not options.profile and torch_here():
         torch = import_module("torch")
         torch.set_num_threads(1)
-        print(f"PyTorch {version('torch')}, NumPy {np.__version__}")
     print(blas())
     rounds = 5 if options.quick else options.rounds
     for name, case in CASES.items():

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import cProfile
 import pstats
+import socket
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 
 
@@ -52,12 +54,27 @@ class Bar:
         return f"{'>=' if self.at_least else '<='} {self.limit:g} {'met' if met else 'MISSED'}"
 
 
+def torch_here() -> bool:
+    """Return whether PyTorch is installed, and print its version and NumPy's."""
+    if not installed("torch"):
+        return False
+    print(f"PyTorch {version('torch')}, NumPy {version('numpy')}")
+    return True
+
+
 def installed(module: str) -> bool:
     """Return whether a module can be imported, and print that it is skipped if it cannot."""
     if find_spec(module) is not None:
         return True
     print(f"skipped: {module} is not installed")
     return False
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def in_turns(contenders: Sequence[str], rounds: int, measure: Callable[[str], float]) -> dict[str, list[float]]:

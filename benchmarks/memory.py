@@ -7,27 +7,21 @@ own high-water mark of resident memory while it answers the request; before, it 
 from __future__ import annotations
 
 import argparse
-import base64
 import http.client
 import json
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from benchmarks.measure import Bar, duration, table
 from benchmarks.service import JSON, OURS, gunicorn
+from schemas.tensor import encode
 
 UNITS = 2048
 BAR = Bar(6.0)
 """The largest multiple, beside what the activations take."""
-
-
-def typed(array: Any) -> dict[str, Any]:
-    data = base64.b64encode(array.tobytes()).decode()
-    return {"dtype": array.dtype.name, "shape": list(array.shape), "base64": data}
 
 
 def request(layers: int, samples: int, units: int = UNITS) -> tuple[bytes, int]:
@@ -46,10 +40,10 @@ def request(layers: int, samples: int, units: int = UNITS) -> tuple[bytes, int]:
             "layers": [{"type": "dense", "name": name, "units": units, "activation": "relu"} for name in names]
         },
         "parameters": {
-            name: {key: typed(array) for key, array in arrays.items()} for name, arrays in parameters.items()
+            name: {key: encode(array) for key, array in arrays.items()} for name, arrays in parameters.items()
         },
-        "inputs": typed(generator.standard_normal((samples, units)).astype(np.float32)),
-        "targets": typed(generator.standard_normal((samples, units)).astype(np.float32)),
+        "inputs": encode(generator.standard_normal((samples, units)).astype(np.float32)),
+        "targets": encode(generator.standard_normal((samples, units)).astype(np.float32)),
         "loss": "mean_squared_error",
         "dtype": "float32",
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +69,13 @@ class Case:
             targets = np.eye(self.sizes[-1], dtype=dtype)[generator.integers(0, self.sizes[-1], self.batch)]
         return Numbers(kernels, biases, inputs, targets)
 
+    def tree(
+        self, kernels: Sequence[Array], biases: Sequence[Array], encode: Callable[[Array], Any] = lambda array: array
+    ) -> dict[str, dict[str, Any]]:
+        """Return arrays by layer and parameter name, each converted by `encode`."""
+        arrays = zip(self.layer_names, kernels, biases, strict=True)
+        return {name: {"kernel": encode(kernel), "bias": encode(bias)} for name, kernel, bias in arrays}
+
     def request(self) -> dict[str, Any]:
         """Return the body of `POST /v1/gradients` for this network, with all numbers as lists."""
         numbers = self.numbers("float64")
@@ -78,10 +86,7 @@ class Case:
                     for name, units, activation in zip(self.layer_names, self.sizes[1:], self.activations, strict=True)
                 ]
             },
-            "parameters": {
-                name: {"kernel": kernel.tolist(), "bias": bias.tolist()}
-                for name, kernel, bias in zip(self.layer_names, numbers.kernels, numbers.biases, strict=True)
-            },
+            "parameters": self.tree(numbers.kernels, numbers.biases, np.ndarray.tolist),
             "inputs": numbers.inputs.tolist(),
             "targets": numbers.targets.tolist(),
             "loss": self.loss,

@@ -15,7 +15,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -30,8 +29,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.by_hand import sigmoid_gradients, softmax_gradients
-from benchmarks.measure import Bar, Timing, blas, duration, in_turns, installed, table, typical_ratio
+from benchmarks.measure import Bar, Timing, blas, free_port, in_turns, installed, ratio_rows, table, typical_ratio
 from benchmarks.networks import DIGITS, XOR, Case
+from schemas.tensor import encode
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS, QUIET, AGAINST, TYPED, EMPTY, EMPTY_POST, TESSERACT, UM_BRIDGE = (
@@ -69,13 +69,6 @@ class Request:
         if answer.status != 200:
             raise SystemExit(f"{self.path} answered {answer.status}: {content[:500]!r}")
         return content
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def processors() -> tuple[set[int], set[int]] | None:
@@ -177,18 +170,10 @@ def our_request(case: Case, port: int) -> Request:
 
 def our_typed_request(case: Case, port: int) -> Request:
     """Return the request of `our_request`, with every array as base64 in the request and in the response."""
-
-    def typed(array: Any) -> dict[str, Any]:
-        data = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
-        return {"dtype": "float64", "shape": list(array.shape), "base64": data}
-
     numbers = case.numbers("float64")
     body = case.request()
-    body["inputs"], body["targets"] = typed(numbers.inputs), typed(numbers.targets)
-    body["parameters"] = {
-        name: {"kernel": typed(kernel), "bias": typed(bias)}
-        for name, kernel, bias in zip(case.layer_names, numbers.kernels, numbers.biases, strict=True)
-    }
+    body |= {"inputs": encode(numbers.inputs), "targets": encode(numbers.targets)}
+    body["parameters"] = case.tree(numbers.kernels, numbers.biases, encode)
 
     def first(answer: Any) -> Any:
         tensor = answer["gradients"][case.layer_names[0]]["kernel"]
@@ -281,14 +266,7 @@ def time_answers(
     timings = {name: Timing(tuple(values)) for name, values in in_turns(list(requests), rounds, turn).items()}
     for connection in connections.values():
         connection.close()
-    rows = []
-    mine = timings[OURS]
-    for name, timing in timings.items():
-        ratio = mine.ratio_to(timing)
-        verdict = bars[name].verdict(ratio) if name in bars else ""
-        least = f"{mine.least / timing.least:.2f}"
-        rows.append([name, duration(timing.median), duration(timing.least), f"{ratio:.2f}", least, verdict])
-    return rows
+    return ratio_rows(timings, OURS, bars)
 
 
 # --- requests per second ------------------------------------------------------------------------

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from importlib import import_module
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import RATIO_HEADER, Bar, blas, installed, ratio_rows, table, time_in_turns
+from benchmarks.measure import RATIO_HEADER, Bar, blas, ratio_rows, table, time_in_turns, torch_here
 from benchmarks.networks import DIGITS, XOR, Array, Case, Numbers
 from service.api.training import record_of
 from service.engine.compiling import Compiler
@@ -39,10 +38,7 @@ LIMITS = Limits(operations=float("inf"), steps=10**12, trace_elements=10**15)
 
 def training(case: Case, numbers: Numbers, dtype: str, *, traced: bool) -> Training:
     """Return a training that never ends; `traced` records the gradients and parameters of each step."""
-    tree = {
-        name: {"kernel": kernel, "bias": bias}
-        for name, kernel, bias in zip(case.layer_names, numbers.kernels, numbers.biases, strict=True)
-    }
+    tree = case.tree(numbers.kernels, numbers.biases)
     plan = Plan(
         Recipe(optimizers.select("adam")),
         steps=10**9,
@@ -128,9 +124,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=31, help="turns of each contender (default 31)")
     parser.add_argument("--quick", action="store_true", help="a few turns only, to see that it runs")
     options = parser.parse_args()
-    with_torch = installed("torch")
-    if with_torch:
-        print(f"PyTorch {version('torch')}, NumPy {np.__version__}")
+    with_torch = torch_here()
     print(blas())
     for case in (XOR, DIGITS):
         for dtype in ("float64", "float32"):

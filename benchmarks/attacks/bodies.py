@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import functools
 import gzip
 import json
@@ -292,11 +291,6 @@ def _typed(text: str, shape: list[int]) -> str:
 
 def _layers(*layers: Any, **more: Any) -> bytes:
     return json.dumps(XOR | {"network": {"layers": list(layers), **more}}).encode()
-
-
-def typed(values: bytes, shape: list[int], dtype: str = "float64") -> dict[str, Any]:
-    """Return a typed array, as requests hold it: dtype, shape and the bytes of its numbers as base64."""
-    return {"dtype": dtype, "shape": shape, "base64": base64.b64encode(values).decode()}
 
 
 def largest_valid(size: int) -> bytes:

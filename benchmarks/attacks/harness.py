@@ -8,7 +8,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from benchmarks.attacks.client import FAILURES, HOST, Answer, ask, get
+from benchmarks.measure import free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CGROUPS = Path("/sys/fs/cgroup/memory")
@@ -59,13 +59,6 @@ class Options:
 
     def wants(self, name: str) -> bool:
         return self.only in name
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Cgroup:

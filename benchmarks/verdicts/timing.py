@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 import statistics
 import time
@@ -14,14 +13,10 @@ import numpy as np
 from benchmarks.by_hand import sigmoid_gradients, softmax_gradients
 from benchmarks.networks import DIGITS, XOR, Array, Case
 from benchmarks.verdicts.judge import PATH, Send
+from schemas.tensor import encode as typed
 
 CLASS = Case("784-30-10, batch 64", (784, 30, 10), ("sigmoid", "softmax"), 64, "categorical_crossentropy")
 SUBMISSIONS = 200
-
-
-def typed(array: Array) -> dict[str, Any]:
-    content = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
-    return {"dtype": array.dtype.name, "shape": list(array.shape), "base64": content}
 
 
 def typed_single(array: Array) -> dict[str, Any]:
@@ -33,17 +28,13 @@ def request_of(case: Case, encode: Any) -> tuple[dict[str, Any], dict[str, dict[
     """Return the body of a request, and the right gradients, computed by hand."""
     numbers = case.numbers("float64")
     body = case.request() | {"inputs": encode(numbers.inputs), "targets": encode(numbers.targets)}
-    body["parameters"] = {
-        name: {"kernel": encode(kernel), "bias": encode(bias)}
-        for name, kernel, bias in zip(case.layer_names, numbers.kernels, numbers.biases, strict=True)
-    }
+    body["parameters"] = case.tree(numbers.kernels, numbers.biases, encode)
     if case.activations == ("sigmoid", "softmax"):
         flat = _mixed_gradients(numbers.kernels, numbers.biases, numbers.inputs, numbers.targets)
     else:
         by_hand = sigmoid_gradients if case is XOR else softmax_gradients
         _, _, flat = by_hand(numbers.kernels, numbers.biases, numbers.inputs, numbers.targets)
-    pairs = zip(case.layer_names, flat[::2], flat[1::2], strict=True)
-    return body, {name: {"kernel": kernel, "bias": bias} for name, kernel, bias in pairs}
+    return body, case.tree(flat[::2], flat[1::2])
 
 
 def _mixed_gradients(kernels: list[Array], biases: list[Array], x: Array, t: Array) -> list[Array]:
