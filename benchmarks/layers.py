@@ -70,21 +70,21 @@ class Case:
         inputs = generator.standard_normal((self.batch, *self.sample)).astype(evaluation.task.dtype)
         targets = generator.integers(0, self.classes, self.batch)
         parameters: dict[str, dict[str, Array]] = {}
-        for part in evaluation.parameters.parts:
-            fan_in = np.prod(part.shape[:-1]) if len(part.shape) > 1 else 100
-            array = generator.normal(0.0, fan_in**-0.5, part.shape).astype(evaluation.task.dtype)
-            parameters.setdefault(part.layer, {})[part.name] = array
+        for piece in evaluation.parameters.pieces:
+            fan_in = np.prod(piece.shape[:-1]) if len(piece.shape) > 1 else 100
+            array = generator.normal(0.0, fan_in**-0.5, piece.shape).astype(evaluation.task.dtype)
+            parameters.setdefault(piece.layer, {})[piece.name] = array
         (output,) = evaluation.task.definition.output_names
         return Feed({INPUT: inputs}, parameters, {output: targets})
 
     def answer(self, evaluation: Evaluation, workspace: Workspace) -> list[Array]:
         """Return the loss and the gradients in the order of the parameters; with `per_sample`, of each sample."""
         read = workspace.outputs
-        parts = evaluation.parameters.parts
+        pieces = evaluation.parameters.pieces
         if "per_sample" in self.include:
-            return [read["per_sample_loss"], *[read[f"per_sample/{part.layer}.{part.name}"] for part in parts]]
+            return [read["per_sample_loss"], *[read[f"per_sample/{piece.layer}.{piece.name}"] for piece in pieces]]
         flat = workspace.gradients
-        return [read["loss"], *[flat[part.start : part.stop].reshape(part.shape) for part in parts]]
+        return [read["loss"], *[flat[piece.start : piece.stop].reshape(piece.shape) for piece in pieces]]
 
 
 # --- PyTorch ------------------------------------------------------------------------------------
