@@ -1,7 +1,7 @@
 """Write openapi.yaml from the schemas and endpoints. This is a tool for developers: the service serves the file.
 
-python -m service.openapi            rewrite openapi.yaml python -m service.openapi --check    fail if openapi.yaml
-would change
+python -m service.openapi            rewrite openapi.yaml
+python -m service.openapi --check    fail if openapi.yaml would change
 """
 
 from __future__ import annotations

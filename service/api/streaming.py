@@ -1,7 +1,9 @@
 """Work that is computed step by step, and its responses: whole at the end, or streamed while it is computed.
 
-Work       a computation in steps Turns      the order in which works compute collect    runs a work to its end, for one
-JSON document respond    sends the records of a work as they come, as NDJSON or as server-sent events
+Work       a computation in steps
+Turns      the order in which works compute
+collect    runs a work to its end, for one JSON document
+respond    sends the records of a work as they come, as NDJSON or as server-sent events
 """
 
 from __future__ import annotations
