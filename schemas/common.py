@@ -11,6 +11,7 @@ from marshmallow import ValidationError, fields, post_load, validates_schema
 from schemas.components import Components, JSONSchema, list_of
 from schemas.declared import ChoiceField
 from schemas.fields import Message, NumberField, StrictSchema, WordField, read_each
+from service.engine.declarations import Registry
 from service.engine.descent.comparison import MOST_TRAININGS
 from service.engine.descent.update import Clip
 from service.engine.texts import LANGUAGES
@@ -73,17 +74,21 @@ class GradientClipSchema(PartSchema):
             raise ValidationError([Message("takes one of 'value' and 'norm'" + (", not both" if loaded else ""))])
 
 
-class OptimizersField(ChoiceField):
-    """A list of optimizers: names, or objects with options."""
+class ChoicesField(ChoiceField):
+    """A list of up to `most` blocks of one kind: names, or objects with options."""
+
+    def __init__(self, registry: Registry[Any], most: int = MOST_TRAININGS, **kwargs: Any) -> None:
+        super().__init__(registry, **kwargs)
+        self.most = most
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        if not isinstance(value, list) or not 0 < len(value) <= MOST_TRAININGS:
-            raise self.refuse(f"a list of 1 to {MOST_TRAININGS} optimizers", value)
+        if not isinstance(value, list) or not 0 < len(value) <= self.most:
+            raise self.refuse(f"a list of 1 to {self.most} {self.registry.plural}", value)
         read = super()._deserialize
         return tuple(read_each(enumerate(value), lambda entry: read(entry, attr, data, **kwargs)).values())
 
     def json_schema(self, components: Components) -> JSONSchema:
-        return list_of(super().json_schema(components), minItems=1, maxItems=MOST_TRAININGS)
+        return list_of(super().json_schema(components), minItems=1, maxItems=self.most)
 
 
 class AnswerWarningSchema(StrictSchema):

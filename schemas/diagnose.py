@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, NotRequired, TypedDict
 import numpy as np
 from marshmallow import ValidationError, validates_schema
 
-from schemas.common import TO_ONE_NUMBER, PartSchema, about, language_field
+from schemas.common import TO_ONE_NUMBER, ChoicesField, PartSchema, about, language_field
 from schemas.components import Components, JSONSchema, list_of
 from schemas.declared import ChoiceField
 from schemas.evaluation import WITH_A_LOSS, LossField, Tensors, Tree
@@ -150,19 +150,6 @@ def _number(value: Any, key: str, errors: dict[str, Any]) -> float:
         return math.inf
 
 
-class ChoicesField(ChoiceField):
-    """A list of blocks of one kind: names, or objects with options."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        if not isinstance(value, list) or not 0 < len(value) <= MOST_CHOICES:
-            raise self.refuse(f"a list of 1 to {MOST_CHOICES} {self.registry.plural}", value)
-        read = super()._deserialize
-        return tuple(read_each(enumerate(value), lambda entry: read(entry, attr, data, **kwargs)).values())
-
-    def json_schema(self, components: Components) -> JSONSchema:
-        return list_of(super().json_schema(components), minItems=1, maxItems=MOST_CHOICES)
-
-
 class DepthsField(StrictField):
     """A list of depths: each a number of hidden layers."""
 
@@ -200,9 +187,12 @@ class DiagnoseSweepSchema(PartSchema):
     made = LoadedSweep
 
     depths = DepthsField(required=True, metadata=about("numbers of hidden layers"))
-    activations = ChoicesField(activations, required=True, metadata=about("activations of the hidden layers"))
+    activations = ChoicesField(
+        activations, MOST_CHOICES, required=True, metadata=about("activations of the hidden layers")
+    )
     initializers = ChoicesField(
         initializers,
+        MOST_CHOICES,
         load_default=lambda: (initializers.select("glorot_uniform"),),
         metadata=about("initializers of the kernels (glorot_uniform)"),
     )

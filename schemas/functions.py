@@ -10,7 +10,7 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 from marshmallow import ValidationError
 
-from schemas.common import MOST_STEPS, GradientClipSchema, OptimizersField, Trace, about
+from schemas.common import MOST_STEPS, ChoicesField, GradientClipSchema, Trace, about
 from schemas.declared import ChoiceField
 from schemas.fields import (
     FlagField,
@@ -282,7 +282,7 @@ class DescendRequest(RollRequest[LoadedDescend]):
     )
 
     starts = StartsField(required=True, metadata=about("points, or a layout"))
-    optimizers = OptimizersField(optimizers, required=True, metadata=about("every start runs once with each of them"))
+    optimizers = ChoicesField(optimizers, required=True, metadata=about("every start runs once with each of them"))
     steps = IntegerField(minimum=1, maximum=MOST_STEPS, load_default=100, metadata=about("steps of each run (100)"))
     noise = ObjectField(GradientNoiseSchema(), metadata=about("random numbers added to gradients; none by default"))
     stop = ObjectField(
@@ -412,7 +412,7 @@ class FitRequest(RequestSchema[LoadedFit]):
         count=2, load_default=("slope", "intercept"), metadata=about("names of slope and intercept in the expression")
     )
     start = PointField(2, metadata=about("[slope, intercept] at the start of the descents ([0, 0])"))
-    optimizers = OptimizersField(
+    optimizers = ChoicesField(
         optimizers,
         metadata=about(
             "optimizers, each of which descends from the start; by default gradient descent at half its "

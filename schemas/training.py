@@ -10,7 +10,7 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 from marshmallow import ValidationError
 
-from schemas.common import MOST_STEPS, TO_ONE_NUMBER, GradientClipSchema, OptimizersField, PartSchema, Trace, about
+from schemas.common import MOST_STEPS, TO_ONE_NUMBER, ChoicesField, GradientClipSchema, PartSchema, Trace, about
 from schemas.components import Components, JSONSchema, by_name, list_of
 from schemas.declared import ChoiceField
 from schemas.evaluation import WITH_A_LOSS, LoadedNetwork, LossRequest, Tensors
@@ -369,7 +369,7 @@ class CompareRequest(TrainingRequest[LoadedCompare]):
         | {"checkpoint": "/v1/train", "include": "/v1/train"}
     )
 
-    optimizers = OptimizersField(optimizers, required=True, metadata=about("optimizers, each of which trains alone"))
+    optimizers = ChoicesField(optimizers, required=True, metadata=about("optimizers, each of which trains alone"))
     learning_rates = NumbersField(minimum=0.0, metadata=about("learning rates; each optimizer runs with each of them"))
     seeds = SeedsField(metadata=about("seeds; everything runs with each of them instead of `seed`"))
     trace = ObjectField(

@@ -37,8 +37,7 @@ from service.engine.compiling import Compiler
 from service.engine.errors import EngineError
 from service.engine.graph.plan import WorkspacePool
 from service.lean_flask import Lean
-from service.observing.access import access_of, log_requests, peer_of, record
-from service.observing.request_ids import request_id
+from service.observing.access import access_of, log_requests, peer_of, record, request_id
 from service.observing.timer import Timer
 from service.problems import MEDIA_TYPE, Problem, from_engine, from_status, from_unexpected
 
@@ -63,18 +62,9 @@ def create_app(settings: Settings | None = None) -> Flask:
         app.wsgi_app = Forwarded(app.wsgi_app, proxies)  # type: ignore[method-assign]
     # gunicorn.conf.py sets `on_loopback`.
     cors = app.extensions["nabla.cors"] = Cors(settings.cors_origins)
-    app.register_blueprint(evaluation.blueprint)
-    app.register_blueprint(derivatives.blueprint)
-    app.register_blueprint(explain.blueprint)
-    app.register_blueprint(graph.blueprint)
-    app.register_blueprint(check.blueprint)
-    app.register_blueprint(diagnose.blueprint)
-    app.register_blueprint(verify.blueprint)
-    app.register_blueprint(landscape.blueprint)
-    app.register_blueprint(training.blueprint)
-    app.register_blueprint(functions.blueprint)
-    app.register_blueprint(catalogue.blueprint)
-    app.register_blueprint(system.blueprint)
+    views = (evaluation, derivatives, explain, graph, check, diagnose, verify, landscape, training, functions)
+    for module in (*views, catalogue, system):
+        app.register_blueprint(module.blueprint)
     app.register_blueprint(system.problems)
     if settings.docs:
         app.register_blueprint(system.pages)

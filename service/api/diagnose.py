@@ -16,8 +16,8 @@ from schemas.training import LoadedTraining
 from service.api.answers import NUMBER_BYTES
 from service.api.context import Context
 from service.api.diagnose_answers import curve_of, findings_of, health_of, or_null, row_entry, run_entry
-from service.api.diagnose_examples import DIAGNOSE
 from service.api.endpoint import post
+from service.api.insight_examples import DIAGNOSE
 from service.api.network_request import built, compiled, in_terms_of, task_and_feed
 from service.api.streaming import admission_of, collect, respond
 from service.api.training import reserving, start

@@ -10,7 +10,7 @@ from schemas.landscape import LandscapeRequest, LandscapeResponse, LoadedLandsca
 from service.api.answers import NUMBER_BYTES, listed
 from service.api.context import Context
 from service.api.endpoint import post
-from service.api.landscape_examples import LANDSCAPE
+from service.api.insight_examples import LANDSCAPE
 from service.api.network_request import compiled, in_terms_of, task_and_feed
 from service.engine.errors import Path
 from service.engine.insight.lanczos import Pairs

@@ -13,8 +13,7 @@ from werkzeug.exceptions import HTTPException
 
 from service import wire
 from service.callers.cors import Cors
-from service.observing.access import access_of, record
-from service.observing.request_ids import request_id
+from service.observing.access import access_of, record, request_id
 from service.problems import MEDIA_TYPE, Problem
 
 LIVE, READY = "/health/live", "/health/ready"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from service.observing.metrics import count, refuse
 
 QUIET = ("/health/live", "/health/ready", "/metrics")
 """Routes that machines call every few seconds: they are not logged."""
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 LONGEST_PATH = 1024
 """Characters of a path that are logged: nearly every line then fits into one write, which does not mix with others."""
 
@@ -43,6 +46,14 @@ class Access:
     """Time that the request waited for others."""
     reason: str = ""
     """The reason of a refusal: the kind of problem, or the finer word in `environ["nabla.reason"]`."""
+
+
+def request_id(asked: str | None) -> str:
+    """Return the id that the client asked for in X-Request-Id if it is valid, else a new one."""
+    if asked is not None and REQUEST_ID.fullmatch(asked):
+        return asked
+    # It only has to be unique; the operating system's randomness would cost a call.
+    return f"{random.getrandbits(128):032x}"
 
 
 def peer_of(environ: Mapping[str, Any]) -> str:
