@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from service.observing.access import Access
-from tests.edge.support import LIVE, XOR, Running, all_of, plain, running, wait_until
+from tests.conftest import wait_for
+from tests.edge.support import LIVE, XOR, Running, all_of, plain, running
 from tests.support import PROBLEM, Answer, assert_problem, every, head, read_answer, strict_json, xor
 
 CHUNKED = head("/v1/gradients", None, Transfer_Encoding="chunked")
@@ -140,7 +141,7 @@ def test_a_client_that_sends_on_and_on_is_left(opened: Running) -> None:
                 connection.sendall(bytes(65536))
                 time.sleep(0.01)
         assert time.monotonic() < end
-    wait_until(lambda: not opened.edge.connections)
+    wait_for(lambda: not opened.edge.connections)
 
 
 def test_chunks(opened: Running) -> None:
