@@ -102,10 +102,7 @@ def _balls(count: int) -> dict[str, Any]:
 
 
 def bombs(size: int) -> list[tuple[str, str, dict[str, str], bytes]]:
-    """Return requests that the server must refuse: gzip bodies that decompress to about `size` bytes or more.
-
-    Each is a name, path, headers and body.
-    """
+    """Return bombs, gzip bodies of about `size` bytes when decompressed, each as name, path, headers and body."""
     xor = network(dense(2), dense(1), inputs=[[0, 0]], targets=[[0]])
 
     def filled(key: str, opening: str, part: str, closing: str) -> bytes:

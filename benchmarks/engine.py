@@ -94,10 +94,7 @@ def products(case: Case, numbers: Numbers) -> Callable[[], object]:
 
 
 def torch_eager(case: Case, numbers: Numbers) -> tuple[Callable[[], object], Answer]:
-    """Return one forward and backward pass in functional PyTorch, and its answer.
-
-    Gradients are None before each backward pass, as PyTorch's optimizers leave them.
-    """
+    """Return a call that runs forward and backward in functional PyTorch, as its users do, and its answer."""
     torch: Any = import_module("torch")
     functional = torch.nn.functional
     torch.set_num_threads(1)

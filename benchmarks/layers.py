@@ -151,10 +151,7 @@ def torch_lenet(torch: Any, case: Case, feed: Feed) -> tuple[Callable[[], object
 
 
 def torch_lstm(torch: Any, case: Case, feed: Feed) -> tuple[Callable[[], object], Callable[[], list[Array]]]:
-    """Build `nn.LSTM` and a linear head on its last output; return a call to time and one that gives its answer.
-
-    PyTorch's second bias is 0.
-    """
+    """Build `nn.LSTM` with a linear head, its second bias 0; return a call to time and one that gives its answer."""
     functional = torch.nn.functional
     x, targets, given = tensors_of(torch, feed)
     features, gates = given["lstm.kernel"].shape

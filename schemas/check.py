@@ -49,10 +49,7 @@ class LoadedCheck(LoadedSubject):
 
 
 class CheckRequest(SubjectRequest[LoadedCheck]):
-    """The schema of a request to check a gradient: of a network's loss, or of an expression at a point.
-
-    Without a claimed gradient, the service's own is checked.
-    """
+    """The schema of a request to check a claimed gradient, or else the service's own."""
 
     fresh = frozenset((*SubjectRequest.fresh, "claimed"))
 

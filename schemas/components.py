@@ -35,10 +35,7 @@ def closed_object(properties: Mapping[str, JSONSchema], required: list[str]) -> 
 
 
 def by_name(values: JSONSchema, **bounds: int) -> JSONSchema:
-    """Return the JSON Schema of an object with any keys, whose values fit `values`.
-
-    `bounds` are minProperties and maxProperties.
-    """
+    """Return the JSON Schema of an object whose values fit `values`, with minProperties and maxProperties."""
     return {"type": "object", **bounds, "additionalProperties": values}
 
 

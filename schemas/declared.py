@@ -181,10 +181,7 @@ def declared_object(
     components: Components,
     common: Mapping[str, JSONSchema] = MappingProxyType({}),
 ) -> JSONSchema:
-    """Return the JSON Schema of an object that chooses one block and sets its options.
-
-    `common` are properties that all blocks of the kind have.
-    """
+    """Return the JSON Schema of an object for one block with its options, after the properties `common` to all."""
     name = "".join(word.capitalize() for word in f"{declaration.name}_{registry.kind}".split("_"))
 
     def make() -> JSONSchema:

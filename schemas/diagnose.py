@@ -212,10 +212,7 @@ class DiagnoseSweepSchema(PartSchema):
 
 
 class LoadedDiagnose(TypedDict):
-    """A validated request of `/v1/gradients/diagnose`: of a network, a training, a trace or a sweep.
-
-    With an optimizer it is about a training. Requests about a network or a training have their keys, the others do not.
-    """
+    """A validated request of `/v1/gradients/diagnose`: of a network, a training, a trace or a sweep."""
 
     seed: int
     dtype: str
@@ -246,11 +243,7 @@ class LoadedDiagnose(TypedDict):
 
 
 class DiagnoseRequest(TrainingRequest[LoadedDiagnose]):
-    """The schema of a request for a diagnosis, with the keys of `/v1/gradients`, or of `/v1/train` if it has an
-    optimizer.
-
-    Instead it may have a trace alone, or a sweep.
-    """
+    """The schema of a request to diagnose a network, a training if there is an optimizer, a trace or a sweep."""
 
     fresh = TrainingRequest.fresh | {"trace"}
     elsewhere = MappingProxyType(

@@ -101,19 +101,14 @@ def unquoted(value: Any) -> str:
 
 
 def _beginning(text: Any) -> str:
-    """Return the beginning of a text that is still a view of the body, for a message. Raise `TypeError` for other
-    values.
-    """
+    """Return the beginning of a text that is a view of the body, for a message. Raise `TypeError` for other values."""
     if isinstance(text, memoryview):
         return str(text[: 2 * PREVIEW], "ascii")
     raise TypeError
 
 
 def hint(name: object, known: Iterable[str], kind: str = "") -> str:
-    """Return `; did you mean 'x'?` if a known name was probably meant, else "".
-
-    `kind` chooses the table of other libraries' names.
-    """
+    """Return `; did you mean 'x'?` if a known name was probably meant; `kind` chooses the table of foreign names."""
     return str(suggest(kind, name, known))
 
 
@@ -125,10 +120,7 @@ def unknown_name(kind: str, name: object, known: Sequence[str]) -> Message:
 def read_each(
     items: Iterable[tuple[K, Any]], read: Callable[[Any], Any], most_errors: int = MOST_ERRORS
 ) -> dict[K, Any]:
-    """Return `read(value)` for each key and value. Raise one `ValidationError` with all that is wrong.
-
-    It stops at `most_errors` wrong values.
-    """
+    """Return `read(value)` by key. Raise one `ValidationError` with the first `most_errors` values that are wrong."""
     values: dict[K, Any] = {}
     errors: dict[K, Any] = {}
     for key, value in items:

@@ -45,10 +45,7 @@ class RequestSchema(StrictSchema, Generic[R]):
         self._fresh_fields: dict[str, StrictField] = {key: self.load_fields[key] for key in self.fresh}  # type: ignore[misc]
 
     def read(self, request: dict[str, Any]) -> R:
-        """Validate a request and return it loaded, with the recipe from memory if it came before.
-
-        Raise `ValidationError`.
-        """
+        """Validate and load a request, with the recipe from memory if it came before. Raise `ValidationError`."""
         fresh = self.fresh
         recipe = {key: value for key, value in request.items() if key not in fresh}
         for value in recipe.values():

@@ -228,10 +228,7 @@ def is_typed(value: Mapping[str, Any]) -> bool:
 
 
 def decode_each(tensors: Mapping[str, Any]) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Return the arrays by name, and the errors of those that are no tensors, by name.
-
-    Raise `ValidationError` if there are too many entries.
-    """
+    """Return the arrays and the errors, both by name. Raise `ValidationError` if there are too many entries."""
     if len(tensors) > MOST_TENSORS:
         raise ValidationError(Message(f"has {len(tensors):,} entries; at most {MOST_TENSORS:,} are read"))
     arrays: dict[str, Array] = {}
@@ -247,10 +244,7 @@ def decode_each(tensors: Mapping[str, Any]) -> tuple[dict[str, Array], dict[str,
 
 
 def decode(value: Any) -> Array:
-    """Return the array that a JSON value describes: float64 for lists, the stated dtype for typed arrays.
-
-    Raise `ValidationError`.
-    """
+    """Return the array of a JSON value: float64 for lists, else the stated dtype. Raise `ValidationError`."""
     if type(value) is list:
         return _from_lists(value)
     if type(value) in NUMBERS:

@@ -44,10 +44,7 @@ class Asset:
 
 
 def asset(name: str, gzip: bool) -> Asset | None:
-    """Return a file of the built demo by its name; None if there is no such file.
-
-    With `gzip` its compressed copy is returned, if there is one.
-    """
+    """Return a file of the built demo, with `gzip` its compressed copy if there is one; None if it is unknown."""
     media_type = TYPES.get(Path(name).suffix)
     if media_type is None or not NAME.fullmatch(name):
         return None

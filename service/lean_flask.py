@@ -55,10 +55,7 @@ class Lean(Flask):
         return {rule.rule: rule for rule in rules if not rule.arguments and "POST" in (rule.methods or ())}
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
-        """Return what Flask's method does, but without matching rules if the path is known, which takes 20 us.
-
-        Wrong hosts raise the same errors.
-        """
+        """Return Flask's adapter, but without matching rules, which takes 20 us, if the path is known."""
         environ = {} if request is None else request.environ
         rule, host = self._posts.get(environ.get("PATH_INFO", "")), environ.get("HTTP_HOST")
         if rule is None or host is None or environ["REQUEST_METHOD"] != "POST" or "HTTP_UPGRADE" in environ:

@@ -143,9 +143,7 @@ def _basins() -> dict[str, Any]:
 
 
 def unique_lstm(number: int, steps: int = 1000) -> bytes:
-    """Return an LSTM request whose layer names contain `number`, so that the server must compile its thousands of
-    nodes.
-    """
+    """Return an LSTM request that has to be compiled, to thousands of nodes: `number` is in its layer names."""
     units = 2 + number % 5
     body = {
         "network": {

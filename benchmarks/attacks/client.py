@@ -165,9 +165,7 @@ async def _pieces(reader: asyncio.StreamReader, headers: Mapping[str, str]) -> A
 
 
 async def ask(port: int, request: bytes, source: str = HOST, timeout: float = 90.0, kept: int = KEPT) -> Answer:
-    """Send a request over a new connection and return the response. Raise `OSError` (also on timeout) or
-    `asyncio.IncompleteReadError`.
-    """
+    """Send a request over a new connection; return the response. Raise `OSError` or `asyncio.IncompleteReadError`."""
     start = time.perf_counter()
     async with asyncio.timeout(timeout):
         connection = await connect(port, source)

@@ -81,10 +81,7 @@ CASES: dict[str, Greed] = {
 
 
 async def _modest(port: int, request: bytes, seconds: float) -> tuple[list[float], Counter[str]]:
-    """Ask again and again, one request at a time, and wait as Retry-After says.
-
-    Return the seconds of each answered request and the count of each status.
-    """
+    """Send one request at a time, as Retry-After asks; return the seconds of each answer, and a count of statuses."""
     times: list[float] = []
     statuses: Counter[str] = Counter()
     end = time.perf_counter() + seconds

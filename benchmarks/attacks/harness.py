@@ -117,7 +117,7 @@ def processor_seconds(pid: int) -> float:
 
 
 class Watch(threading.Thread):
-    """A thread that records the memory of a server's processes and counts the workers that die, 20 times a second."""
+    """A thread that records the memory of a server's processes and counts dead workers, 20 times a second."""
 
     def __init__(self, server: Server) -> None:
         super().__init__(daemon=True)
@@ -255,9 +255,7 @@ class Beside:
         return times[min(len(times) - 1, int(share * len(times)))] if times else float("inf")
 
     def served(self, live: float = LIVE_BAR, xor: float = XOR_BAR) -> bool:
-        """Return whether no worker died and 99 % of the normal requests were fast enough: at most `live` and `xor`
-        seconds.
-        """
+        """Return whether no worker died and 99 % of the normal requests took at most `live` and `xor` seconds."""
         fast = self.percentile("live", 0.99) <= live and self.percentile("xor", 0.99) <= xor
         return fast and not self.deaths
 

@@ -374,9 +374,7 @@ class Mutator:
     # --- the bytes ------------------------------------------------------------------------------
 
     def _text(self, value: Any, kinds: list[str]) -> tuple[str, bool]:
-        """Return `value` as JSON text, and whether the text still means `value`: it may get `Raw` parts or repeated
-        keys.
-        """
+        """Return `value` as JSON text, and whether it still means `value`: `Raw` parts and repeated keys change it."""
         raws: list[str] = []
 
         def marked(inner: Any) -> Any:

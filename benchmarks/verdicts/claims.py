@@ -124,10 +124,7 @@ def _claims(network: Network, kind: str, dtype: str, choices: Sequence[tuple[Sli
 
 
 def singles(prepare: Prepare, names: Sequence[str] = tuple(MAKERS), seed: int = 1986) -> Iterator[Claim]:
-    """Yield a claim for each single mistake that changes the gradients, in each network, in both dtypes.
-
-    `prepare` is `masks_from` of judge.py.
-    """
+    """Yield a claim for each single mistake that changes gradients, in each network; `prepare` sets dropout masks."""
     for name, dtype in itertools.product(names, ("float64", "float32")):
         network = make(name, seed)
         network.cast("float32")

@@ -115,9 +115,7 @@ class Judge:
     rows: dict[str, Row] = field(default_factory=dict)
 
     def judge(self, claims: Iterable[Claim], judged: Callable[[Claim, Mapping[str, Any]], list[str]]) -> None:
-        """Submit the claims, and count the results that `judged(claim, answer)` names; those that begin with + are
-        good.
-        """
+        """Submit the claims, and count the results that `judged(claim, answer)` names; a + marks the good ones."""
         for batch in _batches(claims):
             network, dtype = batch[0].network, batch[0].dtype
             body = network.request(dtype)

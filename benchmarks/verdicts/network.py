@@ -18,9 +18,7 @@ INPUT = "input"
 
 @dataclass
 class Network:
-    """Layers, a loss for each output, parameters and data. A layer takes the output of the one before it, unless
-    `inputs_of` names another.
-    """
+    """Layers with losses, parameters and data. A layer takes the output of the one before, or of its `inputs_of`."""
 
     name: str
     layers: Sequence[Layer]

@@ -170,10 +170,7 @@ def _state_of(optimizer: Optimizer) -> list[str]:
 
 
 def _stable_factor_of(optimizer: Optimizer) -> float | None:
-    """Return the product of learning rate and curvature below which an optimizer with default options is stable.
-
-    None means that no such bound is declared for it.
-    """
+    """Return the largest stable product of learning rate and curvature, with default options, if it is known."""
     if optimizer.stable is None:
         return None
     return float(optimizer.stable(**Rules(optimizers.select(optimizer.name)).own_options))

@@ -91,10 +91,7 @@ def _result(request: LoadedDerivatives, result: Any) -> Any:
 
 
 def _entry(request: LoadedDerivatives, side: str, entry: Any) -> Any:
-    """Return values of one side in the form of responses: a single input or output has no name.
-
-    `side` is `inputs`, `outputs`, `parameters` or `loss`.
-    """
+    """Return the values of inputs, outputs, parameters or loss (`side`) as a response has them."""
     match side:
         case "inputs":
             return unnamed(entry, request["network"].inputs)

@@ -178,10 +178,7 @@ _IN_SURFACE = {"optimizers": "optimizer", "trace": "resolution"}
 
 
 def basins(request: LoadedSurface, context: Context, points: Array, shape: tuple[int, ...]) -> dict[str, Any]:
-    """Run an optimizer from each of the grid's points, and return the valleys and the map of where each run arrives.
-
-    `shape` is the shape of the grid.
-    """
+    """Run an optimizer from each of the points, a grid of this shape; return the valleys and who arrives where."""
     plan = RunsPlan(
         (request["optimizer"],),
         points,

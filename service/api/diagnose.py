@@ -148,10 +148,7 @@ class _Work:
         return self._waiting is not None
 
     def summary(self) -> Mapping[str, Any]:
-        """Return the keys of the response beside the findings.
-
-        Raise `DeadlineExceeded` if the work was cancelled before anything was computed.
-        """
+        """Return the response without the findings. Raise `DeadlineExceeded` if nothing was computed in time."""
         if not self.is_begun:
             raise DeadlineExceeded
         verdict, text = verdict_of(self.found)

@@ -285,10 +285,7 @@ class _Held:
 
 
 def hung_up(environ: Mapping[str, Any]) -> Callable[[], bool] | None:
-    """Return a function that returns whether the client has closed its connection.
-
-    Return None if the server does not show its socket.
-    """
+    """Return a function that returns whether the client has closed its connection; None if that cannot be seen."""
     connection = environ.get("gunicorn.socket")
     if connection is None:
         return None  # the next write will tell

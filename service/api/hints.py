@@ -62,10 +62,7 @@ def nothing_at(path: str) -> str:
 
 
 def no_method(path: str, method: str, allowed: str) -> str:
-    """Return the sentence for a wrong method, with how to send the right one.
-
-    `allowed` has the path's methods, as the Allow header lists them.
-    """
+    """Return the sentence for a wrong method, with how to send the right one; `allowed` is the Allow header."""
     text = f"{path} has no method {method}"
     if "POST" not in allowed:
         body = ", without a body" if method in ("POST", "PUT", "PATCH") else ""

@@ -114,10 +114,7 @@ def built(asked: NetworkTask[B], feed: Feed, context: Context) -> B:
 
 
 def validation_of(request: LoadedTraining, task: Task) -> tuple[Task, Feed] | None:
-    """Return the task and the numbers of a training's validation data; None if there is none.
-
-    Raise `InvalidRequest` if their names do not fit the network.
-    """
+    """Return a training's validation data as a task and numbers, or None. Raise `InvalidRequest`."""
     validation = request.get("validation")
     if validation is None:
         return None

@@ -23,10 +23,7 @@ class Keys:
         return self._name(key) if key else None
 
     def check(self, authorization: str | None) -> str:
-        """Return the name of the key in an Authorization header, or "" if the server has no keys.
-
-        Raise `Problem` 401 for a missing key and 403 for an unknown one.
-        """
+        """Return the name of the key in the header, or "" if the server has no keys. Raise `Problem` 401 or 403."""
         if not self.keys:
             return ""
         key = _bearer(authorization)

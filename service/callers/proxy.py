@@ -41,9 +41,7 @@ class Proxies:
         return bool(self.unix or self.networks)
 
     def trusts(self, peer: str) -> bool:
-        """Return whether `peer`, the address at the other end of a connection, is a trusted proxy; "" is a Unix
-        socket's.
-        """
+        """Return whether the other end of a connection is a trusted proxy, by its address; "" is a Unix socket's."""
         return bool(self) and self._trusts(peer)
 
     def _look_up(self, peer: str) -> bool:

@@ -44,10 +44,7 @@ class Gate:
         self.named = Quota(per_key if keys else 0.0, "one key")
 
     def check(self, address: str, authorization: str | None) -> str:
-        """Check a request from this address; return the name of its key, "" if the server has no keys.
-
-        Raise `Problem` 401 or 403 for the key, and 429 for a quota.
-        """
+        """Return the name of the request's key, "" if the server has no keys. Raise `Problem` 401, 403 or 429."""
         if self.addresses.per_second:
             self.addresses.check(network_of(address))
         name = self.keys.check(authorization)

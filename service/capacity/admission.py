@@ -185,10 +185,7 @@ class Admission:
             lane.running[ticket] = now
 
     def _give_back(self, ticket: Ticket) -> list[Callable[[], None]]:
-        """Take the slot from a request, and grant it to the next.
-
-        Return callbacks, to be called after the lock, which must be held, is released.
-        """
+        """Take the slot from a request and grant it to the next. Return callbacks to call without the lock."""
         lane = ticket.lane
         if lane is None:
             return []
@@ -362,9 +359,8 @@ class Ticket:
             self._move(max(2.0 * lane.most, spent))
 
     def ask(self, cost: float, ready: Callable[[], None], *, alone: bool = False) -> bool:
-        """Give the slot back, and ask for one of the lane for this cost, or of the heavy lane if `alone`.
-
-        `ready` and the result are those of `begin`.
+        """Give the slot back, and ask as `begin` does for one of the lane for this cost, or of the heavy lane if
+        `alone`.
         """
         admission = self.admission
         self.give_slot_back()

@@ -18,10 +18,7 @@ YOUNG = 1
 
 
 class Collector:
-    """A counter of compiled nodes that starts a garbage collection at every `NODES` of them.
-
-    Threads share it; a lost count does no harm.
-    """
+    """A counter of compiled nodes that starts a garbage collection at every `NODES` of them. Threads share it."""
 
     def __init__(self) -> None:
         self._nodes = 0

@@ -23,19 +23,14 @@ BOUNDS = 0.01, 100.0
 
 
 class Costs:
-    """Factors that correct the estimated costs of programs, learned from measurements. Threads may share it.
-
-    A factor lives as long as its program.
-    """
+    """Factors that correct the estimated costs of programs, learned from measurements. Threads may share it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._factors: WeakKeyDictionary[Program, dict[str, float]] = WeakKeyDictionary()
 
     def factor(self, program: Program, kind: str) -> float:
-        """Return measured through estimated cost for computations of this `kind` (an API path) with a program; 1 if
-        unknown.
-        """
+        """Return measured / estimated cost for computations of this `kind` (a path) with a program; 1 if unknown."""
         return self._factors.get(program, {}).get(kind, 1.0)
 
     def learn(self, program: Program, kind: str, estimated: float, measured: float) -> None:

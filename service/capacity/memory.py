@@ -123,10 +123,7 @@ class Account:
         share.held = nbytes
 
     def _take(self, share: Reservation, nbytes: int) -> bool:
-        """Grow a reservation to this size and return True if there is enough memory. The lock is held.
-
-        Caches are shrunk if need be.
-        """
+        """Grow a reservation, shrinking caches if need be; return False if memory is short. The lock is held."""
         missing = nbytes - share.held - self.free
         kept = 0 if self._fits_aside(share, nbytes) else max(0, self.aside - self._light)
         if missing + kept > 0:
@@ -185,10 +182,7 @@ class Account:
             last.gate.release()
 
     def retry_after(self, nbytes: int) -> int:
-        """Return the seconds until `nbytes` more are likely to be free, for the header Retry-After.
-
-        The rate at which memory was given back lately decides.
-        """
+        """Return the seconds until `nbytes` more are likely free, by the rate at which memory was given back."""
         with self._lock:
             wanted = nbytes + sum(wish.nbytes - wish.share.held for wish in self._line) - self.free
             now = time.monotonic()

@@ -14,10 +14,7 @@ _NOTSENT_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if sys.plat
 
 
 def keep_little(connection: Any, nbytes: int) -> None:
-    """Let the kernel take at most so many bytes before it sends them.
-
-    Otherwise it takes megabytes of a response that nobody reads.
-    """
+    """Limit the bytes that the kernel takes before it sends them: it would take megabytes that nobody reads."""
     if _NOTSENT_LOWAT is not None:
         with suppress(OSError):  # a Unix socket
             connection.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, nbytes)

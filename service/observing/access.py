@@ -70,10 +70,7 @@ def access_of(
     sent: int | None,
     reason: str | None = None,
 ) -> Access:
-    """Return the record of the request with this WSGI environment.
-
-    Without `reason`, the environment's `nabla.reason` is the reason of a refusal.
-    """
+    """Return the record of the request with this WSGI environment; `nabla.reason` there is the default reason."""
     ticket = environ.get("nabla.ticket")
     received = environ.get("CONTENT_LENGTH") or ""
     return Access(

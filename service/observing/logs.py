@@ -68,10 +68,7 @@ def configure_logging(*, as_text: bool) -> None:
 
 
 def write_from_threads() -> None:
-    """Let threads write the logs from now on, so that no request waits for a reader.
-
-    Call this in a worker, after the fork, which no thread survives.
-    """
+    """Let threads write the logs, so that no request waits for a reader. Call this in a worker, after the fork."""
     for handler in logging.getLogger("gunicorn.error").handlers:
         if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stderr:
             handler.setStream(Stream(errors))

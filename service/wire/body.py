@@ -32,10 +32,9 @@ def check_encoding(environ: Mapping[str, Any]) -> str:
 
 
 def read_body(environ: dict[str, Any], limit: int, need: Callable[[int], None]) -> bytes:
-    """Return the request's body, decompressed, of at most `limit` bytes.
+    """Return the request's body, decompressed, of at most `limit` bytes. Raise `Problem`.
 
-    `need` is called with the bytes that reading may take, before they are allocated. Raise `Problem` 400, 408, 413, 415
-    or 503.
+    `need` is called with the bytes that reading may take, before they are allocated.
     """
     need(announced_length(environ, limit))
     encoding = check_encoding(environ)

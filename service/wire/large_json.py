@@ -28,9 +28,9 @@ class Unsure(Exception):
 
 
 def parse_large(body: bytes, brackets: int | None = None) -> Any:
-    """Return the JSON value of a body, with arrays of numbers as float64 arrays.
+    """Return the JSON value of a body, with arrays of numbers as float64 arrays. Raise `Unsure`.
 
-    `brackets` is the number of [ in the body, if it is known. Raise `Unsure` if simdjson may lose something.
+    `brackets` is the number of [ in the body, if it is known.
     """
     reader = _Reader()
     try:

@@ -73,10 +73,7 @@ def document(value: Any) -> bytes:
 
 
 def document_in_pieces(value: Any, base64: bool, look: Callable[[], object] = lambda: None) -> list[bytes]:
-    """Return what `document` returns, in pieces, with typed arrays for tensors if `base64`.
-
-    `look` is called between two pieces.
-    """
+    """Return what `document` returns, but in pieces, with base64 for tensors if asked; call `look` between pieces."""
     pieces = written(value, base64, look)
     pieces[-1] += b"\n"
     return pieces
