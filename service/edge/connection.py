@@ -568,7 +568,7 @@ class Connection(asyncio.Protocol):
             self.refuse(self._memory.busy(self._reserved))
 
     def _ask(self, exchange: Exchange | None) -> None:
-        """Find out whether a client that sends no more has left: it then resets the connection on an interim response."""
+        """Find out whether a client that sends no more has left: it then resets on an interim response."""
         if exchange is None or exchange is not self._exchange or self.state is not State.WORKING:
             return
         if self._interim(PROCESSING):
