@@ -74,7 +74,7 @@ class Lane(Generic[R]):
         """The time of the last forecast."""
 
     def takes(self, cost: float, slowdown: float | None = None) -> float:
-        """Return the seconds on the clock that a request of this cost will take, by the measured or a given slowdown."""
+        """Return the seconds on the clock that a request of this cost will take, by the measured or given slowdown."""
         return min(cost * (self.slowdown if slowdown is None else slowdown), self.longest)
 
     def wait_of(self, client: str, now: float, place: int | None = None) -> float:
