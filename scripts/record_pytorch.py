@@ -404,10 +404,7 @@ CASES: dict[str, list[tuple[str, Draw, Draw, list[dict[str, Any]]]]] = {
             "linear",
             real,
             bits,
-            [
-                {"from_logits": True},
-                {"from_logits": True, "label_smoothing": 0.25, "positive_weight": 3.0},
-            ],
+            [{"from_logits": True}, {"from_logits": True, "label_smoothing": 0.25, "positive_weight": 3.0}],
         ),
         ("sigmoid", real, bits, options_of({"label_smoothing": 0.25}, {"positive_weight": 0.5})),
     ],

@@ -372,12 +372,7 @@ class Record:
             if wrt == "inputs" or self.spec.get("curved"):
                 labels = self.labels(wrt, per_sample=wrt == "inputs")
                 cube = torch.stack([hessian(partial(entry_of, f, n), z) for n in range(len(f(z)))])
-                yield {
-                    "kind": "hessian",
-                    **asked,
-                    "result": self.curvature(cube, wrt),
-                    "labels": labels,
-                }
+                yield {"kind": "hessian", **asked, "result": self.curvature(cube, wrt), "labels": labels}
 
     def record(self) -> dict[str, Any]:
         function, spec = self.function, self.spec

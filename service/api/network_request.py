@@ -200,9 +200,7 @@ def _told_in_terms_of(request: Mapping[str, Any], fault: Fault) -> Fault:
     return fault
 
 
-def _unusual_shapes(
-    parameters: Tree | None,
-) -> tuple[tuple[tuple[str, str], tuple[int, ...]], ...]:
+def _unusual_shapes(parameters: Tree | None) -> tuple[tuple[tuple[str, str], tuple[int, ...]], ...]:
     """Return the shapes of parameters that were sent as one number, which stands for all their entries."""
     if parameters is None:
         return ()

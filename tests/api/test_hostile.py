@@ -372,11 +372,7 @@ RAW: dict[str, tuple[list[bytes], bool, set[int]]] = {
     "a length in words": ([head(GRADIENTS, "many") + XOR], False, {400}),
     "a length in other digits": ([head(GRADIENTS, "\xb2") + XOR], False, {400}),
     "two lengths": ([head(GRADIENTS, len(XOR), content_length=str(len(XOR) + 1)) + XOR], False, {400}),
-    "a length and chunks": (
-        [head(GRADIENTS, len(XOR), Transfer_Encoding="chunked") + b"0\r\n\r\n"],
-        False,
-        {400},
-    ),
+    "a length and chunks": ([head(GRADIENTS, len(XOR), Transfer_Encoding="chunked") + b"0\r\n\r\n"], False, {400}),
     "a chunk size that is none": ([head(GRADIENTS, None, Transfer_Encoding="chunked") + b"zz\r\n" + XOR], False, {400}),
     "a negative chunk size": ([head(GRADIENTS, None, Transfer_Encoding="chunked") + b"-5\r\n" + XOR], False, {400}),
     "a giant chunk size": (

@@ -27,11 +27,7 @@ WIDE = {
 }
 COMPUTED: dict[str, tuple[str, dict[str, Any], int]] = {
     # Path, request, and the least number of looks at the watch.
-    "an unseen recurrent network": (
-        "/v1/gradients",
-        RECURRENT | {"inputs": SEQUENCE, "targets": [[0.5] * 3]},
-        8,
-    ),
+    "an unseen recurrent network": ("/v1/gradients", RECURRENT | {"inputs": SEQUENCE, "targets": [[0.5] * 3]}, 8),
     "gradients": ("/v1/gradients", WIDE, 2),
     "a hessian": (
         "/v1/derivatives",

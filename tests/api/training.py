@@ -68,3 +68,10 @@ def lines(response: TestResponse) -> list[Any]:
     content = response.get_data()
     assert content.endswith(b"\n")
     return [strict_json(line) for line in content.splitlines() if line != b"{}"]
+
+
+def numbers_in(value: Any) -> int:
+    """Return how many numbers and words a JSON value holds."""
+    if isinstance(value, dict | list):
+        return sum(map(numbers_in, value.values() if isinstance(value, dict) else value))
+    return 1
