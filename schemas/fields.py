@@ -304,7 +304,7 @@ class FlagField(ValueField):
 
 
 class WordField(ValueField):
-    """One word of a few that are given."""
+    """A string that must be one of a few given words."""
 
     def __init__(self, values: Sequence[str], **kwargs: Any) -> None:
         super().__init__(Choice(values=tuple(values)), **kwargs)
@@ -347,7 +347,7 @@ class WordsField(StrictField):
 
 
 class NameField(StrictField):
-    """The name of a layer."""
+    """The name of a layer: up to 64 characters, without dots, brackets, slashes and quotation marks."""
 
     FORBIDDEN = frozenset('.[]/\\"') | {chr(code) for code in range(32)}
     LONGEST = 64

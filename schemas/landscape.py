@@ -376,7 +376,7 @@ class EigenvalueSignsSchema(StrictSchema):
 
 
 class SpectralDensitySchema(StrictSchema):
-    """The distribution of all eigenvalues, as a smooth curve."""
+    """The distribution of the Hessian's eigenvalues, as a smooth curve."""
 
     values = TensorAnswerField(required=True)
     density = TensorAnswerField(required=True, metadata=about("the share of eigenvalues per unit at each value"))

@@ -189,7 +189,7 @@ class TrainingCheckpointSchema(StrictSchema):
 
 
 class LoadedValidation(TypedDict):
-    """The validated validation data of a training."""
+    """Validation data of a training, once validated."""
 
     inputs: Tensors
     targets: Tensors
@@ -334,7 +334,7 @@ def misfits(given: Mapping[str, Any]) -> dict[str, list[Message]]:
 
 
 class SeedsField(StrictField):
-    """A list of seeds."""
+    """A list of seeds of random numbers; each stands for a training of its own."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -136,7 +136,7 @@ class Mutator:
             yield self.attempt()
 
     def attempt(self) -> Attempt:
-        """Return the next request."""
+        """Generate the next request, usually wrong: an example with one to five random changes."""
         dice = self.random
         if dice.random() < 0.03:
             return self._without_body()

@@ -174,7 +174,7 @@ def _batches(claims: Iterable[Claim], size: int = 12) -> Iterator[list[Claim]]:
 
 
 def erring(claim: Claim, answer: Mapping[str, Any]) -> list[str]:
-    """Return the results for a claim with known mistakes: are they named, and which tensors are called wrong?"""
+    """Return the names of what was right and wrong in the verdict on a claim with known mistakes."""
     found = []
     if answer["verdict"] == "match":
         found.append("called right")
@@ -218,7 +218,7 @@ def named_at(claim: Claim, diagnoses: Sequence[Mapping[str, Any]]) -> tuple[int 
 
 
 def places_of(claim: Claim, answer: Mapping[str, Any]) -> list[str]:
-    """Return the results for the places of a claim: whether its wrong tensors and its first wrong layer are named."""
+    """Return the names of what was right and wrong about the tensors and the first layer that a verdict calls wrong."""
     found = []
     said = {each["parameter"] for each in answer["tensors"] if each["verdict"] != "match"}
     if said - claim.wrong - claim.unclear:
@@ -230,7 +230,7 @@ def places_of(claim: Claim, answer: Mapping[str, Any]) -> list[str]:
 
 
 def correct(claim: Claim, answer: Mapping[str, Any]) -> list[str]:
-    """Return the results for a claim without a mistake."""
+    """Return the names of what was right and wrong in the verdict on a claim without a mistake."""
     found = ["+right" if answer["verdict"] == "match" else "false alarm"]
     said = {code for diagnosis in answer.get("diagnoses", ()) for code in diagnosis["mistakes"]}
     if said - NOISE:
@@ -243,7 +243,7 @@ def correct(claim: Claim, answer: Mapping[str, Any]) -> list[str]:
 
 
 def patternless(claim: Claim, answer: Mapping[str, Any]) -> list[str]:
-    """Return the results for a wrong claim that no known mistake explains."""
+    """Return the names of what was right and wrong in the verdict on a claim that no known mistake explains."""
     found = ["called right" if answer["verdict"] == "match" else "+wrong"]
     if answer["diagnoses"]:
         found.append("false excuse")

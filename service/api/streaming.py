@@ -51,10 +51,10 @@ class Work(Protocol):
 
     @property
     def finished(self) -> bool:
-        """Whether no step is left."""
+        """Whether all steps are done, or the work was cancelled."""
 
     def advance(self) -> Mapping[str, Any] | None:
-        """Compute one step, and return its record if it is to be sent."""
+        """Compute one step; return its record if it is to be in the response, else None."""
 
     def cancel(self, reason: str) -> None:
         """Stop before the next step; `summary` then gives `reason`, a few words."""
@@ -98,7 +98,7 @@ class Turns:
         return _Place(next(self._numbers), stream)
 
     def wait(self, place: _Place, seconds: float) -> bool:
-        """Wait at most `seconds` for the turn of a place; return whether it came. If not, the place may wait again."""
+        """Wait at most `seconds` for the turn of a place, and return whether it came; if not, it may wait again."""
         line = self._lines[place.stream]
         with self._lock:
             if not self._taken:

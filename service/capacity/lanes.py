@@ -136,7 +136,7 @@ class Lane(Generic[R]):
         return min(max(self.spread / self.slowdown, LEAST_DOUBT), MOST_DOUBT) if self.learned else 0.0
 
     def rest(self, now: float) -> float:
-        """Return the seconds until the next slot becomes free."""
+        """Return the forecast of the seconds until the next slot of the lane becomes free."""
         return min(self._rest(request, now - since, now) for request, since in self.running.items())
 
     def _rest(self, request: R, elapsed: float, now: float) -> float:
@@ -152,7 +152,7 @@ class Lane(Generic[R]):
         self.length += 1
 
     def drop(self, request: R) -> None:
-        """Take a request out of its queue."""
+        """Take a waiting request out of its client's queue."""
         queue = self.waiting[request.client]
         queue.remove(request)
         self.length -= 1

@@ -21,12 +21,12 @@ def keep_little(connection: Any, nbytes: int) -> None:
 
 
 def unacknowledged(connection: Any) -> int:
-    """Return the number of bytes that the kernel has taken and the other side has not confirmed."""
+    """Return the number of bytes in the kernel that the other side has not confirmed yet."""
     with suppress(OSError):
         return int(struct.unpack("i", fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)))[0])
     return 0
 
 
 def broken(connection: Any) -> bool:
-    """Return whether the other side has replied that it does not know this connection any more."""
+    """Return whether the other side has reset the connection."""
     return bool(connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
