@@ -1,7 +1,7 @@
-"""The same gradients as a careful user writes them in NumPy.
+"""Gradients of dense networks in plain NumPy, as a careful user writes them: a peer to compare the engine with.
 
-No framework and no buffers kept between calls, but nothing wasted either: no input gradient, the loss from the
-logits, and softmax with cross-entropy simplified to `p - t`.
+It uses no framework and keeps no buffers between calls, but wastes nothing: no gradients of the inputs, the loss from
+the logits, and softmax with cross-entropy simplified to `p - t`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Array = npt.NDArray[Any]
 def sigmoid_gradients(
     kernels: Sequence[Array], biases: Sequence[Array], inputs: Array, targets: Array
 ) -> tuple[Array, Array, list[Array]]:
-    """Return loss, outputs and gradients (kernel, bias, kernel, …): sigmoid layers, mean half squared error."""
+    """Return loss, outputs and gradients (kernel, bias, kernel, …) of sigmoid layers with mean half squared error."""
     outputs = [inputs]
     for kernel, bias in zip(kernels, biases, strict=True):
         outputs.append(1.0 / (1.0 + np.exp(-(outputs[-1] @ kernel + bias))))
@@ -38,7 +38,7 @@ def sigmoid_gradients(
 def softmax_gradients(
     kernels: Sequence[Array], biases: Sequence[Array], inputs: Array, targets: Array
 ) -> tuple[Array, Array, list[Array]]:
-    """Return loss, outputs and gradients (kernel, bias, kernel, …): ReLU layers, softmax, mean cross-entropy."""
+    """Return loss, outputs and gradients (kernel, bias, kernel, …) of ReLU layers and a softmax, with cross-entropy."""
     outputs = [inputs]
     for kernel, bias in zip(kernels[:-1], biases[:-1], strict=True):
         z = outputs[-1] @ kernel

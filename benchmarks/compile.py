@@ -1,4 +1,4 @@
-"""The cost of a new definition: build the graph, differentiate, plan, bind."""
+"""Time what the first request with a new network costs: building the graph, differentiating, planning and binding."""
 
 from __future__ import annotations
 

@@ -1,13 +1,12 @@
-"""A test of the container of docker-compose.yml: the worst requests, many at once, and no worker is killed.
+"""Send the worst requests, many at once, to a server with the limits of docker-compose.yml: no worker may be killed.
 
-The server runs with the settings of docker-compose.yml, in a memory cgroup of that size where one can be made (as root,
-cgroup v1 or v2), and the peak of each worker is compared with the formula of docs/deployment.md. Linux only.
+The server runs in a memory cgroup of the container's size where one can be made (as root, cgroup v1 or v2). The peak of
+each worker is compared with the formula of docs/deployment.md. Linux only.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
 import contextlib
 import gzip
 import http.client
@@ -25,24 +24,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
-from benchmarks.measure import table
+from benchmarks.measure import free_port, table
 from benchmarks.memory import resident
-from benchmarks.service import ROOT, free_port
+from benchmarks.service import JSON, ROOT
+from schemas.tensor import encode
 from service.config import Settings
 
 BASE = 100 * 2**20
 """The memory of a worker itself, with the small requests that are not counted."""
 SLACK = 0.4
 """Freed memory between objects in use, as a share of NABLA_MAX_MEMORY_BYTES."""
-JSON = {"Content-Type": "application/json"}
 GZIP = JSON | {"Content-Encoding": "gzip"}
 TYPED = JSON | {"Accept": "application/json; tensors=base64"}
 
 
 def compose() -> tuple[dict[str, str], int]:
-    """Return the environment and the memory of the service in docker-compose.yml."""
+    """Return the service's environment variables and memory limit in bytes from docker-compose.yml."""
     service = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["nabla"]
     limit = str(service["mem_limit"]).lower()
     return {key: str(value) for key, value in service["environment"].items()}, int(limit.rstrip("gb")) * 2**30
@@ -57,14 +57,11 @@ def dense(units: int) -> dict[str, Any]:
 
 
 def zeros(*shape: int) -> dict[str, Any]:
-    size = 4
-    for length in shape:
-        size *= length
-    return {"dtype": "float32", "shape": list(shape), "base64": base64.b64encode(bytes(size)).decode()}
+    return encode(np.zeros(shape, np.float32))
 
 
 def valid() -> list[tuple[str, str, dict[str, str], bytes]]:
-    """Return large requests that are answered if memory allows: name, path, headers and body of each."""
+    """Return large valid requests, each as name, path, headers and body."""
     draw = random.Random(1986).random
     rows = [[draw() for _ in range(1000)] for _ in range(800)]
     wide = network(dense(1500), dense(1500), dense(1), inputs=zeros(4, 1500), targets=zeros(4, 1))
@@ -105,7 +102,7 @@ def _balls(count: int) -> dict[str, Any]:
 
 
 def bombs(size: int) -> list[tuple[str, str, dict[str, str], bytes]]:
-    """Return small gzip bodies that become large, and then many objects: each is refused."""
+    """Return bombs, gzip bodies of about `size` bytes when decompressed, each as name, path, headers and body."""
     xor = network(dense(2), dense(1), inputs=[[0, 0]], targets=[[0]])
 
     def filled(key: str, opening: str, part: str, closing: str) -> bytes:
@@ -130,7 +127,7 @@ def bombs(size: int) -> list[tuple[str, str, dict[str, str], bytes]]:
 
 @contextlib.contextmanager
 def cgroup(limit: int) -> Iterator[Path | None]:
-    """Yield a memory cgroup of `limit` bytes, or None if none can be made."""
+    """Yield the folder of a memory cgroup of `limit` bytes, or None if none can be made; remove it after the block."""
     for root, name in (("memory", "memory.limit_in_bytes"), ("", "memory.max")):
         folder = Path("/sys/fs/cgroup") / root / f"nabla-{os.getpid()}"
         try:
@@ -155,7 +152,7 @@ def children(process: int) -> list[int]:
 
 
 def attack(port: int, requests: list[tuple[str, str, dict[str, str], bytes]], clients: int, seconds: float) -> Any:
-    """Send all requests again and again from several clients; return the count of each status of each."""
+    """Send all requests in turn from several clients for `seconds`; return the count of each (request name, status)."""
     counts: Counter[tuple[str, str]] = Counter()
     end = time.monotonic() + seconds
 
@@ -184,7 +181,10 @@ def attack(port: int, requests: list[tuple[str, str, dict[str, str], bytes]], cl
 
 
 def measure(clients: int, seconds: float) -> bool:
-    """Attack a server in a container, and say whether every worker lived and stayed below what was promised."""
+    """Start a server, attack it in three rounds, and print a table of the answers and the memory.
+
+    Return whether every worker survived, stayed below the promised memory, and never answered 500.
+    """
     environment, limit = compose()
     port = free_port()
     settings = {"PORT": str(port), "HOST": "127.0.0.1", "NABLA_LOG_REQUESTS": "false", "NABLA_LOG_LEVEL": "error"}
@@ -234,7 +234,7 @@ def measure(clients: int, seconds: float) -> bool:
 
 
 def _started(process: int, count: int, port: int) -> list[int]:
-    """Return the workers of a server, once all of them are there and one answers."""
+    """Return the process ids of the workers once `count` of them are there and one answers; exit after a minute."""
     end = time.monotonic() + 60
     while time.monotonic() < end:
         time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""Forward and backward pass: the planned program against PyTorch eager, NumPy by hand and the bare matrix products."""
+"""Time forward and backward passes: the engine's plan, PyTorch eager, NumPy by hand and the bare matrix products."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import argparse
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
 from benchmarks.by_hand import sigmoid_gradients, softmax_gradients
-from benchmarks.measure import RATIO_HEADER, Bar, blas, installed, ratio_rows, table, time_in_turns
+from benchmarks.measure import RATIO_HEADER, Bar, blas, ratio_rows, table, time_in_turns, torch_here
 from benchmarks.networks import DIGITS, WIDE, XOR, Array, Case, Numbers
 from service.engine.graph.plan import Workspace
 from service.engine.limits import Limits
@@ -40,13 +39,13 @@ Answer = Callable[[], tuple[float, Array]]
 
 
 def planned(case: Case, numbers: Numbers, dtype: str) -> tuple[dict[str, Callable[[], object]], dict[str, Answer]]:
-    """Return the program with its numbers resident, as PyTorch's are, and the whole of `Evaluation.run`."""
+    """Return two contenders, the program with its numbers in place and the whole of `Evaluation.run`, and an answer.
+
+    The program leaves its numbers where they are, as PyTorch does; `Evaluation.run` copies them in and out.
+    """
     evaluation = compile_task(case.task(dtype), Limits())
     workspace = Workspace(evaluation.program)
-    tree = {
-        name: {"kernel": kernel, "bias": bias}
-        for name, kernel, bias in zip(case.layer_names, numbers.kernels, numbers.biases, strict=True)
-    }
+    tree = case.tree(numbers.kernels, numbers.biases)
     feed = Feed({INPUT: numbers.inputs}, tree, {"output": numbers.targets})
     evaluation.feeder.fill(workspace, feed, None)
     run = partial(evaluation.run, feed)
@@ -70,7 +69,7 @@ def by_hand(case: Case, numbers: Numbers) -> tuple[Callable[[], object], Answer]
 
 
 def products(case: Case, numbers: Numbers) -> Callable[[], object]:
-    """Return a run of the matrix products of the network alone, into memory that exists already."""
+    """Return a call that runs only the network's matrix products, into existing arrays: the least time possible."""
     dtype = numbers.inputs.dtype
     generator = np.random.default_rng(7)
     calls: list[Callable[[], object]] = []
@@ -95,7 +94,7 @@ def products(case: Case, numbers: Numbers) -> Callable[[], object]:
 
 
 def torch_eager(case: Case, numbers: Numbers) -> tuple[Callable[[], object], Answer]:
-    """Return functional PyTorch; gradients are None before each backward, as its optimizers leave them."""
+    """Return a call that runs forward and backward in functional PyTorch, as its users do, and its answer."""
     torch: Any = import_module("torch")
     functional = torch.nn.functional
     torch.set_num_threads(1)
@@ -154,9 +153,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("xor", "digits", "wide"), help="one network")
     options = parser.parse_args()
     chosen = {"xor": XOR, "digits": DIGITS, "wide": WIDE}
-    with_torch = installed("torch")
-    if with_torch:
-        print(f"PyTorch {version('torch')}, NumPy {np.__version__}")
+    with_torch = torch_here()
     print(blas())
     for name, case in chosen.items():
         if options.only in (None, name):

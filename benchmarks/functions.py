@@ -1,4 +1,4 @@
-"""Typed functions: derivatives at a point, a new expression, many balls, a basin map, stationary points."""
+"""Time typed functions: derivatives at a point, a new expression, many balls, a map of basins, stationary points."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib import import_module
-from importlib.metadata import version
 from itertools import count
 from typing import Any
 
@@ -21,11 +20,11 @@ from benchmarks.measure import (
     Timing,
     blas,
     duration,
-    installed,
     profile,
     ratio_rows,
     table,
     time_in_turns,
+    torch_here,
 )
 from benchmarks.networks import Array
 from service.engine.compiling import Compiler
@@ -67,7 +66,7 @@ BALLS_BAR = Bar(0.5)
 
 
 def plain_rows(timings: Mapping[str, Timing]) -> list[list[str]]:
-    """Return one row per contender; the bar judges the median."""
+    """Return one table row per contender; where `BARS` has a bar, it is compared with the median."""
     rows = []
     for name, timing in timings.items():
         verdict = ""
@@ -78,7 +77,7 @@ def plain_rows(timings: Mapping[str, Timing]) -> list[list[str]]:
 
 
 def agree(what: str, ours: Array, theirs: Any, tolerance: float) -> None:
-    """Exit if a contender computes something else."""
+    """Exit the process if PyTorch's numbers differ from ours by more than the relative `tolerance`."""
     difference = np.abs(ours - np.asarray(theirs)).max()
     if not difference <= tolerance * max(1.0, float(np.abs(ours).max())):
         raise SystemExit(f"{what}: PyTorch's numbers differ by {difference:g}")
@@ -97,7 +96,7 @@ def rosenbrock(p: Any) -> Any:
 
 
 def torch_derivatives() -> dict[str, Callable[[], tuple[Any, Any, Any]]]:
-    """Return value, gradient and Hessian as PyTorch's manual writes them."""
+    """Return two ways to get value, gradient and Hessian in PyTorch, as its manual shows them."""
     torch: Any = import_module("torch")
     torch.set_num_threads(1)
     place = torch.tensor(POINT[0], requires_grad=True)
@@ -138,7 +137,7 @@ def one_point(rounds: int, with_torch: bool) -> None:
 
 
 def unseen() -> Iterator[str]:
-    """Yield expressions that are in no cache."""
+    """Return an iterator of expressions that all differ, so that each has to be compiled."""
     return (f"(1 - x)^2 + {number}*(y - x^2)^2" for number in count(100))
 
 
@@ -159,7 +158,10 @@ def new_expression(rounds: int) -> None:
 
 
 def rolling(starts: Array, optimizer: str, rate: float, steps: int, every: int, keep: bool) -> Callable[[], Runs]:
-    """Makes the same run again and again; the expression is compiled once."""
+    """Return a function that starts the same descent anew at each call; the expression is compiled only once.
+
+    `every` and `keep` say which steps are recorded and whether the records are kept.
+    """
     pool = WorkspacePool()
     expression = parse(presets["himmelblau"].expression)
     compile_once = Compiler(LIMITS, 10**12, pool)
@@ -177,7 +179,7 @@ def to_the_end(make: Callable[[], Runs]) -> Runs:
 
 
 def arrived(running: Runs) -> RunEnds:
-    """Return the ends of the runs."""
+    """Find the valley at which each finished run ended."""
     arrival = RunEnds(running)
     while not arrival.finished:
         arrival.advance()
@@ -189,7 +191,7 @@ def spread() -> Array:
 
 
 def torch_balls(starts: Array, threads: int, **options: Any) -> Callable[[], Any]:
-    """Let all balls roll in one tensor, as a program for a picture does."""
+    """Return a call that runs Adam in PyTorch from all starts, which are the rows of one tensor."""
     torch: Any = import_module("torch")
 
     def roll() -> Any:
@@ -285,7 +287,7 @@ def stationary_points(rounds: int) -> None:
 
 
 def profiled() -> dict[str, tuple[Callable[[], object], int]]:
-    """Return the calls that can be profiled, with the number of repetitions."""
+    """Return the calls that `--profile` offers, each with the number of repetitions."""
     function = compiled("rosenbrock", 1, 2)
     new = creating()
     return {
@@ -310,9 +312,7 @@ def main() -> None:
         return profile(*cases[options.profile])
     rounds = 5 if options.quick else options.rounds
     few = max(3, rounds // 4)
-    with_torch = installed("torch")
-    if with_torch:
-        print(f"PyTorch {version('torch')}, NumPy {np.__version__}")
+    with_torch = torch_here()
     print(blas())
     one_point(rounds, with_torch)
     new_expression(rounds)

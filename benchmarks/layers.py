@@ -1,4 +1,4 @@
-"""Convolutions, recurrence, each sample's own gradients and a Hessian: the planned program against PyTorch."""
+"""Time convolutions, recurrence, per-sample gradients and a Hessian: the planned program against PyTorch."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import RATIO_HEADER, Bar, blas, duration, installed, ratio_rows, table, time_in_turns
+from benchmarks.measure import RATIO_HEADER, Bar, blas, duration, ratio_rows, table, time_in_turns, torch_here
 from benchmarks.networks import XOR, Array, Numbers
 from schemas.network import NetworkField
 from service.engine.graph.ir import OPERATIONS
@@ -39,7 +38,7 @@ Peer = Callable[[Any, "Case", Feed], tuple[Callable[[], object], Callable[[], li
 
 @dataclass(frozen=True)
 class Case:
-    """A network as requests describe it, trained on class indices."""
+    """A network in the format of requests, with class indices as targets and a PyTorch peer to compare with."""
 
     name: str
     layers: Sequence[Mapping[str, Any]]
@@ -66,26 +65,26 @@ class Case:
         return compile_task(task, Limits())
 
     def numbers(self, evaluation: Evaluation) -> Feed:
-        """Return inputs, targets and parameters; biases are not 0, or mistakes in them would not show."""
+        """Return random inputs, targets and parameters; biases are not 0, so that mistakes in them show."""
         generator = np.random.default_rng(1986)
         inputs = generator.standard_normal((self.batch, *self.sample)).astype(evaluation.task.dtype)
         targets = generator.integers(0, self.classes, self.batch)
         parameters: dict[str, dict[str, Array]] = {}
-        for part in evaluation.parameters.parts:
-            fan_in = np.prod(part.shape[:-1]) if len(part.shape) > 1 else 100
-            array = generator.normal(0.0, fan_in**-0.5, part.shape).astype(evaluation.task.dtype)
-            parameters.setdefault(part.layer, {})[part.name] = array
+        for piece in evaluation.parameters.pieces:
+            fan_in = np.prod(piece.shape[:-1]) if len(piece.shape) > 1 else 100
+            array = generator.normal(0.0, fan_in**-0.5, piece.shape).astype(evaluation.task.dtype)
+            parameters.setdefault(piece.layer, {})[piece.name] = array
         (output,) = evaluation.task.definition.output_names
         return Feed({INPUT: inputs}, parameters, {output: targets})
 
     def answer(self, evaluation: Evaluation, workspace: Workspace) -> list[Array]:
-        """Return the loss and each gradient in the order of the parameters; `per_sample` gives those of each sample."""
+        """Return the loss and the gradients in the order of the parameters; with `per_sample`, of each sample."""
         read = workspace.outputs
-        parts = evaluation.parameters.parts
+        pieces = evaluation.parameters.pieces
         if "per_sample" in self.include:
-            return [read["per_sample_loss"], *[read[f"per_sample/{part.layer}.{part.name}"] for part in parts]]
+            return [read["per_sample_loss"], *[read[f"per_sample/{piece.layer}.{piece.name}"] for piece in pieces]]
         flat = workspace.gradients
-        return [read["loss"], *[flat[part.start : part.stop].reshape(part.shape) for part in parts]]
+        return [read["loss"], *[flat[piece.start : piece.stop].reshape(piece.shape) for piece in pieces]]
 
 
 # --- PyTorch ------------------------------------------------------------------------------------
@@ -103,12 +102,12 @@ def tensors_of(torch: Any, feed: Feed) -> tuple[Any, Any, dict[str, Any]]:
 
 
 def leaf(tensor: Any) -> Any:
-    """Return a contiguous parameter of its own."""
+    """Return a contiguous copy of a tensor that PyTorch computes a gradient for."""
     return tensor.clone().contiguous().requires_grad_()
 
 
 def eager(parameters: Sequence[Any], loss_of: Callable[[], Any]) -> Callable[[], Any]:
-    """Run forward and backward; gradients are None before, as PyTorch's optimizers leave them."""
+    """Return a call that runs forward and backward; gradients are None before, as PyTorch's optimizers leave them."""
 
     def step() -> Any:
         for parameter in parameters:
@@ -121,7 +120,7 @@ def eager(parameters: Sequence[Any], loss_of: Callable[[], Any]) -> Callable[[],
 
 
 def torch_lenet(torch: Any, case: Case, feed: Feed) -> tuple[Callable[[], object], Callable[[], list[Array]]]:
-    """Build LeNet in PyTorch's layout: channels first, the first dense kernel in the order of its flattening."""
+    """Build LeNet in PyTorch's layout (channels first); return a call to time and one that gives its answer."""
     functional = torch.nn.functional
     x, targets, given = tensors_of(torch, feed)
     x = x.permute(0, 3, 1, 2).contiguous()
@@ -152,7 +151,7 @@ def torch_lenet(torch: Any, case: Case, feed: Feed) -> tuple[Callable[[], object
 
 
 def torch_lstm(torch: Any, case: Case, feed: Feed) -> tuple[Callable[[], object], Callable[[], list[Array]]]:
-    """Build `nn.LSTM` with its two biases, the second of them 0, and a linear head on the last output."""
+    """Build `nn.LSTM` with a linear head, its second bias 0; return a call to time and one that gives its answer."""
     functional = torch.nn.functional
     x, targets, given = tensors_of(torch, feed)
     features, gates = given["lstm.kernel"].shape
@@ -179,7 +178,7 @@ def torch_lstm(torch: Any, case: Case, feed: Feed) -> tuple[Callable[[], object]
 
 
 def torch_per_sample(torch: Any, case: Case, feed: Feed) -> tuple[Callable[[], object], Callable[[], list[Array]]]:
-    """Vectorize the gradient of one sample's loss over the samples, with `torch.func`."""
+    """Compute each sample's own gradient with `torch.func.vmap`; return a call to time and one that answers."""
     functional = torch.nn.functional
     x, targets, given = tensors_of(torch, feed)
     parameters = {name: value.T.contiguous() if name.endswith("kernel") else value for name, value in given.items()}
@@ -270,21 +269,18 @@ def compare(case: Case, dtype: str, rounds: int, torch: Any) -> None:
 
 
 def check(name: str, dtype: str, ours: Sequence[Array], others: Sequence[Array]) -> None:
-    """Refuse to time contenders that compute different things."""
+    """Exit the process if the answers of two contenders differ: then their times cannot be compared."""
     for one, other in zip(ours, others, strict=True):
         if one.shape != other.shape or np.abs(one - other).max() > TOLERANCE[dtype] * np.abs(one).max():
             raise SystemExit(f"{name} {dtype}: PyTorch computes something else")
 
 
 def compare_hessian(dtype: str, rounds: int, torch: Any) -> None:
-    """Compare the Hessian of a tiny network's loss, whole answers on both sides."""
+    """Time the Hessian of a tiny network's loss, here and in PyTorch, and print the table."""
     numbers = XOR.numbers(dtype)
     asked = DerivativeTask(XOR.task(dtype), "hessian", "loss", "parameters")
     derivation = compile_derivative(asked, Limits())
-    tree = {
-        name: {"kernel": kernel, "bias": bias}
-        for name, kernel, bias in zip(XOR.layer_names, numbers.kernels, numbers.biases, strict=True)
-    }
+    tree = XOR.tree(numbers.kernels, numbers.biases)
     call = partial(derivation.run, Feed({INPUT: numbers.inputs}, tree, {"output": numbers.targets}))
     contenders: dict[str, Callable[[], object]] = {WHOLE: call}
     if torch is not None:
@@ -296,7 +292,7 @@ def compare_hessian(dtype: str, rounds: int, torch: Any) -> None:
 
 
 def torch_hessian(torch: Any, numbers: Numbers) -> Callable[[], Any]:
-    """Take `torch.func.hessian` by one vector of all parameters: quicker than by each of them."""
+    """Return a call of `torch.func.hessian` by one vector of all parameters, which is faster than by each of them."""
     x, targets = torch.tensor(numbers.inputs), torch.tensor(numbers.targets)
     flat = torch.tensor(numbers.flat_parameters())
 
@@ -313,7 +309,7 @@ def torch_hessian(torch: Any, numbers: Numbers) -> Callable[[], Any]:
 
 
 def profile(case: Case, dtype: str, rounds: int) -> None:
-    """Print where a run spends its time: each call of the plan timed, added up by operation and shape."""
+    """Time each call of the plan, and print the totals by operation and by shape."""
     evaluation = case.evaluation(dtype)
     workspace, made_for = _traced(evaluation)
     evaluation.feeder.fill(workspace, case.numbers(evaluation), None)
@@ -342,7 +338,7 @@ def profile(case: Case, dtype: str, rounds: int) -> None:
 
 
 def _traced(evaluation: Evaluation) -> tuple[Workspace, list[tuple[str, str]]]:
-    """Return a workspace, and for each of its calls the operation and the shapes it was bound for."""
+    """Return a workspace, and for each of its calls the name of the operation and the shapes it works on."""
 
     def tracing(name: str, bind: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
         def traced(out: Array, inputs: Sequence[Array], *details: Any) -> Iterator[Any]:
@@ -375,10 +371,9 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="say where our time goes instead of comparing")
     options = parser.parse_args()
     torch: Any = None
-    if not options.profile and installed("torch"):
+    if not options.profile and torch_here():
         torch = import_module("torch")
         torch.set_num_threads(1)
-        print(f"PyTorch {version('torch')}, NumPy {np.__version__}")
     print(blas())
     rounds = 5 if options.quick else options.rounds
     for name, case in CASES.items():

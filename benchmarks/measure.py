@@ -1,24 +1,26 @@
 """Interleaved timing, and tables of ratios.
 
 Machines drift: a neighbour wakes up, a clock slows down. So contenders take turns (A B C, B C A, …), every contender
-meets the same weather, and only ratios within one run are compared with a bar.
+meets the same disturbances, and only ratios within one run are compared with a bar.
 """
 
 from __future__ import annotations
 
 import cProfile
 import pstats
+import socket
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one contender, one number per round."""
+    """The times of one contender in seconds, one for each round."""
 
     seconds: tuple[float, ...]
 
@@ -31,12 +33,12 @@ class Timing:
         return min(self.seconds)
 
     def ratio_to(self, other: Timing) -> float:
-        """Return the median of the ratios round by round: a disturbance that outlasts a round cancels."""
+        """Return the median over the rounds of the ratio to `other`; disturbances longer than a round cancel."""
         return typical_ratio(self.seconds, other.seconds)
 
 
 def typical_ratio(ours: Sequence[float], others: Sequence[float]) -> float:
-    """Return the median ratio of what was measured in the same round."""
+    """Return the median of the ratios of two contenders, round by round."""
     return statistics.median(mine / theirs for mine, theirs in zip(ours, others, strict=True))
 
 
@@ -52,16 +54,31 @@ class Bar:
         return f"{'>=' if self.at_least else '<='} {self.limit:g} {'met' if met else 'MISSED'}"
 
 
+def torch_here() -> bool:
+    """Return whether PyTorch is installed, and print its version and NumPy's."""
+    if not installed("torch"):
+        return False
+    print(f"PyTorch {version('torch')}, NumPy {version('numpy')}")
+    return True
+
+
 def installed(module: str) -> bool:
-    """Return whether a peer can be imported; says so in a line when it cannot."""
+    """Return whether a module can be imported, and print that it is skipped if it cannot."""
     if find_spec(module) is not None:
         return True
     print(f"skipped: {module} is not installed")
     return False
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 def in_turns(contenders: Sequence[str], rounds: int, measure: Callable[[str], float]) -> dict[str, list[float]]:
-    """Measure each contender once a round, in an order that moves on every round."""
+    """Call `measure(name)` for each contender once a round, in rotating order; return the results by name."""
     measured: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(rounds):
         start = turn % len(contenders)
@@ -73,7 +90,7 @@ def in_turns(contenders: Sequence[str], rounds: int, measure: Callable[[str], fl
 def time_in_turns(
     contenders: Mapping[str, Callable[[], object]], rounds: int, seconds: float = 0.01
 ) -> dict[str, Timing]:
-    """Return seconds per call of each contender; one turn repeats the call for about `seconds`."""
+    """Return the seconds per call of each contender in each round; a turn repeats the call for about `seconds`."""
     repeats: dict[str, int] = {}
     for name, call in contenders.items():
         call()  # warm up
@@ -94,7 +111,7 @@ def time_in_turns(
 
 
 def blas() -> str:
-    """Return the BLAS libraries of this process with the kernels they chose."""
+    """Return a line about the BLAS libraries of this process and the kernels they chose."""
     try:
         import threadpoolctl
     except ImportError:
@@ -109,7 +126,7 @@ def blas() -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds with three significant digits and a fitting unit."""
+    """Return a time as text, with three significant digits and a fitting unit."""
     for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
         if seconds * factor >= 1.0:
             return f"{seconds * factor:#.3g}".rstrip(".") + f" {unit}"
@@ -117,7 +134,7 @@ def duration(seconds: float) -> str:
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows in columns: the first to the left, the others to the right."""
+    """Print a table: the first column aligned to the left, the others to the right."""
     widths = [max(len(line[column]) for line in (header, *rows)) for column in range(len(header))]
     print(f"\n{title}")
     for line in (header, ["-" * width for width in widths], *rows):
@@ -130,7 +147,7 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> N
 
 
 def ratio_rows(timings: Mapping[str, Timing], ours: str, bars: Mapping[str, Bar]) -> list[list[str]]:
-    """Return one row per contender: its times, and how `ours` relates to them; the bar judges the typical ratio."""
+    """Return a table row per contender: its times, and the ratio of `ours` to it, which its bar judges."""
     mine = timings[ours]
     rows = []
     for name, timing in timings.items():
@@ -153,7 +170,7 @@ RATIO_HEADER = ("contender", "median", "least", "ours/it", "of the least", "bar"
 
 
 def profile(call: Callable[[], object], times: int) -> None:
-    """Print where a call spends its time, after one call that warms up."""
+    """Print the 25 functions in which `times` calls spend the most time, after one call that warms up."""
     call()
     profiler = cProfile.Profile()
     profiler.enable()

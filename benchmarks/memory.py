@@ -1,37 +1,31 @@
-"""Memory of a worker for one large request over HTTP, in multiples of its parameters (Linux only).
+"""Measure the memory that a worker needs for one large request over HTTP, in multiples of its parameters (Linux only).
 
-Dense layers of 2048 units, parameters and gradients as base64 in float32. The peak is the worker's own high-water mark
-of resident memory, from the moment before the request, when it has answered a small one already.
+The request has dense layers of 2048 units, with parameters and gradients as base64 in float32. The peak is the worker's
+own high-water mark of resident memory while it answers the request; before, it has answered a small one.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
 import http.client
 import json
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from benchmarks.measure import Bar, duration, table
 from benchmarks.service import JSON, OURS, gunicorn
+from schemas.tensor import encode
 
 UNITS = 2048
 BAR = Bar(6.0)
 """The largest multiple, beside what the activations take."""
 
 
-def typed(array: Any) -> dict[str, Any]:
-    data = base64.b64encode(array.tobytes()).decode()
-    return {"dtype": array.dtype.name, "shape": list(array.shape), "base64": data}
-
-
 def request(layers: int, samples: int, units: int = UNITS) -> tuple[bytes, int]:
-    """Return a body of `POST /v1/gradients`, and how many bytes its parameters have as numbers."""
+    """Return a body for `POST /v1/gradients` with random dense layers, and the size of its parameters in bytes."""
     generator = np.random.default_rng(1986)
     names = [f"dense_{number}" for number in range(1, layers + 1)]
     parameters = {
@@ -46,10 +40,10 @@ def request(layers: int, samples: int, units: int = UNITS) -> tuple[bytes, int]:
             "layers": [{"type": "dense", "name": name, "units": units, "activation": "relu"} for name in names]
         },
         "parameters": {
-            name: {key: typed(array) for key, array in arrays.items()} for name, arrays in parameters.items()
+            name: {key: encode(array) for key, array in arrays.items()} for name, arrays in parameters.items()
         },
-        "inputs": typed(generator.standard_normal((samples, units)).astype(np.float32)),
-        "targets": typed(generator.standard_normal((samples, units)).astype(np.float32)),
+        "inputs": encode(generator.standard_normal((samples, units)).astype(np.float32)),
+        "targets": encode(generator.standard_normal((samples, units)).astype(np.float32)),
         "loss": "mean_squared_error",
         "dtype": "float32",
     }
@@ -57,7 +51,7 @@ def request(layers: int, samples: int, units: int = UNITS) -> tuple[bytes, int]:
 
 
 def worker_of(port: int) -> Path:
-    """Return the /proc directory of the only worker of the server that listens on `port`."""
+    """Return the /proc directory of the only worker of the server on `port`; exit if there is none."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
             command = (process / "cmdline").read_bytes()
@@ -70,13 +64,16 @@ def worker_of(port: int) -> Path:
 
 
 def resident(worker: Path, which: str) -> int:
-    """Return bytes of resident memory: `VmRSS` now, `VmHWM` at most since the mark was reset."""
+    """Return the resident memory of a worker in bytes: `which` is `VmRSS` for now, `VmHWM` for the peak."""
     (line,) = (line for line in (worker / "status").read_text().splitlines() if line.startswith(f"{which}:"))
     return int(line.split()[1]) * 1024
 
 
 def send(port: int, body: bytes, gzip: bool) -> tuple[float, bytes]:
-    """Return seconds until the answer was there, and the answer."""
+    """Post a body to `/v1/gradients`; return the seconds until the whole response was there, and its bytes.
+
+    With `gzip` the response may be compressed. Exit the process if the status is not 200.
+    """
     headers = {**JSON, "Accept": "application/json; tensors=base64"} | ({"Accept-Encoding": "gzip"} if gzip else {})
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     start = time.perf_counter()

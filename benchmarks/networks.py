@@ -1,7 +1,8 @@
-"""The networks that are compared, as data: sizes, activations, loss, and numbers to feed them."""
+"""The dense networks that benchmarks compare, as data: sizes, activations, loss and numbers to compute with."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Case:
-    """A dense network with its loss and batch size."""
+    """A dense network with its loss and its batch size."""
 
     name: str
     sizes: tuple[int, ...]
@@ -32,7 +33,7 @@ class Case:
         return (*(f"hidden_{number}" for number in range(1, len(self.sizes) - 1)), "output")
 
     def definition(self) -> NetworkDefinition:
-        """Return a new definition, as a request that was never seen before makes it."""
+        """Return a new definition object, as the service makes one for a network that it has not seen before."""
         return NetworkDefinition(
             tuple(
                 LayerDefinition(name, layers.select("dense", units=units, activation=activations.select(activation)))
@@ -68,8 +69,15 @@ class Case:
             targets = np.eye(self.sizes[-1], dtype=dtype)[generator.integers(0, self.sizes[-1], self.batch)]
         return Numbers(kernels, biases, inputs, targets)
 
+    def tree(
+        self, kernels: Sequence[Array], biases: Sequence[Array], encode: Callable[[Array], Any] = lambda array: array
+    ) -> dict[str, dict[str, Any]]:
+        """Return arrays by layer and parameter name, each converted by `encode`."""
+        arrays = zip(self.layer_names, kernels, biases, strict=True)
+        return {name: {"kernel": encode(kernel), "bias": encode(bias)} for name, kernel, bias in arrays}
+
     def request(self) -> dict[str, Any]:
-        """Return the body of `POST /v1/gradients`."""
+        """Return the body of `POST /v1/gradients` for this network, with all numbers as lists."""
         numbers = self.numbers("float64")
         return {
             "network": {
@@ -78,10 +86,7 @@ class Case:
                     for name, units, activation in zip(self.layer_names, self.sizes[1:], self.activations, strict=True)
                 ]
             },
-            "parameters": {
-                name: {"kernel": kernel.tolist(), "bias": bias.tolist()}
-                for name, kernel, bias in zip(self.layer_names, numbers.kernels, numbers.biases, strict=True)
-            },
+            "parameters": self.tree(numbers.kernels, numbers.biases, np.ndarray.tolist),
             "inputs": numbers.inputs.tolist(),
             "targets": numbers.targets.tolist(),
             "loss": self.loss,
@@ -92,7 +97,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Numbers:
-    """Parameters layer by layer, inputs and targets."""
+    """The parameters of a network layer by layer, its inputs and its targets."""
 
     kernels: list[Array]
     biases: list[Array]
@@ -100,7 +105,7 @@ class Numbers:
     targets: Array
 
     def flat_parameters(self) -> Array:
-        """Return kernel and bias of each layer, one after the other, as the engine orders them."""
+        """Return all parameters as one vector, kernel and bias of each layer in turn, as the engine orders them."""
         pairs = zip(self.kernels, self.biases, strict=True)
         return np.concatenate([array.reshape(-1) for pair in pairs for array in pair])
 

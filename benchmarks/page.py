@@ -1,4 +1,4 @@
-"""The demo in a real browser that draws without a graphics card: how soon it can be used, and how fast it moves."""
+"""Time the demo in a real browser without a graphics card: how soon it can be used, and how fast it draws."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ DERIVED = """(address) => new Promise(done => {
 
 
 def first_script() -> int:
-    """Return bytes of script, as they are sent, that an empty cache needs before the lab's own."""
+    """Return the compressed size of the scripts, in bytes, that a browser loads before the first lab's own."""
     manifest = json.loads((demo.RESULT / "manifest.json").read_text())
     names: set[str] = set()
 
@@ -90,7 +90,7 @@ def opened(browser: Browser, origin: str, link: str, **options: Any) -> Page:
 
 
 def usable(browser: Browser, origin: str) -> float:
-    """Return the seconds from opening the page, with an empty cache, until it shows where the balls are."""
+    """Return the seconds from opening the page, with an empty cache, until the race shows numbers."""
     page = browser.new_context(viewport=WINDOW).new_page()
     page.add_init_script(PAINTED)
     page.goto(f"{origin}/?lang=en", wait_until="commit")
@@ -111,7 +111,7 @@ def frames(browser: Browser, origin: str, view: str, seconds: float) -> float:
 
 
 def steps(browser: Browser, origin: str, seconds: float) -> float:
-    """Return the number of different steps of a running XOR training on screen in a second."""
+    """Return how many different steps of a running XOR training appear on screen in a second."""
     page = opened(browser, origin, "backprop/steps=2000")
     page.locator("svg text.value.known").wait_for()
     page.locator("button.primary", has_text="Train").click()
@@ -121,7 +121,7 @@ def steps(browser: Browser, origin: str, seconds: float) -> float:
 
 
 def clicks(browser: Browser, origin: str) -> float:
-    """Return seconds from a click on a weight until its derivation is there; the median of six weights."""
+    """Return the seconds from a click on a weight until its derivation appears; the median of four weights."""
     page = opened(browser, origin, "backprop", reduced_motion="reduce")
     page.locator(".meaning").wait_for()
     page.wait_for_load_state("networkidle")

@@ -15,7 +15,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -30,8 +29,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.by_hand import sigmoid_gradients, softmax_gradients
-from benchmarks.measure import Bar, Timing, blas, duration, in_turns, installed, table, typical_ratio
+from benchmarks.measure import Bar, Timing, blas, free_port, in_turns, installed, ratio_rows, table, typical_ratio
 from benchmarks.networks import DIGITS, XOR, Case
+from schemas.tensor import encode
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS, QUIET, AGAINST, TYPED, EMPTY, EMPTY_POST, TESSERACT, UM_BRIDGE = (
@@ -50,7 +50,7 @@ JSON = {"Content-Type": "application/json"}
 
 @dataclass(frozen=True)
 class Request:
-    """One request, and how to find the kernel gradient of the first layer in its answer."""
+    """One request to a server, and a function that finds the first layer's kernel gradient in the response."""
 
     port: int
     path: str
@@ -71,15 +71,11 @@ class Request:
         return content
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def processors() -> tuple[set[int], set[int]] | None:
-    """Return one processor for the servers and the others for the clients; None where there is no choice."""
+    """Return a set with one processor for the servers and the set of all others for the clients.
+
+    Return None if there is only one processor, or if this system cannot pin processes.
+    """
     if not hasattr(os, "sched_getaffinity"):
         return None
     first, *others = sorted(os.sched_getaffinity(0))
@@ -98,7 +94,10 @@ def server(
     extra: Mapping[str, str] | None = None,
     root: Path = ROOT,
 ) -> Iterator[int]:
-    """Run a server until the block ends; it is there once it answers `GET ready` at all."""
+    """Run a server during the block and yield its port; it is ready once `GET ready` gets a response.
+
+    Exit the process and print the server's log if it does not start within a minute.
+    """
     with tempfile.TemporaryFile() as log:
         environment = {**os.environ, "PYTHONPATH": str(root), **(extra or {})}
         process = subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=subprocess.STDOUT)
@@ -132,7 +131,7 @@ def server(
 def gunicorn(
     name: str, application: str, ready: str, root: Path = ROOT, extra: Mapping[str, str] | None = None
 ) -> contextlib.AbstractContextManager[int]:
-    """Return one worker with the settings of a checkout's gunicorn.conf.py."""
+    """Run an application with one worker and a checkout's gunicorn.conf.py, on a free port, which `with` yields."""
     port = free_port()
     command = [sys.executable, "-m", "gunicorn", "--config", str(root / "gunicorn.conf.py")]
     command += ["--bind", f"127.0.0.1:{port}", "--workers", "1", application]
@@ -170,19 +169,11 @@ def our_request(case: Case, port: int) -> Request:
 
 
 def our_typed_request(case: Case, port: int) -> Request:
-    """Return the same request and answer with every array as base64."""
-
-    def typed(array: Any) -> dict[str, Any]:
-        data = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
-        return {"dtype": "float64", "shape": list(array.shape), "base64": data}
-
+    """Return the request of `our_request`, with every array as base64 in the request and in the response."""
     numbers = case.numbers("float64")
     body = case.request()
-    body["inputs"], body["targets"] = typed(numbers.inputs), typed(numbers.targets)
-    body["parameters"] = {
-        name: {"kernel": typed(kernel), "bias": typed(bias)}
-        for name, kernel, bias in zip(case.layer_names, numbers.kernels, numbers.biases, strict=True)
-    }
+    body |= {"inputs": encode(numbers.inputs), "targets": encode(numbers.targets)}
+    body["parameters"] = case.tree(numbers.kernels, numbers.biases, encode)
 
     def first(answer: Any) -> Any:
         tensor = answer["gradients"][case.layer_names[0]]["kernel"]
@@ -236,7 +227,7 @@ def um_bridge_request(case: Case, port: int) -> Request:
 
 
 def check_answers(case: Case, requests: Mapping[str, Request]) -> None:
-    """Refuse to time servers that answer different questions."""
+    """Exit the process if a server's gradient is not that of NumPy: then the times cannot be compared."""
     numbers = case.numbers("float64")
     compute = sigmoid_gradients if case is XOR else softmax_gradients
     _, _, (expected, *_) = compute(numbers.kernels, numbers.biases, numbers.inputs, numbers.targets)
@@ -256,7 +247,10 @@ def check_answers(case: Case, requests: Mapping[str, Request]) -> None:
 def time_answers(
     case: Case, requests: Mapping[str, Request], rounds: int, count: int, bars: Mapping[str, Bar]
 ) -> list[list[str]]:
-    """Return the median answer time on one kept connection per server, in turns of `count` requests."""
+    """Return a table row per server with the median response time on one kept connection.
+
+    Servers take turns of `count` requests; `bars` judge the ratio of ours to each server.
+    """
     connections = {name: http.client.HTTPConnection("127.0.0.1", one.port) for name, one in requests.items()}
 
     def turn(name: str) -> float:
@@ -272,21 +266,14 @@ def time_answers(
     timings = {name: Timing(tuple(values)) for name, values in in_turns(list(requests), rounds, turn).items()}
     for connection in connections.values():
         connection.close()
-    rows = []
-    mine = timings[OURS]
-    for name, timing in timings.items():
-        ratio = mine.ratio_to(timing)
-        verdict = bars[name].verdict(ratio) if name in bars else ""
-        least = f"{mine.least / timing.least:.2f}"
-        rows.append([name, duration(timing.median), duration(timing.least), f"{ratio:.2f}", least, verdict])
-    return rows
+    return ratio_rows(timings, OURS, bars)
 
 
 # --- requests per second ------------------------------------------------------------------------
 
 
 def wrk_script(request: Request) -> str:
-    """Return Lua that makes wrk send the request."""
+    """Return the Lua script with which the load generator wrk sends the request."""
     lines = [f'wrk.method = "{request.method}"', *(f'wrk.headers["{k}"] = "{v}"' for k, v in request.headers.items())]
     if request.body is not None:
         lines.append(f"wrk.body = [==[{request.body.decode()}]==]")
@@ -307,7 +294,7 @@ def wrk_rate(wrk: str, request: Request, count: int, seconds: float, folder: str
 
 
 def python_rate(request: Request, count: int, seconds: float) -> float:
-    """Measure without wrk, by threads of this process, which is slower than a fast server."""
+    """Return the requests per second that threads of this process reach, for machines without wrk."""
     counts = [0] * count
     end = time.perf_counter() + seconds
 
@@ -330,7 +317,7 @@ def python_rate(request: Request, count: int, seconds: float) -> float:
 def rates(
     requests: Mapping[str, Request], count: int, rounds: int, seconds: float, bars: Mapping[str, Bar]
 ) -> list[list[str]]:
-    """Measure requests per second over `count` kept connections, in turns."""
+    """Return a table row per server with the requests per second over `count` kept connections, in turns."""
     wrk = shutil.which("wrk")
     with tempfile.TemporaryDirectory() as folder:
 
@@ -369,7 +356,7 @@ def compare_peers(ports: Mapping[str, int], rounds: int, quick: bool) -> None:
 def compare_servers(
     stack: contextlib.ExitStack, port: int, against: Path | None, rounds: int, seconds: float, quick: bool
 ) -> None:
-    """Compare requests per second and answer times with another checkout, if there is one."""
+    """Print tables of our speed against an empty Flask view, and against another checkout if `against` names one."""
     ours = our_request(XOR, port)
     floor = stack.enter_context(gunicorn(EMPTY, "benchmarks.peers.empty:app", "/"))
     silent = {"NABLA_LOG_REQUESTS": "false"}

@@ -1,4 +1,4 @@
-"""Many trainings streamed by one worker at once: when their first steps come, and who else is still served."""
+"""Stream many trainings from one worker at once; time their first steps, and `/health/live` meanwhile."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FOREVER = {"optimizer": "adam", "steps": 1_000_000, "trace": {"every": 100}}
 
 
 class Stream(threading.Thread):
-    """A client that reads steps until it shall hang up."""
+    """A client in a thread that reads a training's stream until `end` is set."""
 
     def __init__(self, port: int, body: bytes, form: str, start: threading.Barrier, end: threading.Event) -> None:
         super().__init__(daemon=True)
@@ -49,7 +49,7 @@ class Stream(threading.Thread):
 
 
 def resident(port: int) -> int:
-    """Return the memory of the workers: the children of the process that listens on the port."""
+    """Return the resident memory, in bytes, of all gunicorn processes of the server on `port`."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     connection.request("GET", "/metrics")
     connection.getresponse().read()
@@ -66,7 +66,7 @@ def resident(port: int) -> int:
 
 
 def health(port: int, seconds: float) -> list[float]:
-    """Measure `/health/live`, asked every 50 ms over new connections."""
+    """Return the response times of `/health/live`, asked every 50 ms over new connections."""
     times = []
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -1,16 +1,15 @@
-"""A whole step of training, parameters to parameters: ours, with and without its trace, against torch.optim.Adam."""
+"""Time one step of Adam, parameters to parameters: ours, with and without its trace, against torch.optim.Adam."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
 from importlib import import_module
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import RATIO_HEADER, Bar, blas, installed, ratio_rows, table, time_in_turns
+from benchmarks.measure import RATIO_HEADER, Bar, blas, ratio_rows, table, time_in_turns, torch_here
 from benchmarks.networks import DIGITS, XOR, Array, Case, Numbers
 from service.api.training import record_of
 from service.engine.compiling import Compiler
@@ -38,11 +37,8 @@ LIMITS = Limits(operations=float("inf"), steps=10**12, trace_elements=10**15)
 
 
 def training(case: Case, numbers: Numbers, dtype: str, *, traced: bool) -> Training:
-    """Return a training that goes on for as long as anybody measures."""
-    tree = {
-        name: {"kernel": kernel, "bias": bias}
-        for name, kernel, bias in zip(case.layer_names, numbers.kernels, numbers.biases, strict=True)
-    }
+    """Return a training that never ends; `traced` records the gradients and parameters of each step."""
+    tree = case.tree(numbers.kernels, numbers.biases)
     plan = Plan(
         Recipe(optimizers.select("adam")),
         steps=10**9,
@@ -56,7 +52,7 @@ def training(case: Case, numbers: Numbers, dtype: str, *, traced: bool) -> Train
 
 
 def written(case: Case, numbers: Numbers, dtype: str) -> Callable[[], object]:
-    """Return a step as a stream sends it, without the network."""
+    """Return a call that makes a step and writes its record as JSON, as a stream would send it."""
     running = training(case, numbers, dtype, traced=True)
 
     def step() -> bytes:
@@ -68,7 +64,7 @@ def written(case: Case, numbers: Numbers, dtype: str) -> Callable[[], object]:
 
 
 def torch_adam(case: Case, numbers: Numbers) -> tuple[Callable[[], object], Callable[[], Array]]:
-    """Return a step as PyTorch's tutorials write it, and the parameters in our order."""
+    """Return a call that makes a step as PyTorch's tutorials do, and one that gives the parameters in our order."""
     torch: Any = import_module("torch")
     torch.set_num_threads(1)
     modules: list[Any] = []
@@ -128,9 +124,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=31, help="turns of each contender (default 31)")
     parser.add_argument("--quick", action="store_true", help="a few turns only, to see that it runs")
     options = parser.parse_args()
-    with_torch = installed("torch")
-    if with_torch:
-        print(f"PyTorch {version('torch')}, NumPy {np.__version__}")
+    with_torch = torch_here()
     print(blas())
     for case in (XOR, DIGITS):
         for dtype in ("float64", "float32"):

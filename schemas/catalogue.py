@@ -1,4 +1,4 @@
-"""The responses of the catalogue."""
+"""The responses of the catalogue, which lists all blocks that requests may name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from schemas.tensor import TensorAnswerField
 
 
 class SampledCurveSchema(Schema):
-    """Sampled values and derivatives."""
+    """The graph of an activation or a loss: values and derivatives at sampled points."""
 
     target = fields.Float()
     x = TensorAnswerField(required=True)
@@ -18,7 +18,7 @@ class SampledCurveSchema(Schema):
 
 
 class BlockOptionSchema(Schema):
-    """An option: its type, range and default."""
+    """An option of a block: its name, type, bounds and default."""
 
     class Meta:
         unknown = INCLUDE
@@ -37,49 +37,49 @@ class BlockOptionSchema(Schema):
 
 
 class TranslatedTextSchema(Schema):
-    """A text in English and Chinese."""
+    """The same text in English and in Chinese."""
 
     en = fields.String(required=True)
     zh = fields.String(required=True)
 
 
 class InputCountSchema(Schema):
-    """The number of inputs that a block takes."""
+    """The smallest and the largest number of inputs that a layer takes."""
 
     minimum = fields.Integer(required=True)
     maximum = fields.Integer(required=True, allow_none=True, metadata={"description": "null: any number"})
 
 
 class WordTroubleSchema(Schema):
-    """A set of points where a word of an expression has no value, or no certain derivative."""
+    """A set of points where a word of expressions has no value, or no certain derivative."""
 
     kind = fields.String(required=True)
     message = fields.String(required=True)
 
 
 class PresetMinimumSchema(Schema):
-    """A local minimum."""
+    """A local minimum of a preset function: its place and value."""
 
     point = fields.List(fields.Float(), required=True)
     value = fields.Float(required=True)
 
 
 class StationaryPlaceSchema(Schema):
-    """A maximum, a saddle, or a degenerate stationary point."""
+    """A stationary point of a preset function other than a minimum, such as a saddle."""
 
     point = fields.List(fields.Float(), required=True)
     classification = fields.String(required=True)
 
 
 class PresetTrialSchema(Schema):
-    """An optimizer that is worth watching from each of the starts."""
+    """An optimizer with options and a number of steps that shows something on a preset function."""
 
     optimizer = fields.Dict(required=True)
     steps = fields.Integer(required=True)
 
 
 class CatalogueEntrySchema(Schema):
-    """A building block that requests may name."""
+    """One block of the catalogue: its description, formulas, options and what only its kind has."""
 
     name = fields.String(required=True)
     aliases = fields.List(fields.String(), required=True)
@@ -153,7 +153,7 @@ class CatalogueEntrySchema(Schema):
 
 
 class CatalogueListingSchema(Schema):
-    """All building blocks of one kind."""
+    """All blocks of one kind."""
 
     activations = fields.List(fields.Nested(CatalogueEntrySchema))
     losses = fields.List(fields.Nested(CatalogueEntrySchema))

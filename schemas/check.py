@@ -30,7 +30,7 @@ VERDICT = "; ".join(f"{verdict}: {MEANINGS[verdict]}" for verdict in VERDICTS)
 
 
 class ClaimedField(VectorsField):
-    """A gradient: tensors by layer and parameter name, numbers by variable, or a tensor."""
+    """A claimed gradient: tensors by layer and parameter name, numbers by variable, or one tensor."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         return self._decode(value)
@@ -41,7 +41,7 @@ class ClaimedField(VectorsField):
 
 
 class LoadedCheck(LoadedSubject):
-    """A request for a check, loaded."""
+    """A validated request of `/v1/gradients/check`."""
 
     claimed: NotRequired[Array | dict[str, Any]]
     tolerance: NotRequired[float]
@@ -49,7 +49,7 @@ class LoadedCheck(LoadedSubject):
 
 
 class CheckRequest(SubjectRequest[LoadedCheck]):
-    """A network with the keys of `/v1/gradients`, or an expression and a point, and perhaps a gradient to check."""
+    """The schema of a request to check a claimed gradient, or else the service's own."""
 
     fresh = frozenset((*SubjectRequest.fresh, "claimed"))
 
@@ -78,7 +78,7 @@ class CheckRequest(SubjectRequest[LoadedCheck]):
     )
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """Finish a request about a subject, and check the bounds of the step lengths."""
+        """Convert the numbers, and refuse step lengths that are out of bounds."""
         steps = loaded.get("steps")
         if steps is not None and (not 0 < len(steps) <= MOST_LENGTHS or max(steps) > LARGEST_STEP):
             detail = f"takes 1 to {MOST_LENGTHS} numbers between {SMALLEST_STEP} and {LARGEST_STEP}"
@@ -87,7 +87,7 @@ class CheckRequest(SubjectRequest[LoadedCheck]):
 
 
 class CheckedEntrySchema(StrictSchema):
-    """One number of a gradient."""
+    """One number of a gradient, beside the slope that it is compared with."""
 
     label = fields.String(required=True, metadata=about("such as `hidden.kernel[0][1]`"))
     gradient = fields.Float(required=True, allow_none=True, metadata=about("the claimed or computed number"))
@@ -98,7 +98,7 @@ class CheckedEntrySchema(StrictSchema):
 
 
 class DifferenceSchema(StrictSchema):
-    """A central difference along a direction."""
+    """The slope by a central difference with one step length, and its error."""
 
     step = fields.Float(required=True)
     value = fields.Float(required=True, allow_none=True)
@@ -111,7 +111,7 @@ class DifferenceSchema(StrictSchema):
 
 
 class DifferenceCurveSchema(StrictSchema):
-    """The error of central differences along a random direction for each step length: a V in logarithmic axes."""
+    """The error of central differences by step length, along a random direction: a V in logarithmic axes."""
 
     slope = fields.Float(required=True, allow_none=True, metadata=about("product of gradient and direction"))
     text = fields.String(required=True)
@@ -123,7 +123,7 @@ class DifferenceCurveSchema(StrictSchema):
 
 
 class TaylorRemainderSchema(StrictSchema):
-    """The Taylor remainder |f(x + h v) - f(x) - h g·v|."""
+    """The Taylor remainder |f(x + h v) - f(x) - h g·v| for one step length h."""
 
     step = fields.Float(required=True)
     value = fields.Float(required=True, allow_none=True)
@@ -131,7 +131,7 @@ class TaylorRemainderSchema(StrictSchema):
 
 
 class TaylorRemaindersSchema(StrictSchema):
-    """Taylor remainders along a random direction."""
+    """Taylor remainders for several step lengths, along a random direction, and the order in which they vanish."""
 
     slope = fields.Float(required=True, allow_none=True, metadata=about("product of gradient and direction"))
     order = fields.Float(
@@ -142,7 +142,7 @@ class TaylorRemaindersSchema(StrictSchema):
 
 
 class TensorCheckSchema(StrictSchema):
-    """The check of one parameter or variable."""
+    """The result of the check for one parameter or variable."""
 
     name = fields.String(required=True, metadata=about("`layer.parameter`, or the variable"))
     size = fields.Integer(required=True)
@@ -166,7 +166,7 @@ class TensorCheckSchema(StrictSchema):
 
 
 class CheckResponse(StrictSchema):
-    """The verdict on a gradient, with its evidence."""
+    """The verdict on a gradient, and the evidence for it."""
 
     verdict = fields.String(required=True, metadata=about(VERDICT))
     text = fields.String(required=True)

@@ -1,4 +1,4 @@
-"""Parts of schemas that several endpoints share."""
+"""Schemas and fields that several endpoints share."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from marshmallow import ValidationError, fields, post_load, validates_schema
 from schemas.components import Components, JSONSchema, list_of
 from schemas.declared import ChoiceField
 from schemas.fields import Message, NumberField, StrictSchema, WordField, read_each
+from service.engine.declarations import Registry
 from service.engine.descent.comparison import MOST_TRAININGS
 from service.engine.descent.update import Clip
 from service.engine.texts import LANGUAGES
@@ -28,12 +29,12 @@ STATUSES = {
 
 
 def about(text: str) -> Mapping[str, str]:
-    """Return the metadata of a field with this description."""
+    """Return the metadata with which a field describes itself in the OpenAPI document."""
     return {"description": text}
 
 
 class PartSchema(StrictSchema):
-    """A part of a request that is loaded into an object of its own class."""
+    """The schema of an object within a request, which is loaded into an instance of the class `made`."""
 
     made: type[Any]
 
@@ -43,7 +44,7 @@ class PartSchema(StrictSchema):
 
 
 class Trace(NamedTuple):
-    """The trace of a training: the steps in the response, and the values of each step."""
+    """The choice of what to record of a training: every how many steps, what beside the loss, and checkpoints."""
 
     every: int
     include: frozenset[str] = frozenset()
@@ -55,7 +56,7 @@ ONE_OF_THEM: Mapping[str, int] = MappingProxyType({"minProperties": 1, "maxPrope
 
 
 class GradientClipSchema(PartSchema):
-    """The clipping of gradients, which happens before everything else."""
+    """Clipping of gradients, by value or by norm, before the optimizer sees them."""
 
     made = Clip
     bounds = ONE_OF_THEM
@@ -73,21 +74,25 @@ class GradientClipSchema(PartSchema):
             raise ValidationError([Message("takes one of 'value' and 'norm'" + (", not both" if loaded else ""))])
 
 
-class OptimizersField(ChoiceField):
-    """A list of optimizers."""
+class ChoicesField(ChoiceField):
+    """A list of up to `most` blocks of one kind: names, or objects with options."""
+
+    def __init__(self, registry: Registry[Any], most: int = MOST_TRAININGS, **kwargs: Any) -> None:
+        super().__init__(registry, **kwargs)
+        self.most = most
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        if not isinstance(value, list) or not 0 < len(value) <= MOST_TRAININGS:
-            raise self.refuse(f"a list of 1 to {MOST_TRAININGS} optimizers", value)
+        if not isinstance(value, list) or not 0 < len(value) <= self.most:
+            raise self.refuse(f"a list of 1 to {self.most} {self.registry.plural}", value)
         read = super()._deserialize
         return tuple(read_each(enumerate(value), lambda entry: read(entry, attr, data, **kwargs)).values())
 
     def json_schema(self, components: Components) -> JSONSchema:
-        return list_of(super().json_schema(components), minItems=1, maxItems=MOST_TRAININGS)
+        return list_of(super().json_schema(components), minItems=1, maxItems=self.most)
 
 
 class AnswerWarningSchema(StrictSchema):
-    """A warning about the response."""
+    """One warning in a response: a fact about a right answer that the caller should know."""
 
     code = fields.String(required=True)
     message = fields.String(required=True)
@@ -104,5 +109,5 @@ def warnings_field() -> fields.List[Any]:
 
 
 def language_field() -> WordField:
-    """Return the field `language`. A request with it has its sentences told in that language (see `post`)."""
+    """Return the field `language`: a request with it gets the sentences of its response in that language."""
     return WordField(LANGUAGES, metadata=about("language of the sentences; by default that of Accept-Language (en)"))

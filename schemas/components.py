@@ -1,4 +1,4 @@
-"""JSON Schema of requests and responses, and its named parts."""
+"""Helpers that build the JSON Schema of requests and responses, for the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ JSONSchema = dict[str, Any]
 
 
 class Components:
-    """The named schemas of a document; each is made at its first use."""
+    """The named schemas of an OpenAPI document, each built when it is first referred to."""
 
     def __init__(self, schemas: dict[str, JSONSchema] | None = None) -> None:
         self.schemas = {} if schemas is None else schemas
 
     def refer(self, name: str, make: Callable[[], JSONSchema]) -> JSONSchema:
-        """Return a reference to a component, which is made at its first use."""
+        """Return a reference to the schema of this name; `make` builds it if it is not there yet."""
         if name not in self.schemas:
             self.schemas[name] = {}  # keeps its place, so that its own parts may refer to it
             self.schemas[name] = make()
@@ -23,29 +23,29 @@ class Components:
 
 
 def schema_name(schema: Any) -> str:
-    """Return the component name of a marshmallow schema."""
+    """Return the name under which a marshmallow schema stands in the OpenAPI document."""
     name: str = schema.__name__ if isinstance(schema, type) else type(schema).__name__
     return name.removesuffix("Schema")
 
 
 def closed_object(properties: Mapping[str, JSONSchema], required: list[str]) -> JSONSchema:
-    """Return the schema of an object with these properties and no others."""
+    """Return the JSON Schema of an object with these properties and no others."""
     schema: JSONSchema = {"type": "object", "properties": dict(properties), "additionalProperties": False}
     return schema | {"required": required} if required else schema
 
 
 def by_name(values: JSONSchema, **bounds: int) -> JSONSchema:
-    """Return the schema of an object with any keys and such values, with minProperties and maxProperties."""
+    """Return the JSON Schema of an object whose values fit `values`, with minProperties and maxProperties."""
     return {"type": "object", **bounds, "additionalProperties": values}
 
 
 def list_of(items: JSONSchema, **bounds: int) -> JSONSchema:
-    """Return the schema of a list, with minItems, maxItems and uniqueItems."""
+    """Return the JSON Schema of a list whose entries fit `items`; `bounds` are minItems, maxItems and uniqueItems."""
     return {"type": "array", **bounds, "items": items}
 
 
 def or_null(schema: JSONSchema) -> JSONSchema:
-    """Return a schema that takes null too."""
+    """Return a JSON Schema that accepts null beside what `schema` accepts."""
     if isinstance(schema.get("type"), str) and "enum" not in schema:
         return schema | {"type": [schema["type"], "null"]}
     return {"anyOf": [schema, {"type": "null"}]}

@@ -1,4 +1,4 @@
-"""Fields and schemas made of the engine's declarations, so that nothing is listed twice."""
+"""Fields and schemas derived from the engine's declarations of blocks, so that nothing is listed twice."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from service.engine.suggestions import suggest, translated
 
 
 def field_for(option: Option) -> StrictField:
-    """Return the field that validates a declared option."""
+    """Return the marshmallow field that validates an option of a block."""
     metadata: dict[str, Any] = {"description": option.description}
     if not option.required:
         metadata["default"] = default_of(option)
@@ -40,7 +40,7 @@ def field_for(option: Option) -> StrictField:
 
 
 def default_of(option: Option) -> Any:
-    """Return the default of an option in the form of requests."""
+    """Return the default of an option as a request would write it."""
     value = option.default
     if isinstance(value, Selection):
         return {"type": value.name, **value.options}
@@ -49,7 +49,7 @@ def default_of(option: Option) -> Any:
 
 @cache
 def options_schema(declaration: Declaration) -> StrictSchema:
-    """Return the schema of a declared block's options; `type` is read before it."""
+    """Return the schema of all options of a block, without `type`, which chooses the block."""
     made = StrictSchema.from_dict(
         {option.name: field_for(option) for option in declaration.options},
         name=f"{type(declaration).__name__}_{declaration.name}",
@@ -63,7 +63,10 @@ REGISTRIES: tuple[Registry[Any], ...] = (layers, activations, losses, optimizers
 
 
 def unknown_choice(registry: Registry[Any], name: object, kind: str = "") -> Message:
-    """Return the message for a name that a registry does not know; `kind` is the word for its blocks."""
+    """Return the error for a name that is not in a registry, with the name that was probably meant.
+
+    `kind` is the word for the blocks of the registry, if it is not the registry's own.
+    """
     text, known = f"no {kind or registry.kind} is called {shown(name)}", registry.names
     meant = _meant(registry, name)
     if not meant:
@@ -75,12 +78,12 @@ def unknown_choice(registry: Registry[Any], name: object, kind: str = "") -> Mes
 
 
 def meant_choice(registry: Registry[Any], name: object) -> str:
-    """Return the registered name that an unknown one certainly stands for; "" if there is none."""
+    """Return the registered name that another library's name certainly stands for; "" if there is none."""
     return translated(registry.kind, name, registry.names).name
 
 
 def _meant(registry: Registry[Any], name: object) -> str:
-    """Suggest a name of this registry, or of another one."""
+    """Return a suggestion for an unknown name: a name of this registry, or the block of another kind that has it."""
     if isinstance(name, str) and not meant_choice(registry, name):
         for other in REGISTRIES:
             there = name if name in other else translated("", name, other.names).name
@@ -102,12 +105,12 @@ def _of_another_kind(name: str, its: Registry[Any], wanted: Registry[Any]) -> st
 
 
 def article(noun: str) -> str:
-    """Return a noun with its article."""
+    """Return a noun with the indefinite article before it."""
     return f"a{'n' if noun[0] in 'aeiou' else ''} {noun}"
 
 
 class ChoiceField(StrictField):
-    """A declared block: its name, or an object with `type` and options. It loads a `Selection`."""
+    """The choice of a block of one kind: its name, or an object with `type` and options. It loads a `Selection`."""
 
     def __init__(self, registry: Registry[Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -132,7 +135,7 @@ class ChoiceField(StrictField):
         return select(self.registry, self.with_type(value))
 
     def with_type(self, value: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Add the type if the options imply it; only regularizers do that."""
+        """Return the object with its `type`, which only regularizers may omit: their options imply it."""
         if self.registry is regularizers and "type" not in value:
             given = [key for key in ("l1", "l2") if key in value]
             if not given:
@@ -145,9 +148,9 @@ class ChoiceField(StrictField):
 
 
 def choice(registry: Registry[Any], components: Components) -> JSONSchema:
-    """Return the JSON Schema of a registry's choice: a name, or an object with options.
+    """Return the JSON Schema for the choice of a block: a name, or an object with options.
 
-    Layers have another form: they stand in the list of a network, which describes itself first.
+    Layers have another form: they stand in the list of a network, which describes itself.
     """
     kind = registry.kind.capitalize()
 
@@ -178,7 +181,7 @@ def declared_object(
     components: Components,
     common: Mapping[str, JSONSchema] = MappingProxyType({}),
 ) -> JSONSchema:
-    """Return the JSON Schema of an object that chooses one block and sets its options, after the keys that all have."""
+    """Return the JSON Schema of an object for one block with its options, after the properties `common` to all."""
     name = "".join(word.capitalize() for word in f"{declaration.name}_{registry.kind}".split("_"))
 
     def make() -> JSONSchema:
@@ -194,7 +197,7 @@ def declared_object(
 
 
 def select(registry: Registry[Any], value: Mapping[str, Any]) -> Selection[Any]:
-    """Return the selection that an object with `type` and options makes."""
+    """Return the `Selection` that an object with `type` and options stands for. Raise `ValidationError`."""
     name = value.get("type")
     if name is None:
         raise ValidationError({"type": [missing_type(value, registry)]})
@@ -212,7 +215,7 @@ def select(registry: Registry[Any], value: Mapping[str, Any]) -> Selection[Any]:
 
 
 def missing_type(value: Mapping[str, Any], registry: Registry[Any]) -> Message:
-    """Return the message for an object without 'type', which may have come under another name."""
+    """Return the error for an object without `type`; it names the key that was probably meant to be `type`."""
     for key, name in value.items():
         known = isinstance(name, str) and (name in registry or meant_choice(registry, name))
         if known and (key == "name" or translated("key", key, ("type",)).name):
@@ -221,7 +224,7 @@ def missing_type(value: Mapping[str, Any], registry: Registry[Any]) -> Message:
 
 
 def _faults_of(options: Mapping[str, Any], registry: Registry[Any], name: object) -> dict[str, Any]:
-    """Return the faults of the options if the unknown type certainly stands for a known one."""
+    """Return the faults of the options of an unknown type, if it certainly stands for a known one."""
     meant = meant_choice(registry, name)
     if not meant:
         return {}

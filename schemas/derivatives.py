@@ -37,7 +37,7 @@ MOST_VECTORS = 10_000
 
 
 class VectorsField(StrictField):
-    """A list of vectors: each a tensor, tensors by name, or tensors by layer and parameter name."""
+    """A list of vectors to multiply with: each a tensor, tensors by name, or tensors by layer and parameter name."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[Any]:
         if not isinstance(value, list | np.ndarray) or not 0 < len(value) <= MOST_VECTORS:
@@ -69,7 +69,7 @@ class VectorsField(StrictField):
 
 
 class LoadedDerivatives(LoadedNetwork):
-    """A request for derivatives, loaded."""
+    """A validated request of `/v1/derivatives`."""
 
     kind: str
     of: str
@@ -79,7 +79,7 @@ class LoadedDerivatives(LoadedNetwork):
 
 
 class DerivativesRequest(NetworkRequest[LoadedDerivatives]):
-    """A network, its parameters and inputs, and the derivative to compute: of what, with respect to what."""
+    """The schema of a request for derivatives `of` the outputs or the loss, with respect to `wrt`."""
 
     elsewhere = ELSEWHERE
     tensors = ("inputs", "targets", "sample_weights", "parameters")
@@ -115,7 +115,7 @@ class DerivativesRequest(NetworkRequest[LoadedDerivatives]):
     )
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """Finish the request: add defaults that are not in the recipe, and convert tensors to the dtype."""
+        """Add the defaults that depend on the kind, check that keys fit together, and convert tensors to the dtype."""
         kind = loaded["kind"]
         loaded.setdefault("of", _default_of(kind))
         loaded.setdefault("wrt", "parameters" if loaded["of"] == "loss" else "inputs")
@@ -129,7 +129,7 @@ class DerivativesRequest(NetworkRequest[LoadedDerivatives]):
 
     @validates_schema(pass_original=True, skip_on_field_errors=False)
     def _fit(self, loaded: dict[str, Any], original: Any, **kwargs: Any) -> None:
-        """Report keys that do not fit together, beside the fields that are wrong by themselves."""
+        """Refuse keys that do not fit together. This also runs if other fields are wrong, so that all is reported."""
         if "kind" in loaded and ("of" in loaded or "of" not in original):
             kind = loaded["kind"]
             errors = misfits(kind, loaded.get("of", _default_of(kind)), original)
@@ -142,7 +142,7 @@ def _default_of(kind: str) -> str:
 
 
 def misfits(kind: str, of: str, given: Collection[str]) -> dict[str, list[str]]:
-    """Return messages for missing and superfluous keys, by key."""
+    """Return the errors, by key, for keys that a derivative of this kind lacks or has no use for."""
     errors: dict[str, list[str]] = {}
     if kind in TAKES_VECTORS and "vectors" not in given:
         errors["vectors"] = [f"is required for kind: {kind}"]
@@ -170,7 +170,7 @@ class DerivedField(StrictField):
 
 
 class DerivativesResponse(StrictSchema):
-    """Values and their derivatives."""
+    """The outputs or the loss, and the derivative that was asked for."""
 
     dtype = fields.String(required=True)
     values = TensorsAnswerField(required=True, metadata=about("the outputs, by name if there are several, or the loss"))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, NotRequired, TypedDict
 import numpy as np
 from marshmallow import ValidationError, validates_schema
 
-from schemas.common import TO_ONE_NUMBER, PartSchema, about, language_field
+from schemas.common import TO_ONE_NUMBER, ChoicesField, PartSchema, about, language_field
 from schemas.components import Components, JSONSchema, list_of
 from schemas.declared import ChoiceField
 from schemas.evaluation import WITH_A_LOSS, LossField, Tensors, Tree
@@ -53,7 +53,7 @@ ALWAYS_THERE = frozenset(("seed", "dtype", "reduction", "shuffle", "frozen", "tr
 
 
 class TracedStep(NamedTuple):
-    """A step of a trace, loaded."""
+    """One step of an earlier training, as a trace gave it."""
 
     step: int
     epoch: int
@@ -65,7 +65,7 @@ class TracedStep(NamedTuple):
 
 
 class TraceField(StrictField):
-    """The `steps` of a response of `/v1/train`."""
+    """The `steps` of a response of `/v1/train`, sent back to be diagnosed."""
 
     known = tuple(TrainingStepSchema().fields)
 
@@ -150,21 +150,8 @@ def _number(value: Any, key: str, errors: dict[str, Any]) -> float:
         return math.inf
 
 
-class ChoicesField(ChoiceField):
-    """A list of blocks of one kind."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        if not isinstance(value, list) or not 0 < len(value) <= MOST_CHOICES:
-            raise self.refuse(f"a list of 1 to {MOST_CHOICES} {self.registry.plural}", value)
-        read = super()._deserialize
-        return tuple(read_each(enumerate(value), lambda entry: read(entry, attr, data, **kwargs)).values())
-
-    def json_schema(self, components: Components) -> JSONSchema:
-        return list_of(super().json_schema(components), minItems=1, maxItems=MOST_CHOICES)
-
-
 class DepthsField(StrictField):
-    """A list of numbers of hidden layers."""
+    """A list of depths: each a number of hidden layers."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -182,7 +169,7 @@ class DepthsField(StrictField):
 
 
 class LoadedSweep(NamedTuple):
-    """The lists of a sweep, loaded."""
+    """A validated sweep: lists of depths, activations, initializers and seeds to combine, and sizes."""
 
     depths: tuple[int, ...]
     activations: tuple[Selection[Activation], ...]
@@ -200,9 +187,12 @@ class DiagnoseSweepSchema(PartSchema):
     made = LoadedSweep
 
     depths = DepthsField(required=True, metadata=about("numbers of hidden layers"))
-    activations = ChoicesField(activations, required=True, metadata=about("activations of the hidden layers"))
+    activations = ChoicesField(
+        activations, MOST_CHOICES, required=True, metadata=about("activations of the hidden layers")
+    )
     initializers = ChoicesField(
         initializers,
+        MOST_CHOICES,
         load_default=lambda: (initializers.select("glorot_uniform"),),
         metadata=about("initializers of the kernels (glorot_uniform)"),
     )
@@ -222,8 +212,7 @@ class DiagnoseSweepSchema(PartSchema):
 
 
 class LoadedDiagnose(TypedDict):
-    """A request for a diagnosis, loaded: of a network, of its training if there is an optimizer, of a trace, or of a
-    sweep. The first two have the keys of a network or of a training, the others do not."""
+    """A validated request of `/v1/gradients/diagnose`: of a network, a training, a trace or a sweep."""
 
     seed: int
     dtype: str
@@ -254,7 +243,7 @@ class LoadedDiagnose(TypedDict):
 
 
 class DiagnoseRequest(TrainingRequest[LoadedDiagnose]):
-    """The keys of `/v1/gradients`; with an optimizer those of `/v1/train`; or a trace alone, or a sweep alone."""
+    """The schema of a request to diagnose a network, a training if there is an optimizer, a trace or a sweep."""
 
     fresh = TrainingRequest.fresh | {"trace"}
     elsewhere = MappingProxyType(
@@ -281,7 +270,7 @@ class DiagnoseRequest(TrainingRequest[LoadedDiagnose]):
     language = language_field()
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """Convert tensors to the dtype."""
+        """Check that keys fit together, and convert tensors to the dtype."""
         errors = _misfits([key for key in loaded if key not in ALWAYS_THERE])
         if "optimizer" in loaded and loaded["reduction"] not in TO_ONE_NUMBER:
             errors["reduction"] = [Message("a training needs one number: mean or sum", TO_ONE_NUMBER)]
@@ -309,7 +298,7 @@ class DiagnoseRequest(TrainingRequest[LoadedDiagnose]):
 
     @validates_schema(pass_original=True, skip_on_field_errors=False)
     def _fit_together(self, loaded: dict[str, Any], original: Any, **kwargs: Any) -> None:
-        """Report keys that do not fit together, beside the fields that are wrong by themselves."""
+        """Refuse keys that do not fit together. This also runs if other fields are wrong, so that all is reported."""
         if isinstance(original, Mapping):
             errors = _misfits(original)
             if errors:
@@ -317,7 +306,7 @@ class DiagnoseRequest(TrainingRequest[LoadedDiagnose]):
 
 
 def _misfits(given: Collection[str]) -> dict[str, list[Message]]:
-    """Return messages for missing and superfluous keys, by key."""
+    """Return the errors, by key, for keys that this kind of diagnosis lacks or has no use for."""
     chosen = [key for key in ("sweep", "trace", "optimizer") if key in given]
     errors: dict[str, list[Message]] = {}
     for key in chosen[1:]:

@@ -11,7 +11,7 @@ from service.engine.insight.health.diagnosis import VERDICTS
 
 
 class FindingSchema(StrictSchema):
-    """A fault, or a fact worth knowing, with its number and advice."""
+    """One judgement of a diagnosis, with its number, threshold, meaning and advice."""
 
     code = fields.String(required=True, metadata=about("its name in `/v1/findings`"))
     severity = fields.String(
@@ -31,7 +31,7 @@ class FindingSchema(StrictSchema):
 
 
 class LayerHealthSchema(StrictSchema):
-    """The numbers of one layer."""
+    """What a diagnosis measures in one layer: norms, moments and shares of saturated or dead units."""
 
     name = fields.String(required=True)
     type = fields.String(required=True)
@@ -62,7 +62,7 @@ class LayerHealthSchema(StrictSchema):
 
 
 class LayerChainSchema(StrictSchema):
-    """The path with most layers of weights from the inputs to an output."""
+    """The longest path of layers with weights from the inputs to an output, along which gradients are compared."""
 
     layers = fields.List(fields.String(), required=True)
     ratio = fields.Float(required=True, allow_none=True, metadata=about("norm of the first delta over the last"))
@@ -74,7 +74,7 @@ class LayerChainSchema(StrictSchema):
 
 
 class TrainingCurveSchema(StrictSchema):
-    """A curve: a number for each of some steps."""
+    """Loss and gradient norm of a training at some of its steps."""
 
     steps = fields.List(fields.Integer(), required=True)
     loss = TensorAnswerField(required=True)
@@ -82,7 +82,7 @@ class TrainingCurveSchema(StrictSchema):
 
 
 class DiagnosedTrainingSchema(StrictSchema):
-    """The course of a training."""
+    """How a diagnosed training ended, and its curve."""
 
     status = fields.String(metadata=about("as of `/v1/train`"))
     reason = fields.String()
@@ -92,7 +92,7 @@ class DiagnosedTrainingSchema(StrictSchema):
 
 
 class SweepRowSchema(StrictSchema):
-    """A row of the table: all seeds of a depth, an activation and an initializer together."""
+    """A row of a sweep's table: all networks of one depth, activation and initializer, over the seeds."""
 
     depth = fields.Integer(required=True)
     activation = fields.Dict(required=True)
@@ -114,7 +114,7 @@ class SweepRowSchema(StrictSchema):
 
 
 class ShortFindingSchema(StrictSchema):
-    """A finding of one network of a sweep, without its sentences."""
+    """A finding about one network of a sweep, without sentences."""
 
     code = fields.String(required=True)
     severity = fields.String(required=True)
@@ -124,7 +124,7 @@ class ShortFindingSchema(StrictSchema):
 
 
 class SweepRunSchema(StrictSchema):
-    """One network of a sweep; lists have a number for each layer, the output layer last."""
+    """The measurements of one network of a sweep; lists have a number for each layer, the output layer last."""
 
     depth = fields.Integer(required=True)
     activation = fields.Dict(required=True)
@@ -143,7 +143,7 @@ class SweepRunSchema(StrictSchema):
 
 
 class DiagnoseStepSchema(StrictSchema):
-    """A line of a stream: a finding, or a network of a sweep."""
+    """One line of a streamed diagnosis: a finding, or a network of a sweep."""
 
     step = fields.Integer(required=True, metadata=about("counted from 1"))
     finding = fields.Nested(FindingSchema)
@@ -151,7 +151,7 @@ class DiagnoseStepSchema(StrictSchema):
 
 
 class DiagnoseSummary(StrictSchema):
-    """The verdict, and the numbers that it comes from."""
+    """The last line of a streamed diagnosis: the verdict, and the numbers behind it."""
 
     status = fields.String(required=True, metadata=about("completed; or cancelled, if there was no time for all"))
     reason = fields.String(metadata=about("of a sweep or a training: the reason of its end"))
@@ -170,7 +170,7 @@ class DiagnoseSummary(StrictSchema):
 
 
 class DiagnoseResponse(DiagnoseSummary):
-    """Findings, the gravest first, and the numbers behind them. Streams send them one by one, and the rest last."""
+    """A whole diagnosis: verdict, findings with the gravest first, and the numbers behind them."""
 
     findings = fields.List(fields.Nested(FindingSchema), required=True)
     runs = fields.List(fields.Nested(SweepRunSchema), metadata=about("the networks of a sweep"))

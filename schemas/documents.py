@@ -16,7 +16,7 @@ from service.engine.suggestions import translated
 
 LONGEST_EXAMPLE = 240
 """Characters of a model that is rewritten in the format of this service."""
-TOLD = ("units", "filters", "kernel_size", "pool_size", "rate", "input_dim", "output_dim", "activation")
+SAME_HERE = ("units", "filters", "kernel_size", "pool_size", "rate", "input_dim", "output_dim", "activation")
 """Options of Keras layers that define a layer and have the same name here."""
 FLAT_ENDINGS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 """Endings of the names in a PyTorch state_dict."""
@@ -24,7 +24,7 @@ EXAMPLE = '{"layers": [{"type": "dense", "units": 3, "activation": "relu"}, {"ty
 
 
 def recognised(value: Any) -> str:
-    """Return the name of another library's document and the advice for it; "" for any other value."""
+    """Return the error for a document of another library, with how to write it here; "" for any other value."""
     if isinstance(value, str):
         return _text(value)
     if not isinstance(value, Mapping):
@@ -53,7 +53,7 @@ def is_state_dict(value: Mapping[str, Any]) -> bool:
 
 
 def state_dict(value: Mapping[str, Any]) -> str:
-    """Return a sentence about a state_dict."""
+    """Return the beginning of the error for a PyTorch state_dict."""
     return f"{next(iter(value))[:40]!r} is a name of a PyTorch state_dict"
 
 
@@ -83,7 +83,7 @@ def _keras(value: Mapping[str, Any]) -> str:
 
 
 def _layer(layer: Any) -> dict[str, Any]:
-    """Return a Keras layer in the format of this service; empty if there is none like it."""
+    """Return a layer of Keras's JSON as this service writes it; an empty object if no layer here is like it."""
     known: Registry[Any] = layers
     if not (isinstance(layer, Mapping) and isinstance(layer.get("class_name"), str)):
         return {}
@@ -95,7 +95,7 @@ def _layer(layer: Any) -> dict[str, Any]:
     given = config if isinstance(config, Mapping) else {}
     return {"type": name} | {
         key: given[key]
-        for key in TOLD
+        for key in SAME_HERE
         if key in options and isinstance(given.get(key), int | float | str | list) and given[key] != "linear"
     }
 

@@ -74,7 +74,7 @@ Tree = dict[str, dict[str, Array]]
 
 
 class LoadedNetwork(TypedDict):
-    """A request about a network, loaded. The endpoint decides whether it has targets and a loss."""
+    """A validated request about a network. The endpoint decides whether it has targets and a loss."""
 
     network: Definition
     inputs: Tensors
@@ -91,14 +91,14 @@ class LoadedNetwork(TypedDict):
 
 
 class LoadedEvaluation(LoadedNetwork):
-    """A request for outputs and perhaps gradients, loaded."""
+    """A validated request of `/v1/forward` or `/v1/gradients`."""
 
     include: frozenset[str]
     exclude: frozenset[str]
 
 
 class NetworkRequest(RequestSchema[R]):
-    """The common part of all requests about a network."""
+    """The schema of what all requests about a network have in common."""
 
     tensors: tuple[str, ...] = ("inputs", "parameters")
     fresh = frozenset((*tensors, "seed"))
@@ -120,7 +120,7 @@ class NetworkRequest(RequestSchema[R]):
     )
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """Convert tensors to the dtype."""
+        """Refuse parts that are both included and excluded, and convert tensors to the dtype."""
         both = loaded.get("include", frozenset()) & loaded.get("exclude", frozenset())
         if both:
             raise ValidationError({"exclude": [Message(f"names {', '.join(sorted(both))}, which include asks for")]})
@@ -139,7 +139,7 @@ class NetworkRequest(RequestSchema[R]):
         return file_bytes(request.get("parameters"))
 
     def narrowed(self, loaded: dict[str, Any], key: str, value: Any) -> Any:
-        """Return tensors in float32, except for indices: float32 cannot represent every integer."""
+        """Return the tensors under a key in float32, except for indices: float32 cannot represent every integer."""
         network: Definition = loaded["network"]
         if key == "inputs":
             names, indices = network.inputs, network.index_inputs
@@ -157,7 +157,7 @@ class NetworkRequest(RequestSchema[R]):
 
 
 class LossField(ChoiceField):
-    """A loss, or losses by the names of the outputs."""
+    """The choice of a loss, or of one loss for each output, by the outputs' names."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         given = plain(value)
@@ -172,13 +172,13 @@ class LossField(ChoiceField):
 
 
 class ForwardRequest(NetworkRequest[LoadedEvaluation]):
-    """A network, its parameters and inputs."""
+    """The schema of a request for the outputs of a network."""
 
     elsewhere = MappingProxyType(dict(ELSEWHERE) | dict.fromkeys(OF_GRADIENTS, "/v1/gradients"))
 
 
 class LossRequest(NetworkRequest[R]):
-    """The common part of requests with a loss."""
+    """The schema of what all requests with targets and a loss have in common."""
 
     elsewhere = WITH_A_LOSS
     tensors = ("inputs", "targets", "sample_weights", "parameters")
@@ -214,11 +214,11 @@ class LossRequest(NetworkRequest[R]):
 
 
 class GradientsRequest(LossRequest[LoadedEvaluation]):
-    """A network, its parameters, inputs, targets and a loss."""
+    """The schema of a request for the loss and gradients of a network."""
 
 
 class GradientNormsSchema(StrictSchema):
-    """Euclidean norms of gradients."""
+    """Euclidean norms of the gradients by parameter, and of the deltas by layer."""
 
     gradients = fields.Dict(
         keys=fields.String(),
@@ -235,7 +235,7 @@ class GradientNormsSchema(StrictSchema):
 
 
 class LayerNormsSchema(StrictSchema):
-    """Euclidean norms of a layer's tensors."""
+    """Euclidean norms of a layer's pre-activation, output and delta."""
 
     pre_activation = fields.Float(required=True, allow_none=True)
     output = fields.Float(required=True, allow_none=True)
@@ -243,7 +243,7 @@ class LayerNormsSchema(StrictSchema):
 
 
 class LayerValuesSchema(StrictSchema):
-    """The values of one layer."""
+    """Pre-activation, output and delta of one layer."""
 
     name = fields.String(required=True)
     type = fields.String(required=True)
@@ -255,7 +255,7 @@ class LayerValuesSchema(StrictSchema):
 
 
 class ForwardResponse(StrictSchema):
-    """The outputs of a network."""
+    """The outputs of a network, and what else was asked for."""
 
     dtype = fields.String(required=True)
     outputs = TensorsAnswerField(required=True, metadata=about("by output name if there are several"))
@@ -272,14 +272,14 @@ class ForwardResponse(StrictSchema):
 
 
 class PerSampleGradientsSchema(StrictSchema):
-    """The loss and the gradients of every sample."""
+    """The loss and the gradients of every single sample."""
 
     loss = TensorAnswerField(required=True, metadata=about("weight times loss of each sample"))
     gradients = ParametersAnswerField(required=True, metadata=about("the tree, with a leading axis of samples"))
 
 
 class GradientsResponse(ForwardResponse):
-    """Loss, outputs and exact gradients."""
+    """Loss, outputs and exact gradients of a network, and what else was asked for."""
 
     loss = TensorAnswerField(required=True, metadata=about("data loss plus regularisation; a list with reduction none"))
     losses = fields.Dict(

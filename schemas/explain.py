@@ -20,7 +20,7 @@ ADVICE = ("increase", "decrease", "stationary", "unknown")
 
 
 class LoadedExplain(LoadedNetwork):
-    """A request for a derivation, loaded."""
+    """A validated request of `/v1/gradients/explain`."""
 
     parameter: NotRequired[str]
     sample: NotRequired[int]
@@ -32,7 +32,7 @@ class LoadedExplain(LoadedNetwork):
 
 
 class PathField(StrictField):
-    """A parameter by its path."""
+    """The path of a layer, a parameter or one number of it, such as `hidden.kernel[0][1]`."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
         if not isinstance(value, str) or not 0 < len(value) <= LONGEST_PATH:
@@ -45,7 +45,7 @@ class PathField(StrictField):
 
 
 class ExplainRequest(LossRequest[LoadedExplain]):
-    """The keys of `/v1/gradients`, and the gradient that is to be derived."""
+    """The schema of a request to derive gradients: the keys of `/v1/gradients`, and which gradient to derive."""
 
     elsewhere = MappingProxyType({key: place for key, place in WITH_A_LOSS.items() if key != "learning_rate"})
 
@@ -79,7 +79,7 @@ class ExplainRequest(LossRequest[LoadedExplain]):
 
 
 class ExplainStepSchema(StrictSchema):
-    """A number of a derivation, and its formula."""
+    """One step of a derivation: a number, its formula, and the steps that it uses."""
 
     id = fields.String(required=True, metadata=about("its name in this response, for `uses`"))
     kind = fields.String(required=True, metadata={"description": "what it is about", "enum": list(KINDS)})
@@ -106,7 +106,7 @@ class ExplainStepSchema(StrictSchema):
 
 
 class ExplainQuantitySchema(StrictSchema):
-    """A number that steps use but that is not derived."""
+    """A number that steps use but that has no step of its own, such as an input."""
 
     id = fields.String(required=True)
     quantity = fields.String(
@@ -123,7 +123,7 @@ class ExplainQuantitySchema(StrictSchema):
 
 
 class ExplainReasonSchema(StrictSchema):
-    """The reason why a gradient is 0."""
+    """A reason why a gradient is 0."""
 
     code = fields.String(
         required=True,
@@ -144,7 +144,7 @@ class ExplainReasonSchema(StrictSchema):
 
 
 class ExplainMeaningSchema(StrictSchema):
-    """The meaning of a gradient for its parameter."""
+    """What a gradient means for its parameter: which way to change it, or why the gradient is 0."""
 
     parameter = fields.String(required=True, metadata=about("such as hidden.kernel[0][1]"))
     value = fields.Float(required=True, allow_none=True)
@@ -164,7 +164,7 @@ class ExplainMeaningSchema(StrictSchema):
 
 
 class ExplainResponse(StrictSchema):
-    """A derivation, in reading order."""
+    """The derivation of gradients, step by step in reading order."""
 
     dtype = fields.String(required=True)
     convention = fields.String(required=True)

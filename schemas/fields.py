@@ -1,4 +1,4 @@
-"""Strict scalar fields and the base schema: their messages say what was expected and what came.
+"""Strict fields and the base schema: they take only the right JSON type, and say what they expected and what came.
 
 marshmallow's own Integer, Float and Boolean accept strings. JSON has types, so these fields do not.
 """
@@ -48,7 +48,7 @@ NOT_FINITE = "JSON has no NaN and no infinity, and no number may be one"
 
 
 class Message(str):
-    """An error message that also lists the accepted values."""
+    """The text of an error, with the accepted values in `allowed`."""
 
     allowed: tuple[Any, ...]
 
@@ -59,7 +59,7 @@ class Message(str):
 
 
 def plain(value: Any) -> Any:
-    """Return a parsed JSON value without NumPy arrays, which large bodies have in place of rows of numbers.
+    """Return a parsed JSON value as plain Python: large bodies hold NumPy arrays in place of rows of numbers.
 
     Raise `ValidationError` if it has more numbers than any value but a tensor: as Python objects they would take four
     times the memory.
@@ -72,7 +72,7 @@ def plain(value: Any) -> Any:
 
 
 def shown(value: Any) -> str:
-    """Return a refused value as JSON, shortened."""
+    """Return a refused value as JSON for an error message, shortened."""
     if isinstance(value, list | np.ndarray) and len(value) > PREVIEW:
         return f"a list of {len(value)} values"
     if isinstance(value, memoryview):
@@ -87,7 +87,7 @@ def shown(value: Any) -> str:
 
 
 def unquoted(value: Any) -> str:
-    """Return a hint for a string that holds a number or a truth value."""
+    """Return advice for a string that holds a number, true or false; "" for any other value."""
     if not isinstance(value, str) or len(value) > PREVIEW:
         return ""
     text = value.strip().lower()
@@ -101,26 +101,26 @@ def unquoted(value: Any) -> str:
 
 
 def _beginning(text: Any) -> str:
-    """Return the beginning of a long ASCII text that is still in its body, longer than messages show."""
+    """Return the beginning of a text that is a view of the body, for a message. Raise `TypeError` for other values."""
     if isinstance(text, memoryview):
         return str(text[: 2 * PREVIEW], "ascii")
     raise TypeError
 
 
 def hint(name: object, known: Iterable[str], kind: str = "") -> str:
-    """Return `; did you mean 'x'?` if a known name was probably meant; `kind` names a table of foreign names."""
+    """Return `; did you mean 'x'?` if a known name was probably meant; `kind` chooses the table of foreign names."""
     return str(suggest(kind, name, known))
 
 
 def unknown_name(kind: str, name: object, known: Sequence[str]) -> Message:
-    """Return the message for an unknown name."""
+    """Return the error for a name that is not known, with the one that was probably meant."""
     return Message(f"no {kind} is called {shown(name)}{hint(name, known, kind)}", known)
 
 
 def read_each(
     items: Iterable[tuple[K, Any]], read: Callable[[Any], Any], most_errors: int = MOST_ERRORS
 ) -> dict[K, Any]:
-    """Return `read` of each value, by its key. Raise all messages of the values that it refuses."""
+    """Return `read(value)` by key. Raise one `ValidationError` with the first `most_errors` values that are wrong."""
     values: dict[K, Any] = {}
     errors: dict[K, Any] = {}
     for key, value in items:
@@ -136,7 +136,7 @@ def read_each(
 
 
 class StrictSchema(Schema):
-    """A schema that refuses unknown keys, and names the nearest known one."""
+    """A schema that refuses unknown keys and suggests the key that was probably meant."""
 
     elsewhere: Mapping[str, str] = MappingProxyType({})
     """Keys that callers may look for here, and their right place: the key of an object, or the path of an endpoint."""
@@ -148,7 +148,7 @@ class StrictSchema(Schema):
         unknown = RAISE
 
     def load(self, data: Any, **kwargs: Any) -> Any:
-        """Load an object as marshmallow does; the error does not keep the refused value."""
+        """Load an object as marshmallow does, but with an error that does not keep the refused value in memory."""
         if isinstance(data, Mapping) and len(data) > MOST_KEYS:
             unknown = islice((key for key in data if key not in self.load_fields), MOST_ERRORS + 1)
             kept = {*self.load_fields, *unknown}
@@ -182,7 +182,7 @@ class StrictSchema(Schema):
         return Message(f"unknown key{instead}", () if instead and len(known) > LONG_LIST else known)
 
     def _instead(self, key: str) -> str:
-        """Suggest a similar key for an unknown one, or the place where it belongs."""
+        """Return a suggestion for an unknown key: a similar key, or the place where the key belongs."""
         found = Suggestion(key) if key in self.elsewhere else suggest("key", key, self.load_fields, self.elsewhere)
         place = self.elsewhere.get(found.name)
         if place is None or found.name in self.load_fields:
@@ -192,16 +192,16 @@ class StrictSchema(Schema):
 
 
 class KnownWrong(NamedTuple):
-    """A placeholder for a refused value: its faults are not looked for again, for it may be large.
+    """A placeholder for a value that was refused: its errors are kept, so that it is not validated again.
 
-    The error itself cannot take its place: raised again, it would refer to a frame that refers to it.
+    It may be large. The error itself cannot take its place: raised again, it would refer to a frame that refers to it.
     """
 
     messages: Any
 
 
 class StrictField(fields.Field[Any]):
-    """The base of the fields here, with the messages `is required` and `takes …`."""
+    """The base of all fields of requests. Its errors say `is required` or `takes …, got …`."""
 
     default_error_messages: dict[str, Any] = {  # noqa: RUF012 (marshmallow merges it over the classes)
         "required": "is required",
@@ -209,11 +209,11 @@ class StrictField(fields.Field[Any]):
     }
 
     def read(self, value: Any) -> Any:
-        """Deserialize a value, without the steps that no field here needs."""
+        """Deserialize a value without marshmallow's steps that no field here needs."""
         return self.deserialize(value) if value is None else self._deserialize(value, None, None)
 
     def deserialize(self, value: Any, attr: str | None = None, data: Any = None, **kwargs: Any) -> Any:
-        """Deserialize a value as marshmallow does, unless it was refused before."""
+        """Deserialize a value as marshmallow does; a `KnownWrong` raises the errors it holds."""
         if isinstance(value, KnownWrong):
             raise ValidationError(value.messages)
         return super().deserialize(value, attr, data, **kwargs)
@@ -224,11 +224,11 @@ class StrictField(fields.Field[Any]):
             self.error_messages["null"] = "may not be null; leave it out instead"
 
     def json_schema(self, components: Components) -> JSONSchema:
-        """Return the JSON Schema of the accepted values; named parts go into `components`."""
+        """Return the JSON Schema of the accepted values; named schemas are added to `components`."""
         raise NotImplementedError(f"{type(self).__name__} does not say what it takes: it needs json_schema")
 
     def described(self, components: Components) -> JSONSchema:
-        """Return the JSON Schema of a property: the accepted values, the description and the default."""
+        """Return the JSON Schema of the field as a property, with its description and default."""
         schema = self.json_schema(components)
         if self.allow_none:
             schema = or_null(schema)
@@ -244,7 +244,7 @@ class StrictField(fields.Field[Any]):
 
 
 class ValueField(StrictField):
-    """A value of a kind in `service/engine/options.py`."""
+    """A field for a value of a kind that `service/engine/options.py` declares, such as a bounded number."""
 
     def __init__(self, kind: Value, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -262,7 +262,7 @@ class ValueField(StrictField):
 
 
 def _messages_of(refused: Refused) -> Any:
-    """Return the messages of a refusal."""
+    """Return the errors of a refused value, by place if its parts were refused."""
     if refused.parts:
         return {place: [_message(part)] for place, part in refused.parts.items()}
     return _message(refused)
@@ -290,28 +290,28 @@ class IntegerField(ValueField):
 
 
 class SeedField(IntegerField):
-    """A seed of random numbers: an integer that JavaScript keeps exactly."""
+    """A seed of random numbers: an integer that JSON readers in JavaScript keep exactly."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(minimum=0, maximum=LARGEST_EXACT_INTEGER, **kwargs)
 
 
 class FlagField(ValueField):
-    """true or false."""
+    """A truth value: true or false."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(Flag(), **kwargs)
 
 
 class WordField(ValueField):
-    """One of a few words."""
+    """A string that must be one of a few given words."""
 
     def __init__(self, values: Sequence[str], **kwargs: Any) -> None:
         super().__init__(Choice(values=tuple(values)), **kwargs)
 
 
 class IntegersField(ValueField):
-    """A list of integers, such as a shape; a single one may stand for a list of one."""
+    """A list of integers, such as a shape; with `single`, an integer may stand for a list of one."""
 
     def __init__(self, *, minimum: int = 1, longest: int = LONGEST_LIST, single: bool = False, **kwargs: Any) -> None:
         super().__init__(Integers(minimum=minimum, longest=longest, single=single), **kwargs)
@@ -325,7 +325,7 @@ class NumbersField(ValueField):
 
 
 class WordsField(StrictField):
-    """A set of words, written as a list."""
+    """A set of words, which requests write as a list."""
 
     def __init__(self, values: Sequence[str], **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -347,7 +347,7 @@ class WordsField(StrictField):
 
 
 class NameField(StrictField):
-    """The name of a layer."""
+    """The name of a layer: up to 64 characters, without dots, brackets, slashes and quotation marks."""
 
     FORBIDDEN = frozenset('[]/\\"') | {chr(code) for code in range(32)}
     LONGEST = 128
@@ -381,8 +381,8 @@ MOST_NAMES = 256
 class NamesField(StrictField):
     """A list of names of layers.
 
-    The JSON Schema is stricter than this field where the network refuses names later: names that occur twice if they
-    are `unique`, and names that no layer could have if they are `new`.
+    The JSON Schema is stricter than this field where the network itself refuses names later: names that occur twice if
+    they are `unique`, and names that no layer could have if they are `new`.
     """
 
     def __init__(self, *, unique: bool = False, new: bool = False, **kwargs: Any) -> None:
@@ -409,7 +409,7 @@ class NamesField(StrictField):
 
 
 class ObjectField(StrictField):
-    """An object with the fields of a schema."""
+    """An object that is validated by another schema."""
 
     def __init__(self, schema: StrictSchema, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -426,14 +426,14 @@ class ObjectField(StrictField):
 
 
 def object_schema(schema: StrictSchema, components: Components) -> JSONSchema:
-    """Return the JSON Schema of an object with the fields of a schema."""
+    """Return the JSON Schema of an object with the fields of `schema`."""
     properties = properties_of(schema, components)
     required = [name for name, field in schema.load_fields.items() if field.required]
     return closed_object(properties, required) | dict(schema.bounds)
 
 
 def properties_of(schema: StrictSchema, components: Components) -> dict[str, JSONSchema]:
-    """Return the JSON Schema of each field of a schema."""
+    """Return the JSON Schema of each field of a schema, by its name."""
     described = {}
     for name, field in schema.load_fields.items():
         assert isinstance(field, StrictField), f"{name} of {schema_name(schema)} cannot describe itself"
@@ -442,7 +442,7 @@ def properties_of(schema: StrictSchema, components: Components) -> dict[str, JSO
 
 
 class NumbersByNameField(StrictField):
-    """An object of finite numbers."""
+    """An object whose values are finite numbers."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -22,7 +22,7 @@ def names() -> fields.List[Any]:
 
 
 class PointProblemSchema(StrictSchema):
-    """The reason why a point has no value, or no certain derivative."""
+    """The reason why a function has no value, or no certain derivative, at a point."""
 
     kind = fields.String(
         required=True,
@@ -37,7 +37,7 @@ class PointProblemSchema(StrictSchema):
 
 
 class FunctionPointSchema(StrictSchema):
-    """The calculus at one point."""
+    """Value, derivatives and classification of a function at one point."""
 
     point = TensorAnswerField(required=True)
     value = fields.Float(required=True, allow_none=True)
@@ -67,14 +67,14 @@ class FunctionPointSchema(StrictSchema):
 
 
 class DerivativeFormulaSchema(StrictSchema):
-    """A derivative as a formula."""
+    """A derivative as a formula, in LaTeX and as an expression."""
 
     latex = fields.String(required=True)
     expression = fields.String(required=True, metadata=about("the same formula in the language of expressions"))
 
 
 class PartialDerivativeSchema(DerivativeFormulaSchema):
-    """A derivative with respect to one variable; a formula that is too long to be of use is null."""
+    """The derivative with respect to one variable as a formula; null if that is too long to be of use."""
 
     variable = fields.String(required=True)
     latex = fields.String(required=True, allow_none=True)
@@ -82,7 +82,7 @@ class PartialDerivativeSchema(DerivativeFormulaSchema):
 
 
 class SymbolicFormulasSchema(StrictSchema):
-    """Simplified formulas."""
+    """The simplified formulas of a function and its derivatives."""
 
     latex = fields.String(required=True, metadata=about("the expression as the service read it"))
     gradient = fields.List(fields.Nested(PartialDerivativeSchema), required=True)
@@ -94,7 +94,7 @@ class SymbolicFormulasSchema(StrictSchema):
 
 
 class ComputationGraphSchema(StrictSchema):
-    """The computation at the first point."""
+    """The computational graph of an expression at a point, with all values and adjoints."""
 
     point = TensorAnswerField(required=True)
     output = fields.String(required=True, metadata=about("the node that is the value of the expression"))
@@ -105,7 +105,7 @@ class ComputationGraphSchema(StrictSchema):
 
 
 class FunctionGradientResponse(StrictSchema):
-    """Value, gradient, curvature and class of each point; formulas and graph of the expression."""
+    """Value, gradient and curvature of a function at each point, formulas, and a graph."""
 
     variables = names()
     tolerance = fields.Float(required=True, metadata=about("gradient norms up to this were taken as 0"))
@@ -117,7 +117,7 @@ class FunctionGradientResponse(StrictSchema):
 
 
 class StationaryPointSchema(StrictSchema):
-    """A point where the gradient is 0."""
+    """A point where the gradient of a function is 0."""
 
     point = TensorAnswerField(required=True)
     value = fields.Float(required=True)
@@ -131,7 +131,7 @@ class StationaryPointSchema(StrictSchema):
 
 
 class StationaryResponse(StrictSchema):
-    """The stationary points found in a box, lowest first."""
+    """The stationary points that were found in a box, lowest first."""
 
     variables = names()
     points = fields.List(fields.Nested(StationaryPointSchema), required=True)
@@ -154,7 +154,7 @@ class StationaryResponse(StrictSchema):
 
 
 class ValleySchema(StrictSchema):
-    """A point where runs ended or are going to end."""
+    """A point where runs ended, or towards which they still move."""
 
     point = TensorAnswerField(required=True, metadata=about("the stationary point itself, to full precision"))
     value = fields.Float(required=True)
@@ -164,7 +164,7 @@ class ValleySchema(StrictSchema):
 
 
 class DescentRunSummarySchema(StrictSchema):
-    """One start with one optimizer."""
+    """How the run of one optimizer from one start ended."""
 
     optimizer = fields.Integer(required=True, metadata=about("its index in the request"))
     start = fields.Integer(required=True, metadata=about("its index among the starts"))
@@ -189,7 +189,7 @@ class DescentRunSummarySchema(StrictSchema):
 
 
 class DescentRunSchema(DescentRunSummarySchema):
-    """One start with one optimizer, and its path: an entry for each of `steps` up to its end, and its end."""
+    """The run of one optimizer from one start: its end, and its path with an entry for each of `steps`."""
 
     path = TensorAnswerField(required=True)
     values = TensorAnswerField(required=True)
@@ -202,7 +202,7 @@ class DescentRunSchema(DescentRunSummarySchema):
 
 
 class DescendSummary(StrictSchema):
-    """The ends of all runs."""
+    """The last line of a streamed descent: how all runs ended."""
 
     variables = names()
     status = fields.String(required=True, metadata=about("completed; or cancelled, with the runs when time ran out"))
@@ -217,13 +217,13 @@ class DescendSummary(StrictSchema):
 
 
 class DescendResponse(DescendSummary):
-    """All runs with their paths, and the valleys where they ended. Streams send the points step by step instead."""
+    """All runs with their paths, and the valleys where they ended. A stream sends the paths step by step instead."""
 
     runs = fields.List(fields.Nested(DescentRunSchema), required=True, metadata=about("by optimizer, then by start"))
 
 
 class DescentStepSchema(StrictSchema):
-    """All runs after a number of steps."""
+    """One line of a streamed descent: the points of all runs after a number of steps."""
 
     step = fields.Integer(required=True, metadata=about("number of steps so far"))
     points = TensorAnswerField(required=True, metadata=about("the point of each run"))
@@ -232,7 +232,7 @@ class DescentStepSchema(StrictSchema):
 
 
 class BasinMapSchema(StrictSchema):
-    """The valley at which a run from each point of the grid arrives."""
+    """For each point of a grid, the valley at which a run from there arrives."""
 
     grid = TensorAnswerField(required=True, metadata=about("indices of valleys; -1: no valley, -2: diverged"))
     valleys = fields.List(fields.Nested(ValleySchema), required=True, metadata=about("lowest first"))
@@ -243,14 +243,14 @@ class BasinMapSchema(StrictSchema):
 
 
 class SurfaceExtremeSchema(StrictSchema):
-    """The least or largest value on the grid."""
+    """The least or largest value of a function on a grid, and its place."""
 
     point = TensorAnswerField(required=True)
     value = fields.Float(required=True)
 
 
 class SurfaceResponse(StrictSchema):
-    """A function on a grid."""
+    """The values of a function on a grid, with contour levels."""
 
     variables = names()
     axes = fields.List(fields.String(), required=True, metadata=about("the variables along the axes"))
@@ -268,7 +268,7 @@ class SurfaceResponse(StrictSchema):
 
 
 class FitOptimumSchema(StrictSchema):
-    """The line that fits best."""
+    """The best-fitting line, and the curvature of the loss there."""
 
     slope = fields.Float(required=True)
     intercept = fields.Float(required=True)
@@ -286,7 +286,7 @@ class FitOptimumSchema(StrictSchema):
 
 
 class FitClosedFormSchema(StrictSchema):
-    """The sums over the points that determine the optimum."""
+    """The sums over the points from which the best-fitting line follows."""
 
     latex = fields.String(required=True, metadata=about(LATEX))
     points = fields.Integer(required=True)
@@ -298,13 +298,13 @@ class FitClosedFormSchema(StrictSchema):
 
 
 class FitRunSchema(DescentRunSchema):
-    """One descent, and its distance from the optimum at its end."""
+    """One descent to the best-fitting line, and its distance from that at its end."""
 
     distance = fields.Float(required=True, allow_none=True, metadata=about("distance from its end to the optimum"))
 
 
 class FitResponse(StrictSchema):
-    """A line through points: its loss as an expression, its optimum in closed form, and descents to it."""
+    """A line fitted to points: its loss as an expression, the optimum in closed form, and descents to it."""
 
     variables = names()
     expression = fields.String(

@@ -1,4 +1,4 @@
-"""The fields of requests about typed functions: expressions, points, boxes and starts."""
+"""Fields for requests about typed functions: expressions, points, boxes and starts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ MOST_SEARCH_STARTS = 10_000
 
 
 class ExpressionField(StrictField):
-    """A typed expression. It loads the parsed expression, with the variables that the request lists."""
+    """A typed expression, which is parsed; the request's `variables` say which names are variables."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Expression:
         if not isinstance(value, str):
@@ -61,7 +61,7 @@ class ExpressionField(StrictField):
 
 
 class VariablesField(StrictField):
-    """The names of variables, in the order of a point's numbers; `count` is their number, if it is fixed."""
+    """The names of variables, in the order of a point's numbers. With `count` there must be that many."""
 
     def __init__(self, *, count: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -92,7 +92,10 @@ class VariablesField(StrictField):
 
 
 def points_schema(components: Components, *, most: int, fewest: int = 1, columns: int | None = None) -> JSONSchema:
-    """Return the JSON Schema of points: rows of `columns` numbers. Without it, a point of one number may be bare."""
+    """Return the JSON Schema of `fewest` to `most` points, each a row of `columns` numbers.
+
+    Without `columns`, rows have any length, and a point of one number may be that number.
+    """
     number: JSONSchema = {"type": "number"}
     row = list_of(number, minItems=columns or 1, maxItems=columns or MOST_VARIABLES)
     # Two alternative kinds of lists would be stricter, but mypy refuses the Python clients generated for that.
@@ -101,13 +104,13 @@ def points_schema(components: Components, *, most: int, fewest: int = 1, columns
 
 
 def typed_schema(components: Components, *axes: int) -> JSONSchema:
-    """Return the JSON Schema of a typed array with one of these numbers of axes."""
+    """Return the JSON Schema of a typed array whose number of axes is one of `axes`."""
     shape = {"minItems": min(axes), "maxItems": max(axes)}
     return {"allOf": [components.refer("TypedArray", typed_array), {"properties": {"shape": shape}}]}
 
 
 class PointsField(TensorField):
-    """A tensor with a point in each row."""
+    """A tensor of points, one in each row."""
 
     def __init__(self, *, most: int, fewest: int = 1, columns: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -118,7 +121,7 @@ class PointsField(TensorField):
 
 
 class PointField(TensorField):
-    """A tensor that is one point."""
+    """A point of `length` numbers, as a tensor."""
 
     def __init__(self, length: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -150,7 +153,7 @@ class RangeField(StrictField):
 
 
 class BoxField(StrictField):
-    """A range for each variable, or one range for all."""
+    """A range for each variable, or one range for all of them."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -170,7 +173,7 @@ class BoxField(StrictField):
 
 
 class GridStartsSchema(StrictSchema):
-    """Starts on a regular grid."""
+    """Starts of descents on a regular grid."""
 
     box = BoxField(required=True, metadata=about("a range for each variable, or one for all"))
     resolution = IntegersField(
@@ -183,7 +186,7 @@ class GridStartsSchema(StrictSchema):
 
 
 class RandomStartsSchema(StrictSchema):
-    """Starts drawn uniformly from a box."""
+    """Starts of descents drawn uniformly from a box."""
 
     box = BoxField(required=True, metadata=about("a range for each variable, or one for all"))
     count = IntegerField(minimum=1, maximum=MOST_STARTS, load_default=100, metadata=about("number of starts (100)"))
@@ -191,7 +194,7 @@ class RandomStartsSchema(StrictSchema):
 
 
 class StartsLayoutSchema(StrictSchema):
-    """Starts that the server chooses: on a grid or at random."""
+    """Starts that the server makes: on a grid or at random."""
 
     bounds = ONE_OF_THEM
 
@@ -200,7 +203,7 @@ class StartsLayoutSchema(StrictSchema):
 
 
 class StartsField(StrictField):
-    """Points as a tensor, or the layout of starts that the server chooses."""
+    """The starts of descents: points as a tensor, or a layout that the server fills."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -220,7 +223,7 @@ class StartsField(StrictField):
 
 
 class GradientNoiseSchema(PartSchema):
-    """Random numbers that are added to each gradient."""
+    """Normal random numbers that are added to each gradient of a descent."""
 
     made = GradientNoise
 
@@ -229,7 +232,7 @@ class GradientNoiseSchema(PartSchema):
 
 
 class DescentStopSchema(PartSchema):
-    """The conditions that end a run early."""
+    """The conditions that end a run before its last step."""
 
     made = Bounds
 
@@ -243,7 +246,7 @@ class DescentStopSchema(PartSchema):
 
 
 class DescentTraceSchema(PartSchema):
-    """The part of a path that the response has."""
+    """Which points of a path the response has, and what beside them."""
 
     made = Trace
 

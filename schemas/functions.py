@@ -10,7 +10,7 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 from marshmallow import ValidationError
 
-from schemas.common import MOST_STEPS, GradientClipSchema, OptimizersField, Trace, about
+from schemas.common import MOST_STEPS, ChoicesField, GradientClipSchema, Trace, about
 from schemas.declared import ChoiceField
 from schemas.fields import (
     FlagField,
@@ -65,14 +65,14 @@ LEARNING_RATE_PLACE: Mapping[str, str] = {"learning_rate": "optimizers", "optimi
 
 
 class LoadedFunction(TypedDict):
-    """A request about an expression, loaded."""
+    """A validated request about a typed function: the base of the other `Loaded…` types here."""
 
     expression: Expression
     variables: NotRequired[tuple[str, ...]]
 
 
 class LoadedFunctionGradient(LoadedFunction):
-    """A request for the calculus at points, loaded."""
+    """A validated request of `/v1/functions/gradient`."""
 
     points: Array
     """(points, variables)"""
@@ -83,7 +83,7 @@ class LoadedFunctionGradient(LoadedFunction):
 
 
 class LoadedStationary(LoadedFunction):
-    """A request for the stationary points in a box, loaded."""
+    """A validated request of `/v1/functions/stationary`."""
 
     box: Array
     """(variables, 2): the lower and the upper end."""
@@ -91,7 +91,7 @@ class LoadedStationary(LoadedFunction):
 
 
 class LoadedRoll(LoadedFunction):
-    """The common part of requests that run optimizers on a function, loaded."""
+    """What validated requests have in common that run optimizers on a function."""
 
     schedule: NotRequired[Selection[Schedule]]
     clip: NotRequired[Clip]
@@ -100,7 +100,7 @@ class LoadedRoll(LoadedFunction):
 
 
 class LoadedDescend(LoadedRoll):
-    """A request for descents, loaded."""
+    """A validated request of `/v1/functions/descend`."""
 
     starts: Array
     """(starts, variables)"""
@@ -111,7 +111,7 @@ class LoadedDescend(LoadedRoll):
 
 
 class LoadedSurface(LoadedRoll):
-    """A request for a grid, loaded."""
+    """A validated request of `/v1/functions/surface`."""
 
     x: tuple[float, float]
     y: NotRequired[tuple[float, float]]
@@ -126,7 +126,7 @@ class LoadedSurface(LoadedRoll):
 
 
 class LoadedFit(TypedDict):
-    """A request for a line through points, loaded."""
+    """A validated request of `/v1/functions/fit`."""
 
     points: Array
     """(points, 2)"""
@@ -140,7 +140,7 @@ class LoadedFit(TypedDict):
 
 
 class FunctionRequest(RequestSchema[R]):
-    """An expression."""
+    """The schema of what all requests about a typed function have in common."""
 
     expression = ExpressionField(
         required=True,
@@ -152,7 +152,7 @@ class FunctionRequest(RequestSchema[R]):
     variables = VariablesField(metadata=about("in the order of a point's numbers; by default all names, sorted"))
 
     def rows(self, loaded: dict[str, Any], key: str, most: int) -> Array:
-        """Return the points under a key: (points, variables). Raise `ValidationError`."""
+        """Return the points under a key as an array (points, variables). Raise `ValidationError`."""
         names = loaded["expression"].variables
         array: Array = loaded[key]
         if array.ndim == 1 and len(names) == 1:
@@ -168,21 +168,24 @@ class FunctionRequest(RequestSchema[R]):
         return np.ascontiguousarray(array, np.float64)
 
     def ranges(self, loaded: dict[str, Any], box: tuple[tuple[float, float], ...], *path: str) -> Array:
-        """Return the lower and the upper end for each variable, (variables, 2). Raise `ValidationError`."""
+        """Return a box as an array (variables, 2) of lower and upper ends. Raise `ValidationError`.
+
+        One range in the box stands for all variables; `path` is the place of the box in the request.
+        """
         names = loaded["expression"].variables
         if len(box) not in (1, len(names)):
             raise nested(path, f"takes one range or {len(names)}, for {', '.join(names)}; got {len(box)}")
         return np.array(box if len(box) == len(names) else box * len(names), np.float64).reshape(-1, 2)
 
     def need_variables(self, loaded: dict[str, Any]) -> None:
-        """Raise `ValidationError` if the expression has no variable to differentiate with respect to."""
+        """Raise `ValidationError` if the expression has no variable."""
         if not loaded["expression"].variables:
             detail = "has no variables; use some, such as x, or list them in 'variables'"
             raise ValidationError({"expression": [Message(detail)]})
 
 
 def nested(path: tuple[str, ...], detail: str) -> ValidationError:
-    """Return an error at a place within the request."""
+    """Return an error with this message at the place `path` in the request."""
     message: Any = [Message(detail)]
     for key in reversed(path):
         message = {key: message}
@@ -190,7 +193,7 @@ def nested(path: tuple[str, ...], detail: str) -> ValidationError:
 
 
 class FunctionGradientRequest(FunctionRequest[LoadedFunctionGradient]):
-    """An expression and points."""
+    """The schema of a request for values and derivatives of a function at points."""
 
     elsewhere: Mapping[str, str] = {**OF_NETWORKS, **OF_DESCENTS}
     fresh = frozenset(("points", "directions"))
@@ -221,7 +224,7 @@ class FunctionGradientRequest(FunctionRequest[LoadedFunctionGradient]):
     )
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """Convert points to a matrix."""
+        """Convert points and directions to arrays, and refuse directions of length 0."""
         self.need_variables(loaded)
         loaded["points"] = self.rows(loaded, "points", MOST_POINTS)
         if "directions" in loaded:
@@ -232,7 +235,7 @@ class FunctionGradientRequest(FunctionRequest[LoadedFunctionGradient]):
 
 
 class StationaryRequest(FunctionRequest[LoadedStationary]):
-    """An expression and a box to search."""
+    """The schema of a request for the stationary points of a function in a box."""
 
     elsewhere: Mapping[str, str] = {**OF_NETWORKS, **OF_DESCENTS}
     box = BoxField(required=True, metadata=about("[low, high] for each variable, or one for all"))
@@ -244,13 +247,13 @@ class StationaryRequest(FunctionRequest[LoadedStationary]):
     )
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """Convert the box to a matrix."""
+        """Convert the box to an array."""
         self.need_variables(loaded)
         return loaded | {"box": self.ranges(loaded, loaded["box"], "box")}
 
 
 class RollRequest(FunctionRequest[R]):
-    """The common part of requests that run optimizers on a function."""
+    """The schema of what requests have in common that run optimizers on a function."""
 
     schedule = ChoiceField(schedules, metadata=about("how the learning rate changes; by default it does not"))
     clip = ObjectField(GradientClipSchema(), metadata=about("clipping of the gradients"))
@@ -265,7 +268,7 @@ class RollRequest(FunctionRequest[R]):
 
 
 class DescendRequest(RollRequest[LoadedDescend]):
-    """An expression, starts, and optimizers with their settings."""
+    """The schema of a request for descents on a function, from given starts with given optimizers."""
 
     fresh = frozenset(("starts",))
     elsewhere = MappingProxyType(
@@ -279,7 +282,7 @@ class DescendRequest(RollRequest[LoadedDescend]):
     )
 
     starts = StartsField(required=True, metadata=about("points, or a layout"))
-    optimizers = OptimizersField(optimizers, required=True, metadata=about("every start runs once with each of them"))
+    optimizers = ChoicesField(optimizers, required=True, metadata=about("every start runs once with each of them"))
     steps = IntegerField(minimum=1, maximum=MOST_STEPS, load_default=100, metadata=about("steps of each run (100)"))
     noise = ObjectField(GradientNoiseSchema(), metadata=about("random numbers added to gradients; none by default"))
     stop = ObjectField(
@@ -294,7 +297,7 @@ class DescendRequest(RollRequest[LoadedDescend]):
     )
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """Convert starts to a matrix."""
+        """Convert the starts to an array (starts, variables); a layout is filled here."""
         self.need_variables(loaded)
         starts = loaded["starts"]
         if isinstance(starts, dict):
@@ -324,7 +327,7 @@ class DescendRequest(RollRequest[LoadedDescend]):
 
 
 class SurfaceRequest(RollRequest[LoadedSurface]):
-    """An expression and a grid."""
+    """The schema of a request for a function's values on a grid of one or two axes."""
 
     elsewhere: Mapping[str, str] = {**OF_NETWORKS, "learning_rate": "optimizer", "optimizers": "optimizer"}
 
@@ -348,7 +351,7 @@ class SurfaceRequest(RollRequest[LoadedSurface]):
     steps = IntegerField(minimum=1, maximum=MOST_STEPS, load_default=300, metadata=about("steps of those runs (300)"))
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """Check the axes and the values of all other variables against the expression."""
+        """Check axes, resolution and the values of all other variables against the expression."""
         self.need_variables(loaded)
         names = loaded["expression"].variables
         wanted = 2 if "y" in loaded else 1
@@ -384,7 +387,7 @@ class SurfaceRequest(RollRequest[LoadedSurface]):
 
     @staticmethod
     def _by_variable(loaded: dict[str, Any]) -> dict[str, float]:
-        """Return the numbers of other variables by name; Greek letters have their Latin names, as in expressions."""
+        """Return the numbers in `at` by variable; a Greek letter counts as its Latin name, as in expressions."""
         numbers: dict[str, float] = {}
         for name, number in loaded.get("at", {}).items():
             try:
@@ -396,7 +399,7 @@ class SurfaceRequest(RollRequest[LoadedSurface]):
 
 
 class FitRequest(RequestSchema[LoadedFit]):
-    """Points to fit a line to."""
+    """The schema of a request to fit a line to points."""
 
     fresh = frozenset(("points", "start"))
     elsewhere = LEARNING_RATE_PLACE
@@ -409,7 +412,7 @@ class FitRequest(RequestSchema[LoadedFit]):
         count=2, load_default=("slope", "intercept"), metadata=about("names of slope and intercept in the expression")
     )
     start = PointField(2, metadata=about("[slope, intercept] at the start of the descents ([0, 0])"))
-    optimizers = OptimizersField(
+    optimizers = ChoicesField(
         optimizers,
         metadata=about(
             "optimizers, each of which descends from the start; by default gradient descent at half its "
@@ -424,7 +427,7 @@ class FitRequest(RequestSchema[LoadedFit]):
     )
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """Convert points and start to matrices."""
+        """Check points and start, and convert them to float64."""
         points = loaded["points"]
         if points.ndim != 2 or points.shape[1] != 2:
             detail = f"takes a list of points [x, y]; got a tensor of shape {list(points.shape)}"

@@ -21,7 +21,7 @@ from service.engine.insight.graph_view import (
 
 
 class LoadedGraph(LoadedSubject):
-    """A request for a computational graph, loaded."""
+    """A validated request of `/v1/graph`."""
 
     detail: NotRequired[str]
     values: bool
@@ -29,7 +29,7 @@ class LoadedGraph(LoadedSubject):
 
 
 class GraphRequest(SubjectRequest[LoadedGraph]):
-    """A network with the keys of `/v1/gradients`, or an expression and a point, and the parts of the graph to show."""
+    """The schema of a request for the computational graph of a network, or of an expression at a point."""
 
     needs_loss = False
 
@@ -56,14 +56,14 @@ class GraphRequest(SubjectRequest[LoadedGraph]):
 
 
 class AttributesField(StrictField):
-    """Attributes of an operation by name: numbers, words, or lists of them."""
+    """The attributes of an operation by name, such as its axes: numbers, words, or lists of them."""
 
     def json_schema(self, components: Components) -> JSONSchema:
         return components.refer("GraphAttributes", lambda: by_name({}))
 
 
 class GraphNodeSchema(StrictSchema):
-    """A node of the graph: an operation of the forward or the backward pass or, collapsed, a layer."""
+    """A node of the graph: an operation of the forward or the backward pass or, in a collapsed graph, a layer."""
 
     name = fields.String(required=True)
     operation = fields.String(required=True, metadata=about("the operation, or the type of the layer"))
@@ -85,7 +85,10 @@ class GraphNodeSchema(StrictSchema):
 
 
 class GraphEdgeSchema(StrictSchema):
-    """An edge from a value to one computed from it. Backward: adjoint of source += adjoint of target · derivative."""
+    """An edge from a value to one that is computed from it.
+
+    In the backward pass it means: adjoint of source += adjoint of target · derivative.
+    """
 
     source = fields.String(required=True)
     target = fields.String(required=True)
@@ -94,7 +97,7 @@ class GraphEdgeSchema(StrictSchema):
 
 
 class GraphGroupSchema(StrictSchema):
-    """The nodes of one layer in the forward or in the backward pass."""
+    """The nodes of one layer in one pass, forward or backward."""
 
     layer = fields.String(required=True)
     phase = fields.String(required=True, metadata=about("forward or backward"))
@@ -102,7 +105,7 @@ class GraphGroupSchema(StrictSchema):
 
 
 class GraphOperationSchema(StrictSchema):
-    """An operation of the graph, with its NumPy expression."""
+    """A kind of operation in the graph, with its NumPy expression."""
 
     name = fields.String(required=True)
     signature = fields.String(required=True, metadata=about("inputs and attributes, in the form of a Python function"))
@@ -111,7 +114,7 @@ class GraphOperationSchema(StrictSchema):
 
 
 class GraphResultsSchema(StrictSchema):
-    """The nodes that hold the results."""
+    """The names of the nodes that hold outputs, loss and gradients."""
 
     outputs = fields.Dict(keys=fields.String(), values=fields.String(), required=True, metadata=about("by output name"))
     loss = fields.String(metadata=about("the loss, or the value of the expression"))
@@ -124,7 +127,7 @@ class GraphResultsSchema(StrictSchema):
 
 
 class GraphResponse(StrictSchema):
-    """The graph of a computation, forward and backward."""
+    """The computational graph of a network or an expression, forward and backward."""
 
     detail = fields.String(required=True, metadata=about("operations or layers"))
     dtype = fields.String(required=True)

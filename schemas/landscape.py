@@ -53,7 +53,7 @@ OPTIONS_OF: Mapping[str, frozenset[str]] = MappingProxyType(
 
 
 class SelectorField(StrictField):
-    """The name of one number among the parameters."""
+    """The name of one number among the parameters, such as `output.kernel[0][0]`."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
         if not isinstance(value, str) or not 0 < len(value) <= LONGEST_SELECTOR:
@@ -65,7 +65,7 @@ class SelectorField(StrictField):
 
 
 class PlacesField(NumbersField):
-    """Places along an axis."""
+    """The places along an axis at which to compute the loss: a list of numbers."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[float, ...]:
         places: tuple[float, ...] = super()._deserialize(value, attr, data, **kwargs)
@@ -83,7 +83,7 @@ class PlacesField(NumbersField):
 
 
 class AlongSchema(PartSchema):
-    """One axis: one parameter, or a direction through all trained parameters."""
+    """One axis of a landscape: one parameter, or a direction through all trained parameters."""
 
     made = AskedAxis
 
@@ -129,7 +129,7 @@ class AlongSchema(PartSchema):
 
 
 def _misfits_of_axis(loaded: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return messages for missing and superfluous keys of an axis, by key."""
+    """Return the errors, by key, for keys that an axis lacks or has no use for."""
     if ("parameter" in loaded) == ("direction" in loaded):
         text = "takes one of 'parameter' and 'direction'" + (", not both" if "parameter" in loaded else "")
         return {"_schema": [Message(text, ("parameter", "direction"))]}
@@ -150,7 +150,7 @@ def _misfits_of_axis(loaded: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 class AlongField(StrictField):
-    """One or two axes."""
+    """The axes of a landscape: a list of one or two."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -168,7 +168,7 @@ class AlongField(StrictField):
 
 
 class SpectrumSchema(PartSchema):
-    """A request for eigenvalues of the Hessian."""
+    """Which eigenvalues of the Hessian to compute, and at what cost."""
 
     made = AskedSpectrum
 
@@ -191,7 +191,7 @@ class SpectrumSchema(PartSchema):
 
 
 class SentTree(NamedTuple):
-    """A point of a trajectory."""
+    """One point of a trajectory: all parameters at one time of a training."""
 
     tree: Tree
     in_step: bool
@@ -199,7 +199,7 @@ class SentTree(NamedTuple):
 
 
 class TrajectoryField(StrictField):
-    """A list of parameters: their trees, or steps of a training that hold them."""
+    """A list of points in parameter space: trees of parameters, or steps of a training that hold them."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -238,7 +238,7 @@ class TrajectoryField(StrictField):
 
 
 class LoadedLandscape(LoadedNetwork):
-    """A request for a landscape, loaded."""
+    """A validated request of `/v1/landscape`."""
 
     along: NotRequired[tuple[AskedAxis, ...]]
     trajectory: NotRequired[list[SentTree]]
@@ -250,7 +250,7 @@ class LoadedLandscape(LoadedNetwork):
 
 
 class LandscapeRequest(LossRequest[LoadedLandscape]):
-    """A network, its parameters, inputs, targets and a loss, and the axes along which to compute the loss."""
+    """The schema of a request for the loss along axes through the parameters, and for eigenvalues there."""
 
     elsewhere = MappingProxyType(
         dict(WITH_A_LOSS) | dict.fromkeys(OF_AXES, "along") | dict.fromkeys(OF_SPECTRA, "spectrum")
@@ -280,7 +280,7 @@ class LandscapeRequest(LossRequest[LoadedLandscape]):
     language = language_field()
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """Take the parameters from the end of the trajectory if there are none."""
+        """Check that keys fit together. Without parameters, take those at the end of the trajectory."""
         errors = misfits(loaded)
         if errors:
             raise ValidationError(errors)
@@ -290,7 +290,7 @@ class LandscapeRequest(LossRequest[LoadedLandscape]):
 
     @validates_schema(pass_original=True, skip_on_field_errors=False)
     def _fit(self, loaded: dict[str, Any], original: Any, **kwargs: Any) -> None:
-        """Report keys that do not fit together, beside the fields that are wrong by themselves."""
+        """Refuse keys that do not fit together. This also runs if other fields are wrong, so that all is reported."""
         if not ({"along", "spectrum"} & set(original) - set(loaded)):
             errors = misfits(loaded, original)
             if errors:
@@ -298,7 +298,7 @@ class LandscapeRequest(LossRequest[LoadedLandscape]):
 
 
 def misfits(loaded: Mapping[str, Any], given: Collection[str] = ()) -> dict[str, Any]:
-    """Return messages for missing keys, by key; `given` are keys that are there but wrong."""
+    """Return the errors, by key, for missing keys; `given` are keys that are there but may be wrong."""
     present = {*loaded, *given}
     if "along" not in present and "spectrum" not in present:
         return {"along": [Message("is required; or ask for spectrum alone")]}
@@ -320,7 +320,7 @@ def _number(text: str, *, required: bool = True, allow_none: bool = True) -> fie
 
 
 class LandscapeAxisSchema(StrictSchema):
-    """One axis, and slope and curvature at the centre along it."""
+    """One axis, with slope and curvature of the loss along it at the centre."""
 
     parameter = fields.String(metadata=about("for an axis that is one parameter"))
     direction = fields.String(metadata=about("for an axis that is a direction"))
@@ -344,14 +344,14 @@ class LandscapeAxisSchema(StrictSchema):
 
 
 class LandscapeExtremeSchema(StrictSchema):
-    """The least or largest loss on the grid."""
+    """The least or largest loss on the grid, and its place."""
 
     place = TensorAnswerField(required=True, metadata=about("a number for each axis"))
     loss = fields.Float(required=True)
 
 
 class LandscapePathSchema(StrictSchema):
-    """A trajectory in the coordinates of the axes."""
+    """A trajectory, projected onto the axes."""
 
     coordinates = TensorAnswerField(
         required=True, metadata=about("for each point: the nearest place on the axes, a number for each axis")
@@ -361,14 +361,14 @@ class LandscapePathSchema(StrictSchema):
 
 
 class EigenvalueSchema(StrictSchema):
-    """One eigenvalue."""
+    """One eigenvalue, and its error bound."""
 
     value = fields.Float(required=True)
     residual = _number("length of H v - λ v of its vector v: an eigenvalue lies within it", allow_none=False)
 
 
 class EigenvalueSignsSchema(StrictSchema):
-    """The number of eigenvalues of each sign."""
+    """How many eigenvalues are positive, zero and negative."""
 
     positive = fields.Integer(required=True)
     zero = fields.Integer(required=True, metadata=about("up to rounding"))
@@ -376,7 +376,7 @@ class EigenvalueSignsSchema(StrictSchema):
 
 
 class SpectralDensitySchema(StrictSchema):
-    """The distribution of the eigenvalues."""
+    """The distribution of the Hessian's eigenvalues, as a smooth curve."""
 
     values = TensorAnswerField(required=True)
     density = TensorAnswerField(required=True, metadata=about("the share of eigenvalues per unit at each value"))
@@ -403,7 +403,7 @@ class SpectrumAnswerSchema(StrictSchema):
 
 
 class LandscapeResponse(StrictSchema):
-    """The loss along the axes, and the curvature at the parameters."""
+    """The loss along the axes, and slopes and curvature at the parameters."""
 
     dtype = fields.String(required=True)
     loss = _number("at the centre")

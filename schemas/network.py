@@ -1,4 +1,4 @@
-"""The definition of a network in requests, and its conversion to the engine's definition."""
+"""The schema of a network in requests, and its conversion to the engine's definition."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ MOST_LAYERS = 4096
 
 
 class LayerSchema(StrictSchema):
-    """The keys that layers of all types have."""
+    """The keys that layers of every type have."""
 
     type = WordField(layers.names, required=True, metadata={"description": "the type of the layer"})
     name = NameField(metadata={"description": "its name in other layers' `inputs`; by default <type>_<position>"})
@@ -65,7 +65,7 @@ COMMON_KEYS = frozenset(COMMON.load_fields)
 
 
 class LayersField(StrictField):
-    """The layers of a network, each validated by the schema of its type."""
+    """The list of a network's layers; each is validated by the schema of its type."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[LayerDefinition, ...]:
         if not isinstance(value, list) or not 0 < len(value) <= MOST_LAYERS:
@@ -94,7 +94,7 @@ class LayersField(StrictField):
 
 
 def layer_schema(components: Components) -> JSONSchema:
-    """Return the JSON Schema of a layer of any type, discriminated by `type`."""
+    """Return the JSON Schema of a layer of any type; the property `type` says which."""
 
     def make() -> JSONSchema:
         common = {name: schema for name, schema in properties_of(COMMON, components).items() if name != "type"}
@@ -168,7 +168,7 @@ def _known_layer(value: Mapping[str, Any], kind: str, position: int) -> LayerDef
 
 
 class InputShapeField(StrictField):
-    """The shape of one sample, or shapes by the names of the inputs."""
+    """The shape of one sample, or one shape for each named input."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -187,7 +187,7 @@ class InputShapeField(StrictField):
 
 
 class NetworkSchema(StrictSchema):
-    """The architecture of a network; parameters are sent beside it."""
+    """The architecture of a network. Parameters have a key of their own in requests."""
 
     layers = LayersField(required=True, metadata={"description": "in order: by default a layer takes the one before"})
     inputs = NamesField(
@@ -210,7 +210,7 @@ INPUT_NAME = NameField()
 
 
 class NetworkField(StrictField):
-    """A network definition."""
+    """The architecture of a network, loaded as the engine's `NetworkDefinition`."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Definition:
         value = plain(value)

@@ -1,4 +1,4 @@
-"""Requests: they are validated as a whole, and recognised if everything but their numbers came before."""
+"""The base of all request schemas, which validates the recipe of a request only once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ R = TypeVar("R")
 
 
 class RequestSchema(StrictSchema, Generic[R]):
-    """A request made of a recipe, which says what to compute, and of fresh values, to compute it with.
+    """The schema of a request: a recipe, which says what to compute, and fresh values to compute it with.
 
     A recipe that came before is recognised by its bytes and not validated again: only the `fresh` keys are. Equal
     recipes give the same objects, so that whatever is compiled for them is found by identity.
@@ -47,7 +47,7 @@ class RequestSchema(StrictSchema, Generic[R]):
         self._fresh_fields: dict[str, StrictField] = {key: self.load_fields[key] for key in self.fresh}  # type: ignore[misc]
 
     def read(self, request: dict[str, Any]) -> R:
-        """Load a request, with the help of remembered recipes. Raise `ValidationError`."""
+        """Validate and load a request, with the recipe from memory if it came before. Raise `ValidationError`."""
         fresh = self.fresh
         recipe = {key: value for key, value in request.items() if key not in fresh}
         for value in recipe.values():
@@ -89,14 +89,14 @@ class RequestSchema(StrictSchema, Generic[R]):
         return 0
 
     def handle_error(self, error: MarshmallowError, data: Any, *, many: bool, **kwargs: Any) -> None:
-        """Raise the error as every schema does; but if the body is a model of another library, name that instead."""
+        """Raise the error as every schema does, but for a model of another library one that says so."""
         super().handle_error(error, data, many=many, **kwargs)
         foreign = recognised(data) if "network" not in data and "expression" not in data else ""
         if foreign:
             error.messages = {"_schema": [Message(foreign)]}
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """Check and convert a request whose fields are valid."""
+        """Check and convert the request once all its fields are valid; subclasses override this."""
         return loaded
 
     @post_load
@@ -108,7 +108,7 @@ CONTAINERS = frozenset((dict, list))
 
 
 def containers_in(item: Any) -> list[Any]:
-    """Return the lists and objects directly within a list or an object."""
+    """Return the lists and objects that are direct entries of a list or an object."""
     children = item.values() if type(item) is dict else item
     # Most lists are long and contain none: then no list is made.
     if CONTAINERS.isdisjoint(map(type, children)):
@@ -117,7 +117,7 @@ def containers_in(item: Any) -> list[Any]:
 
 
 def nesting(value: Any) -> int:
-    """Return the depth of nested lists and objects, counted up to one more than allowed."""
+    """Return how deeply lists and objects are nested in a value, counted up to one more than allowed."""
     depth, level = 0, [value] if type(value) in CONTAINERS else []
     while level and depth <= MOST_DEPTH:
         depth += 1

@@ -1,4 +1,4 @@
-"""Requests about one subject: a network with its loss, or a typed function at a point."""
+"""The schema of requests that are about either a network with its loss or a typed function at a point."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OF_A_FUNCTION = ("variables", "point")
 
 
 class LoadedSubject(TypedDict):
-    """A request about a network, which also has the keys of `LoadedNetwork`, or about an expression, loaded."""
+    """A validated request about a network, with the keys of `LoadedNetwork`, or about an expression at a point."""
 
     network: NotRequired[Definition]
     inputs: NotRequired[Tensors]
@@ -54,7 +54,7 @@ class LoadedSubject(TypedDict):
 
 
 class SubjectRequest(LossRequest[R]):
-    """A network with the keys of `/v1/gradients`, or an expression and a point."""
+    """The schema of what requests about a network or about an expression at a point have in common."""
 
     fresh = frozenset((*LossRequest.fresh, "point"))
     needs_loss = True
@@ -80,7 +80,7 @@ class SubjectRequest(LossRequest[R]):
     language = language_field()
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """Convert tensors to the dtype, and the point to a vector."""
+        """Check that keys fit together, and convert tensors to the dtype or the point to a vector."""
         given = [key for key in loaded if key in ("network", "expression") or key in self.fresh or key == "loss"]
         errors = self.misfits([key for key in given if key != "seed"])
         if errors:
@@ -92,14 +92,14 @@ class SubjectRequest(LossRequest[R]):
 
     @validates_schema(pass_original=True, skip_on_field_errors=False)
     def _fit_together(self, loaded: dict[str, Any], original: Any, **kwargs: Any) -> None:
-        """Report keys that do not fit together, beside the fields that are wrong by themselves."""
+        """Refuse keys that do not fit together. This also runs if other fields are wrong, so that all is reported."""
         if isinstance(original, Mapping):
             errors = self.misfits(original)
             if errors:
                 raise ValidationError(errors)
 
     def misfits(self, given: Collection[str]) -> dict[str, list[str]]:
-        """Return messages for missing and superfluous keys, by key."""
+        """Return the errors, by key, for keys that this subject lacks or has no use for."""
         errors: dict[str, str] = {}
         if "network" in given and "expression" in given:
             errors["expression"] = "has no use beside a network; send one of them"

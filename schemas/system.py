@@ -1,4 +1,4 @@
-"""The responses of the system's own resources, and the form of every error."""
+"""The responses of health checks and of the service's description, and the form of every error."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from marshmallow import INCLUDE, Schema, fields
 
 
 class ServiceHealthSchema(Schema):
-    """The health of the service."""
+    """The response of a health check."""
 
     status = fields.String(required=True)
 
 
 class ServiceDescriptionSchema(Schema):
-    """The service's description of itself."""
+    """The response of `/v1`: name, version, links and limits."""
 
     name = fields.String(required=True)
     version = fields.String(required=True)
@@ -35,7 +35,7 @@ class SpecificationSchema(Schema):
 
 
 class ProblemErrorSchema(Schema):
-    """One fault of a request."""
+    """One fault in a request, with its place as a JSON pointer."""
 
     class Meta:
         unknown = INCLUDE
@@ -46,7 +46,7 @@ class ProblemErrorSchema(Schema):
 
 
 class ProblemSchema(Schema):
-    """An error, in the form of RFC 9457."""
+    """An error response, in the form of RFC 9457."""
 
     type = fields.String(required=True, metadata={"description": "a page that explains this kind of problem"})
     title = fields.String(required=True)

@@ -1,7 +1,7 @@
-"""Tensors in requests and responses: nested lists or typed arrays.
+"""Fields for tensors in requests and responses: nested lists of numbers, or typed arrays.
 
-A tensor goes through NumPy in one step and is checked once, where it enters: it is rectangular, with finite numbers
-only. A message names the first wrong element by its place.
+Each tensor is converted to NumPy in one step and checked once, where it enters: it is rectangular, with finite numbers
+only. An error names the first wrong element by its place.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ DESCRIBED_AXES = 8
 
 
 def _nested_numbers() -> JSONSchema:
-    """Return the schema of a number, or lists of numbers with up to so many axes."""
+    """Return the JSON Schema of a number, or of lists of numbers with up to `DESCRIBED_AXES` axes."""
     alternatives: list[JSONSchema] = [{"type": "number"}]
     for _ in range(DESCRIBED_AXES):
         alternatives.append(list_of(alternatives[-1], minItems=1))
@@ -54,7 +54,7 @@ def _nested_numbers() -> JSONSchema:
 
 
 def _nested_answers() -> JSONSchema:
-    """Return the schema of a number, or of lists without a schema for their items.
+    """Return the JSON Schema of a number or a list in a response, without a schema for the list's items.
 
     Python clients parse items one by one if they have a schema, and mypy refuses their code if items may be null.
     """
@@ -63,7 +63,7 @@ def _nested_answers() -> JSONSchema:
 
 
 def typed_array(shortest: int = 1) -> JSONSchema:
-    """Return the JSON Schema of a typed array whose axes have at least this length."""
+    """Return the JSON Schema of a typed array, each axis of which has at least length `shortest`."""
     properties: dict[str, JSONSchema] = {
         "dtype": {"type": "string", "enum": list(TYPED_DTYPES)},
         "shape": list_of({"type": "integer", "minimum": shortest}, maxItems=MOST_AXES),
@@ -126,7 +126,7 @@ def tree_answer_schema(components: Components) -> JSONSchema:
 
 
 class TensorField(StrictField):
-    """A tensor as nested lists of numbers (a bare number for a scalar) or as a typed array."""
+    """A tensor: nested lists of numbers (a bare number for a scalar) or a typed array."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Array:
         return decode(value)
@@ -143,7 +143,7 @@ class TensorAnswerField(TensorField):
 
 
 class ParametersField(StrictField):
-    """Tensors by layer and parameter name."""
+    """The parameters of a network: tensors by layer and parameter name."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> dict[str, dict[str, Array]]:
         if not isinstance(value, Mapping):
@@ -174,12 +174,12 @@ class ParametersField(StrictField):
 
 
 def _parameter(name: str) -> str:
-    """Return the parameter that a name such as W1 stands for; "" if it stands for none."""
+    """Return the parameter that another library's name, such as W1, stands for; "" if it stands for none."""
     return translated("parameter", name.rstrip("0123456789_"), PARAMETERS).name
 
 
 def _flat(value: Mapping[str, Any]) -> str:
-    """Return a hint for parameters that are not grouped by layer; "" for other names."""
+    """Return the error for parameters that are not grouped by layer; "" if their names are not known."""
     if is_state_dict(value):
         return (
             f'{state_dict(value)}, which is not taken here; send {{layer: {{"kernel": …, "bias": …}}}}, where a weight '
@@ -200,7 +200,7 @@ class ParametersAnswerField(ParametersField):
 
 
 class TensorsField(StrictField):
-    """One tensor, or tensors by the names of a network's inputs or outputs."""
+    """One tensor, or one for each named input or output of a network."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Array | dict[str, Array]:
         if not isinstance(value, Mapping) or is_typed(value):
@@ -215,7 +215,7 @@ class TensorsField(StrictField):
 
 
 class TensorsAnswerField(TensorsField):
-    """One tensor, or tensors by name, in a response."""
+    """One tensor in a response, or tensors by name."""
 
     def json_schema(self, components: Components) -> JSONSchema:
         answers = [tensor_answer_schema(components), tensor_answers_by_name(components)]
@@ -223,12 +223,12 @@ class TensorsAnswerField(TensorsField):
 
 
 def is_typed(value: Mapping[str, Any]) -> bool:
-    """Return whether an object is a typed array; the alternative is tensors by name."""
+    """Return whether an object is a typed array, and not tensors by name."""
     return isinstance(value.get("base64"), TEXT)
 
 
 def decode_each(tensors: Mapping[str, Any]) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Return the arrays by name, and the messages of the wrong ones. Raise `ValidationError` for too many."""
+    """Return the arrays and the errors, both by name. Raise `ValidationError` if there are too many entries."""
     if len(tensors) > MOST_TENSORS:
         raise ValidationError(Message(f"has {len(tensors):,} entries; at most {MOST_TENSORS:,} are read"))
     arrays: dict[str, Array] = {}
@@ -244,7 +244,7 @@ def decode_each(tensors: Mapping[str, Any]) -> tuple[dict[str, Array], dict[str,
 
 
 def decode(value: Any) -> Array:
-    """Return the array that `value` describes: float64 for lists, the stated dtype for typed arrays."""
+    """Return the array of a JSON value: float64 for lists, else the stated dtype. Raise `ValidationError`."""
     if type(value) is list:
         return _from_lists(value)
     if type(value) in NUMBERS:
@@ -267,7 +267,7 @@ def encode(array: Array) -> dict[str, Any]:
 
 
 def typed(array: Array, text: str) -> dict[str, Any]:
-    """Return a typed array with this dtype, shape and text."""
+    """Return a typed array with the dtype and shape of `array`, and this text of base64."""
     return {"dtype": array.dtype.name, "shape": list(array.shape), "base64": text}
 
 
@@ -277,7 +277,10 @@ def base64_of(array: Array) -> bytes:
 
 
 def narrow(value: Any, key: str) -> Any:
-    """Return tensors, or trees of them, as float32. Refuse numbers too large for it."""
+    """Return tensors, or trees of them, as float32. Raise `ValidationError` for numbers too large for it.
+
+    `key` is their place in the request. Integers stay as they are.
+    """
     if isinstance(value, dict):
         narrowed = {}
         for name, item in value.items():
@@ -297,7 +300,7 @@ def narrow(value: Any, key: str) -> Any:
 
 
 def _from_lists(value: list[Any]) -> Array:
-    """Convert Python lists. NumPy would take true, null and "1.5" for numbers, so types are checked first."""
+    """Convert nested lists to an array. Types are checked first: NumPy would take true, null and "1.5" for numbers."""
     numbers = value
     shape = [len(value)]
     while numbers and type(numbers[0]) is list:
@@ -359,7 +362,7 @@ def _from_typed(value: Mapping[str, Any]) -> Array:
 
 
 def _check_finite(array: Array) -> None:
-    """Refuse numbers in a typed array that lists cannot represent."""
+    """Raise `ValidationError` if a typed array holds infinity or NaN."""
     place = first_true(~np.isfinite(array)) if array.dtype.kind == "f" else None
     if place is not None:
         value = float(array[place])
@@ -374,7 +377,7 @@ def _scalar(value: float) -> Array:
 
 
 def _numeric(item: Any) -> str:
-    """Return a hint for a value that stands for a number."""
+    """Return advice for a value that was probably meant as a number; "" for any other."""
     if item is None:
         return f"; {NOT_FINITE}: leave samples without a value out"
     if type(item) is bool:
@@ -390,7 +393,7 @@ def _at(place: tuple[int | str, ...], text: str) -> ValidationError:
 
 
 def _offence(value: list[Any]) -> ValidationError:
-    """Return the first element, in reading order, that keeps `value` from being a tensor of numbers."""
+    """Return the error for the first element, in reading order, that keeps nested lists from being a tensor."""
     shape: list[int] = []
     probe: Any = value
     while isinstance(probe, list) and probe and len(shape) <= MOST_AXES:
@@ -402,7 +405,10 @@ def _offence(value: list[Any]) -> ValidationError:
 
 
 def _misfit(item: Any, shape: list[int], place: tuple[int, ...]) -> ValidationError | None:
-    """Return the first element within `item` that is not a number, or not a list as long as its neighbours."""
+    """Return the error for the first element in `item` that is no number, or no list as long as its neighbours.
+
+    `shape` is the shape that the first elements suggest, `place` the index of `item`. None: there is no such element.
+    """
     length = shape[len(place)]
     if not isinstance(item, list):
         return _at(place, f"takes a list of {length} like its neighbours, got {shown(item)}")
@@ -430,7 +436,7 @@ def _misfit(item: Any, shape: list[int], place: tuple[int, ...]) -> ValidationEr
 
 
 def _too_large(item: Any, place: tuple[int, ...]) -> ValidationError | None:
-    """Return the first number that float64 cannot hold. The parsers of bodies let none through."""
+    """Return the error for the first number that float64 cannot hold; the parsers of bodies let none through."""
     if isinstance(item, list):
         return next(filter(None, (_too_large(child, (*place, n)) for n, child in enumerate(item))), None)
     try:

@@ -10,7 +10,7 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 from marshmallow import ValidationError
 
-from schemas.common import MOST_STEPS, TO_ONE_NUMBER, GradientClipSchema, OptimizersField, PartSchema, Trace, about
+from schemas.common import MOST_STEPS, TO_ONE_NUMBER, ChoicesField, GradientClipSchema, PartSchema, Trace, about
 from schemas.components import Components, JSONSchema, by_name, list_of
 from schemas.declared import ChoiceField
 from schemas.evaluation import WITH_A_LOSS, LoadedNetwork, LossRequest, Tensors
@@ -47,7 +47,7 @@ MOST_BATCHES = 100_000
 
 
 class BatchesField(StrictField):
-    """A list of samples' indices for each step."""
+    """The batches of a training: a list of sample indices for each step."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[Array, ...]:
         if not isinstance(value, list | np.ndarray) or not 0 < len(value) <= MOST_BATCHES:
@@ -68,7 +68,7 @@ class BatchesField(StrictField):
 
 
 def whole(value: Any) -> Any:
-    """Return a list without NumPy arrays. In large bodies, lists of integers come as arrays of floats."""
+    """Return a list with integers as Python integers: in large bodies they come as arrays of floats."""
     if (
         isinstance(value, np.ndarray)
         and bool((value == np.floor(value)).all())
@@ -79,7 +79,7 @@ def whole(value: Any) -> Any:
 
 
 class FrozenField(StrictField):
-    """Names of layers, or of parameters as `layer.parameter`."""
+    """What a training leaves unchanged: names of layers, or of parameters as `layer.parameter`."""
 
     MOST = 10_000
 
@@ -95,7 +95,7 @@ class FrozenField(StrictField):
 
 
 class StateField(StrictField):
-    """The state of an optimizer by name: numbers, and tensors by layer and parameter name if it may have trees."""
+    """The state of an optimizer by name: numbers and, with `trees`, tensors by layer and parameter name."""
 
     def __init__(self, *, trees: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -122,7 +122,7 @@ class StateField(StrictField):
 
 
 class TrainingStopSchema(PartSchema):
-    """The conditions that end a training early; a step that meets one is still made."""
+    """The conditions that end a training early; the step that meets one is still made."""
 
     made = Stop
 
@@ -141,7 +141,7 @@ class TrainingStopSchema(PartSchema):
 
 
 class TrainingTraceSchema(PartSchema):
-    """The steps in the response, and the values of each."""
+    """Which steps of a training the response has, and what of each."""
 
     made = Trace
 
@@ -168,14 +168,14 @@ class TrainingTraceSchema(PartSchema):
 
 
 class ValidationDataSchema(StrictSchema):
-    """Validation data: the loss on it is computed after each epoch, with training off."""
+    """Data on which only the loss is computed, after each epoch, with dropout and similar layers off."""
 
     inputs = TensorsField(required=True, metadata=about("like those of the request"))
     targets = TensorsField(required=True, metadata=about("like those of the request"))
 
 
 class TrainingCheckpointSchema(StrictSchema):
-    """The state of a training, as a response gave it."""
+    """A state of a training, as a response gave it, from which to continue."""
 
     step = IntegerField(required=True, minimum=0, maximum=MOST_STEPS, metadata=about("number of steps made"))
     seed = SeedField(required=True, metadata=about("seed of all random numbers"))
@@ -189,14 +189,14 @@ class TrainingCheckpointSchema(StrictSchema):
 
 
 class LoadedValidation(TypedDict):
-    """Validation data, loaded."""
+    """Validation data of a training, once validated."""
 
     inputs: Tensors
     targets: Tensors
 
 
 class LoadedTraining(LoadedNetwork):
-    """A request that trains a network, loaded."""
+    """What validated requests that train a network have in common."""
 
     schedule: NotRequired[Selection[Schedule]]
     clip: NotRequired[Clip]
@@ -212,7 +212,7 @@ class LoadedTraining(LoadedNetwork):
 
 
 class LoadedTrain(LoadedTraining):
-    """A request for one training, loaded. A checkpoint's parameters and seed take the place of the request's."""
+    """A validated request of `/v1/train`. Parameters and seed are those of the checkpoint, if there is one."""
 
     optimizer: Selection[Optimizer]
     exclude: frozenset[str]
@@ -220,7 +220,7 @@ class LoadedTrain(LoadedTraining):
 
 
 class LoadedCompare(LoadedTraining):
-    """A request for several trainings, loaded."""
+    """A validated request of `/v1/train/compare`."""
 
     optimizers: tuple[Selection[Optimizer], ...]
     learning_rates: NotRequired[tuple[float, ...]]
@@ -228,7 +228,7 @@ class LoadedCompare(LoadedTraining):
 
 
 class TrainingRequest(LossRequest[R]):
-    """The common part of requests that train a network: everything but the optimizer."""
+    """The schema of what requests that train a network have in common: all but the optimizer."""
 
     fresh = frozenset((*LossRequest.tensors, "seed", "batches", "validation"))
 
@@ -255,7 +255,7 @@ class TrainingRequest(LossRequest[R]):
     stop = ObjectField(TrainingStopSchema(), metadata=about("conditions that end the training early"))
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """Report keys that do not fit together, and convert tensors to the dtype."""
+        """Check that keys fit together, and convert tensors to the dtype."""
         errors = misfits(loaded)
         if errors:
             raise ValidationError(errors)
@@ -272,7 +272,7 @@ class TrainingRequest(LossRequest[R]):
 
 
 class TrainRequest(TrainingRequest[LoadedTrain]):
-    """A network, data, a loss, and an optimizer with its settings."""
+    """The schema of a request for one training."""
 
     fresh = TrainingRequest.fresh | {"checkpoint"}
     elsewhere = MappingProxyType(
@@ -305,7 +305,7 @@ class TrainRequest(TrainingRequest[LoadedTrain]):
     )
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """Convert tensors to the dtype."""
+        """Convert tensors to the dtype, and load the checkpoint."""
         loaded = super().finish(loaded)
         if "checkpoint" in loaded:
             given = loaded["checkpoint"]
@@ -324,7 +324,7 @@ def _narrowed_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 
 def misfits(given: Mapping[str, Any]) -> dict[str, list[Message]]:
-    """Return messages for missing and superfluous keys, by key."""
+    """Return the errors, by key, for keys that a training lacks or has no use for."""
     errors = {}
     if ("steps" in given) == ("epochs" in given):
         errors["steps"] = [Message("is required, or epochs" if "steps" not in given else "came with epochs; send one")]
@@ -334,7 +334,7 @@ def misfits(given: Mapping[str, Any]) -> dict[str, list[Message]]:
 
 
 class SeedsField(StrictField):
-    """A list of seeds."""
+    """A list of seeds of random numbers; each stands for a training of its own."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -351,7 +351,7 @@ class SeedsField(StrictField):
 
 
 class ComparisonTraceSchema(PartSchema):
-    """The steps at which curves are recorded."""
+    """The steps at which a comparison records its curves."""
 
     made = Trace
 
@@ -359,7 +359,7 @@ class ComparisonTraceSchema(PartSchema):
 
 
 class CompareRequest(TrainingRequest[LoadedCompare]):
-    """A network, data, a loss, and several optimizers, learning rates and seeds."""
+    """The schema of a request to train a network with several optimizers, learning rates and seeds."""
 
     elsewhere = MappingProxyType(
         {key: place for key, place in WITH_A_LOSS.items() if key != "optimizer"}
@@ -369,7 +369,7 @@ class CompareRequest(TrainingRequest[LoadedCompare]):
         | {"checkpoint": "/v1/train", "include": "/v1/train"}
     )
 
-    optimizers = OptimizersField(optimizers, required=True, metadata=about("optimizers, each of which trains alone"))
+    optimizers = ChoicesField(optimizers, required=True, metadata=about("optimizers, each of which trains alone"))
     learning_rates = NumbersField(minimum=0.0, metadata=about("learning rates; each optimizer runs with each of them"))
     seeds = SeedsField(metadata=about("seeds; everything runs with each of them instead of `seed`"))
     trace = ObjectField(

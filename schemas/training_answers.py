@@ -11,14 +11,14 @@ from schemas.tensor import ParametersAnswerField, TensorAnswerField, tree_answer
 
 
 class TreeOrNumberField(StrictField):
-    """A number, or tensors by layer and parameter name, in a response."""
+    """A number, or tensors by layer and parameter name, in a response: an entry of an optimizer's state."""
 
     def json_schema(self, components: Components) -> JSONSchema:
         return {"anyOf": [{"type": "number"}, tree_answer_schema(components)]}
 
 
 class CheckpointAnswerSchema(StrictSchema):
-    """The state of the training: send it as `checkpoint` to continue."""
+    """The state of a training; sent back as `checkpoint`, it continues the training."""
 
     step = fields.Integer(required=True)
     seed = fields.Integer(required=True)
@@ -30,7 +30,7 @@ class CheckpointAnswerSchema(StrictSchema):
 
 
 class TrainingStepSchema(StrictSchema):
-    """One step: loss and gradients before its update, parameters and state after it."""
+    """One recorded step: loss and gradients before its update, parameters and state after it."""
 
     step = fields.Integer(required=True, metadata=about("counted from 1, those before a checkpoint included"))
     epoch = fields.Integer(required=True, metadata=about("counted from 1"))
@@ -57,7 +57,7 @@ class TrainingStepSchema(StrictSchema):
 
 
 class TrainSummary(StrictSchema):
-    """The end of a training."""
+    """The last line of a streamed training: how it ended."""
 
     dtype = fields.String(required=True)
     status = fields.String(
@@ -82,13 +82,13 @@ class TrainSummary(StrictSchema):
 
 
 class TrainResponse(TrainSummary):
-    """The steps of a training, and its end. Streams send the steps one by one and the rest, without them, last."""
+    """The recorded steps of a training, and how it ended. A stream sends the steps one by one, and the rest last."""
 
     steps = fields.List(fields.Nested(TrainingStepSchema), required=True)
 
 
 class ComparisonCurvesSchema(StrictSchema):
-    """Curves with a number for each entry of `steps`; null if the run made no such step, or has no such number."""
+    """The curves of one run, with a number for each of `steps`; null if the run has none for that step."""
 
     loss = TensorAnswerField(required=True)
     gradient_norm = TensorAnswerField(required=True)
@@ -97,7 +97,7 @@ class ComparisonCurvesSchema(StrictSchema):
 
 
 class ComparisonRowSchema(StrictSchema):
-    """One run: its settings and its end."""
+    """One run of a comparison: its settings, and how it ended."""
 
     optimizer = fields.Dict(required=True, metadata=about("with all its options"))
     seed = fields.Integer(required=True)
@@ -111,7 +111,7 @@ class ComparisonRowSchema(StrictSchema):
 
 
 class CompareResponse(StrictSchema):
-    """Curves of several runs over the same steps, and a table of their ends."""
+    """The curves of all runs of a comparison over the same steps, and a table of how they ended."""
 
     dtype = fields.String(required=True)
     best = fields.Integer(required=True, allow_none=True, metadata=about("index of the run with the lowest loss"))

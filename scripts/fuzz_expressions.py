@@ -1,10 +1,10 @@
-"""Give the engine expressions that nobody should type, and see that it stays calm.
+"""Give the engine expressions that nobody should type, and check that each is computed or refused quickly.
 
     OPENBLAS_NUM_THREADS=1 python scripts/fuzz_expressions.py [count] [seed]
 
-Each text is parsed with its variables to be found and with a list of them; what is understood is also compiled,
-differentiated twice, computed at one point and written as formulas. Each of these must succeed or be refused within
-50 ms of the processor's time. Tells the slowest, and ends with an error if one is worse.
+Each text is parsed, once with a list of its variables; what is understood is also compiled, differentiated twice,
+computed at one point and written as formulas. Each of these must succeed or be refused within 50 ms of processor time.
+Prints the slowest, and ends with an error if one fails.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ CHECKS: dict[str, Callable[[str], object]] = {
 
 
 def outcome(check: Callable[[str], object], text: str) -> tuple[str, float]:
-    """Return the outcome of a text, and the seconds."""
+    """Return what `check` does with a text (understood, refused, or an error), and the processor seconds it took."""
     before = time.thread_time()
     try:
         check(text)

@@ -33,7 +33,7 @@ Tensor = torch.Tensor
 
 
 class Planned:
-    """A program that takes and gives arrays in order, given those inputs that never change."""
+    """A compiled program as a function of arrays, in the order of `takes`; the inputs in `fixed` never change."""
 
     def __init__(self, takes: Sequence[Node], gives: Sequence[Node], fixed: dict[str, np.ndarray]) -> None:
         self.takes = [node.attributes[0] for node in takes]
@@ -50,7 +50,7 @@ class Planned:
 
 
 class Layer:
-    """A recorded layer in three programs: its output, its gradients, the gradients of their weighted sum."""
+    """A recorded layer as three programs: its output, its gradients, and the gradients of a weighted sum of those."""
 
     def __init__(self, record: dict[str, Any]) -> None:
         names = [f"x{position}" for position in range(len(record["inputs"]))]
@@ -85,7 +85,7 @@ class Layer:
 
 
 def gradients_of(output: Node, targets: Sequence[Node], cotangent: Node | None = None) -> list[Node]:
-    """Return gradients as arrays, zero where none arrives."""
+    """Return the gradients of `output` by `targets`, with zeros for targets that it does not depend on."""
     return [
         broadcast(output.graph.constant(0.0), target.shape) if isinstance(found, NoGradient) else found
         for found, target in zip(differentiate(output, targets, cotangent).nodes, targets, strict=True)
@@ -93,7 +93,7 @@ def gradients_of(output: Node, targets: Sequence[Node], cotangent: Node | None =
 
 
 class Value(torch.autograd.Function):
-    """The layer's output, whose backward pass can be differentiated again."""
+    """The layer's output as a PyTorch function whose backward pass can be differentiated again."""
 
     @staticmethod
     def forward(ctx: Any, layer: Layer, *values: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ class Value(torch.autograd.Function):
 
 
 class Gradients(torch.autograd.Function):
-    """The layer's gradients, a function of the cotangent and the values."""
+    """The layer's gradients as a PyTorch function of the cotangent and the values."""
 
     @staticmethod
     def forward(ctx: Any, layer: Layer, cotangent: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
@@ -122,7 +122,7 @@ class Gradients(torch.autograd.Function):
 
 
 def check(record: dict[str, Any]) -> str | None:
-    """Return PyTorch's complaint, or None."""
+    """Return PyTorch's complaint about a recorded layer's gradients, or None if there is none."""
     torch.manual_seed(0)
     layer = Layer(record)
     values = [value.clone().requires_grad_() for value in layer.values]

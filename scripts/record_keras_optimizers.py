@@ -92,7 +92,7 @@ CHOICES: dict[str, list[dict[str, Any]]] = {
 
 
 def objective(x: jax.Array) -> jax.Array:
-    """Return a chain of six numbers, each drawn to a sine of the one before; the seventh takes no part."""
+    """Compute a loss that couples six numbers, each drawn to a sine of the one before; the seventh has no effect."""
     return 0.25 * ((x[1:6] - jnp.sin(2.0 * x[:5])) ** 2).sum()
 
 
@@ -116,7 +116,7 @@ def descend(name: str, options: Mapping[str, Any]) -> dict[str, list[float]]:
 
 
 def defaults(name: str) -> dict[str, Any]:
-    """Return Keras's defaults of the service's options."""
+    """Return Keras's defaults for the service's options of an optimizer."""
     kind, preset = OPTIMIZERS[name]
     options = {key for choice in CHOICES[name] for key in choice} - set(preset)
     config = kind().get_config()

@@ -288,7 +288,7 @@ def binary(
 def classes(
     p: Tensor, t: Tensor, activation: str, from_logits: bool, label_smoothing: float, class_weights: Any
 ) -> Tensor:
-    """Take the mean over the positions of a sample; targets are indices or distributions."""
+    """Compute each sample's cross-entropy, averaged over its positions; targets are indices or distributions."""
     weight = None if class_weights is None else torch.tensor(class_weights, dtype=p.dtype)
     rows, targets = p.reshape(-1, p.shape[-1]), t.reshape(-1) if t.dtype == torch.int64 else t.reshape(-1, t.shape[-1])
     if from_logits or activation == "softmax":
@@ -306,7 +306,7 @@ def divergence(p: Tensor, t: Tensor, activation: str) -> Tensor:
 
 
 def plain(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Adapt a loss that needs the outputs only, not their activation."""
+    """Adapt a loss of predictions and targets to the signature of those that also need the activation."""
     return lambda p, t, activation, **options: loss(p, t, **options)
 
 
@@ -404,10 +404,7 @@ CASES: dict[str, list[tuple[str, Draw, Draw, list[dict[str, Any]]]]] = {
             "linear",
             real,
             bits,
-            [
-                {"from_logits": True},
-                {"from_logits": True, "label_smoothing": 0.25, "positive_weight": 3.0},
-            ],
+            [{"from_logits": True}, {"from_logits": True, "label_smoothing": 0.25, "positive_weight": 3.0}],
         ),
         ("sigmoid", real, bits, options_of({"label_smoothing": 0.25}, {"positive_weight": 0.5})),
     ],
@@ -457,7 +454,7 @@ SAMPLE_WEIGHTS = (0.5, 2.0, 0.0, 1.25)
 
 
 def class_weight_of(targets: Tensor, class_weights: Any) -> Tensor:
-    """Return the weight that each sample's target carries."""
+    """Return the weight that each sample's target has."""
     weight = torch.tensor(class_weights, dtype=torch.float64)
     carried = weight[targets] if targets.dtype == torch.int64 else (targets * weight).sum(-1)
     return average(carried.reshape(len(targets), -1))
@@ -466,7 +463,7 @@ def class_weight_of(targets: Tensor, class_weights: Any) -> Tensor:
 def record_loss(name: str, activation: str, p: np.ndarray, t: np.ndarray, options: dict[str, Any]) -> dict[str, Any]:
     """Return each sample's loss and its gradient, and the reductions with and without sample weights.
 
-    Gradients are with respect to what the activation takes: the logits of sigmoid and softmax.
+    Gradients are with respect to the input of the activation: the logits of sigmoid and softmax.
     """
     chosen = dict(losses.select(name, **options).options)
     x = torch.from_numpy(p).requires_grad_()
@@ -693,7 +690,7 @@ TARGETS = {draw.__name__: draw for draw in (real, distributions, bits, indices, 
 
 
 class Network:
-    """A network in PyTorch, from the same description that the service takes."""
+    """A network in PyTorch, built from the description that the service takes."""
 
     def __init__(self, spec: dict[str, Any], rng: np.random.Generator) -> None:
         self.spec = spec

@@ -176,7 +176,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 
 class Function:
-    """A network as a function of its inputs and parameters."""
+    """A network as a function of one flat vector: of its inputs, or of its trainable parameters."""
 
     def __init__(self, spec: dict[str, Any], rng: np.random.Generator) -> None:
         self.spec = spec
@@ -261,7 +261,7 @@ def entry_of(f: Callable[[Tensor], Tensor], position: int, flat: Tensor) -> Tens
 
 
 def logits(output: Tensor, loss: str) -> tuple[Tensor, str]:
-    """Return the logits of `output`, and its activation: PyTorch's losses take probabilities so."""
+    """Return the logits of `output` and the activation: PyTorch's losses take probabilities in that form."""
     if loss.endswith("categorical_crossentropy"):
         return output.log(), "softmax"
     if loss == "binary_crossentropy":
@@ -270,13 +270,13 @@ def logits(output: Tensor, loss: str) -> tuple[Tensor, str]:
 
 
 def split(flat: Tensor, pieces: list[Piece], lead: int = 0) -> list[Tensor]:
-    """Return a flat last axis as the arrays it is made of."""
+    """Split the flat last axis of a tensor into the arrays that `pieces` describe."""
     parts = flat.reshape(*flat.shape[:lead], -1).split([math.prod(shape) for _, shape in pieces], -1)
     return [part.reshape((*flat.shape[:lead], *shape)) for part, (_, shape) in zip(parts, pieces, strict=True)]
 
 
 def nested(pieces: list[Piece], values: list[Any], named: bool) -> Any:
-    """Nest values by the paths of the pieces; a single one stays alone."""
+    """Nest values by the paths of the pieces; a single value stays alone."""
     if not pieces[0][0] or (len(pieces[0][0]) == 1 and not named):
         (value,) = values
         return value
@@ -290,7 +290,7 @@ def nested(pieces: list[Piece], values: list[Any], named: bool) -> Any:
 
 
 class Record:
-    """All derivatives of a network that there are."""
+    """All derivatives of one network that the service can compute."""
 
     def __init__(self, title: str, spec: dict[str, Any], rng: np.random.Generator) -> None:
         self.title, self.spec, self.rng = title, spec, rng
@@ -306,7 +306,7 @@ class Record:
         return len(known.get(side, ())) > 1
 
     def by_sample(self, flat: Tensor, axis: int, side: str) -> list[Tensor]:
-        """Return an axis of all numbers of a side as two of samples and their numbers, for each piece."""
+        """Split the axis of a side's numbers into an axis of samples and one of their numbers, for each piece."""
         pieces = self.function.pieces(side)
         parts = flat.split([math.prod(shape) for _, shape in pieces], axis)
         return [part.unflatten(axis, (self.function.samples, -1)) for part in parts]
@@ -372,12 +372,7 @@ class Record:
             if wrt == "inputs" or self.spec.get("curved"):
                 labels = self.labels(wrt, per_sample=wrt == "inputs")
                 cube = torch.stack([hessian(partial(entry_of, f, n), z) for n in range(len(f(z)))])
-                yield {
-                    "kind": "hessian",
-                    **asked,
-                    "result": self.curvature(cube, wrt),
-                    "labels": labels,
-                }
+                yield {"kind": "hessian", **asked, "result": self.curvature(cube, wrt), "labels": labels}
 
     def record(self) -> dict[str, Any]:
         function, spec = self.function, self.spec

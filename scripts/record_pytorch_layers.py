@@ -78,7 +78,7 @@ Draw = Callable[[Shape, np.random.Generator], np.ndarray]
 
 
 def numbers(shape: Shape, rng: np.random.Generator) -> np.ndarray:
-    """Draw normal numbers in steps of 1/64: short to write, exact in float32."""
+    """Draw normal numbers in steps of 1/64, which are short to write and exact in float32."""
     return np.round(rng.standard_normal(shape) * 64.0) / 64.0
 
 
@@ -97,7 +97,7 @@ def distinct(shape: Shape, rng: np.random.Generator) -> np.ndarray:
 
 
 def tied(shape: Shape, rng: np.random.Generator) -> np.ndarray:
-    """Draw from few values, so that most windows hold their maximum more than once."""
+    """Draw from few values, so that most windows contain their maximum more than once."""
     return rng.integers(-1, 2, shape) / 2.0
 
 
@@ -148,7 +148,7 @@ class Layer:
         return ACTIVATIONS[name](z, **activations.select(name, **chosen).options)
 
     def inner(self, prefix: str = "", **changes: Any) -> tuple[Callable[..., Tensor], Layer]:
-        """Return the layer that this one wraps, its parameters under `prefix` among those of this one."""
+        """Return a wrapped layer, whose parameters have the names of this one's that begin with `prefix`."""
         options = {**self.options["layer"], **changes}
         formula = FORMULAS[options.pop("type")]
         return formula, Layer(options, self.training, self.rng, self.parameters, self.draw, self.prefix + prefix)
@@ -166,7 +166,7 @@ def formula(*names: str) -> Callable[[Callable[..., Tensor]], Callable[..., Tens
 
 
 def each(value: Any, dimensions: int) -> tuple[int, ...]:
-    """Return an option that holds one number for all dimensions or one for each."""
+    """Return an option with one entry for each dimension; one number stands for all."""
     return (value,) * dimensions if isinstance(value, int) else tuple(value)
 
 
@@ -304,7 +304,7 @@ def average_pooling(layer: Layer, x: Tensor) -> Tensor:
 
 
 def pooled(layer: Layer, x: Tensor, values: Tensor) -> Tensor:
-    """Return one value [samples, channels] per map, in dimensions of length 1 if they are to be kept."""
+    """Return one value for each map, with dimensions of length 1 kept if the layer says so."""
     if not layer("keepdims", False):
         return values
     return as_given(layer, values.reshape(*values.shape, *[1] * (x.ndim - 2)))
@@ -421,7 +421,7 @@ def repeat_vector(layer: Layer, x: Tensor) -> Tensor:
 
 
 def scale_and_shift(layer: Layer, shape: Shape) -> tuple[Tensor, Tensor | None]:
-    """Return gamma and beta; gamma is ones if absent: PyTorch cannot differentiate twice with beta alone."""
+    """Return gamma and beta. An absent gamma is ones: PyTorch cannot differentiate twice with beta alone."""
     gamma = layer.parameter("gamma", shape) if layer("scale", True) else torch.ones(shape, dtype=torch.float64)
     return gamma, layer.parameter("beta", shape) if layer("center", True) else None
 
@@ -449,7 +449,7 @@ def batch_normalization(layer: Layer, x: Tensor) -> Tensor:
 
 
 def normalized_axes(layer: Layer, x: Tensor) -> tuple[list[int], list[int], Shape]:
-    """Return the axes that are normalized, where they are moved to for PyTorch, and their lengths."""
+    """Return the axes to normalize, their places after the move that PyTorch needs, and their lengths."""
     axes = sorted(axis % x.ndim for axis in each(layer("axis", -1), 1))
     return axes, list(range(x.ndim - len(axes), x.ndim)), tuple(x.shape[axis] for axis in axes)
 
@@ -582,7 +582,7 @@ def bidirectional(layer: Layer, x: Tensor) -> Tensor:
 
 @formula("time_distributed")
 def time_distributed(layer: Layer, x: Tensor) -> Tensor:
-    """Return the same layer on one step after the other; what it carries along goes from step to step."""
+    """Apply one layer to step after step; state such as running means goes from step to step."""
     rule, inner = layer.inner()
     steps = [rule(inner, step) for step in x.unbind(1)]
     layer.state = inner.state
@@ -693,7 +693,7 @@ def average(layer: Layer, *inputs: Tensor) -> Tensor:
 
 @formula("maximum")
 def maximum(layer: Layer, *inputs: Tensor) -> Tensor:
-    """Take the maximum of all at once: equals share the gradient evenly; pair by pair the last would get half."""
+    """Take the maximum of all inputs at once: equal ones share the gradient evenly, unlike pair by pair."""
     return torch.stack(inputs).amax(0)
 
 
@@ -1171,7 +1171,7 @@ FAMILIES = {
 
 
 def derivative_along(gradients: list[Tensor], targets: list[Tensor], directions: list[Tensor]) -> list[Tensor]:
-    """Differentiate the gradients while all targets move in their directions."""
+    """Return the derivative of the gradients along the directions of their targets."""
     along = sum(((g * d).sum() for g, d in zip(gradients, directions, strict=True)), torch.zeros(()))
     if not along.requires_grad:
         return [torch.zeros_like(target) for target in targets]
@@ -1417,7 +1417,7 @@ COMMON = {"type", "name", "inputs", "shares", "trainable"}
 def run_network(
     spec: dict[str, Any], inputs: dict[str, Tensor], layers: dict[str, Layer], rng: Any
 ) -> dict[str, Tensor]:
-    """Return the output of every layer. Fills `layers`; who shares has the parameters of whom it shares."""
+    """Return the output of every layer, and fill `layers`; a layer that shares has another one's parameters."""
     found = dict(inputs)
     before = next(iter(inputs))
     for each_of_them in spec["network"]["layers"]:
@@ -1432,7 +1432,7 @@ def run_network(
 
 
 def loss_of(chosen: Any, output: Tensor, target: Tensor) -> Tensor:
-    """Take the mean loss over the samples, given the outputs (none is saturated)."""
+    """Return the mean loss over the samples, given outputs that are not saturated."""
     chosen = {"type": chosen} if isinstance(chosen, str) else dict(chosen)
     name = chosen.pop("type")
     return LOSSES[name](output, target, "linear", **losses.select(name, **chosen).options).mean()

@@ -27,7 +27,7 @@ def rosenbrock(x: Tensor) -> Tensor:
 
 
 def quadratic(x: Tensor) -> Tensor:
-    """Compute a bowl of curvatures 1 to 1000 on turned axes."""
+    """Compute a quadratic function with curvatures 1 to 1000 along turned axes."""
     curvatures = torch.logspace(0.0, 3.0, len(x), dtype=torch.float64)
     mirror = torch.arange(1.0, len(x) + 1.0, dtype=torch.float64)
     turned = x - 2.0 * mirror * (mirror @ x) / (mirror @ mirror)
@@ -39,7 +39,7 @@ def himmelblau(x: Tensor) -> Tensor:
 
 
 def logistic(x: Tensor) -> Tensor:
-    """Return a regression of 12 samples on 3 features and a constant, with a small penalty."""
+    """Compute the loss of a logistic regression on 12 samples with 3 features, with a small penalty."""
     n = torch.arange(12.0, dtype=torch.float64)
     features = torch.stack([torch.ones_like(n), torch.sin(n), torch.cos(2.0 * n), n / 6.0 - 1.0], 1)
     signs = torch.where(torch.sin(n) + torch.cos(3.0 * n) > 0.0, 1.0, -1.0).double()

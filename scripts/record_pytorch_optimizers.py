@@ -151,12 +151,12 @@ CHOICES: dict[str, list[dict[str, Any]]] = {
 
 
 def objective(x: Tensor) -> Tensor:
-    """Return a chain of six numbers, each drawn to a sine of the one before; the seventh takes no part."""
+    """Compute a loss that couples six numbers, each drawn to a sine of the one before; the seventh has no effect."""
     return 0.25 * ((x[1:6] - torch.sin(2.0 * x[:5])) ** 2).sum()
 
 
 def arguments(kind: type[torch.optim.Optimizer], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return PyTorch's arguments for the options that it has."""
+    """Return PyTorch's arguments for those of the options that its optimizer has."""
     found: dict[str, Any] = {}
     for name, default in kind([torch.zeros(1)]).defaults.items():
         names = NAMES.get(name, (name,))
@@ -181,7 +181,7 @@ def descend(name: str, options: Mapping[str, Any]) -> dict[str, list[float]]:
     optimizer = kind([x], **own)
 
     def position() -> Tensor:
-        """Return the parameters."""
+        """Return the parameters; for Nesterov's method at the point that it looks from."""
         if name != "nesterov" or not optimizer.state:
             return x.detach().clone()
         ahead = options["momentum"] * options["learning_rate"] * optimizer.state[x]["momentum_buffer"]
@@ -202,7 +202,7 @@ def descend(name: str, options: Mapping[str, Any]) -> dict[str, list[float]]:
 
 
 def defaults(name: str) -> dict[str, Any]:
-    """Return PyTorch's defaults of the service's options."""
+    """Return PyTorch's defaults for the service's options of an optimizer."""
     kind, preset = OPTIMIZERS[name]
     found: dict[str, Any] = {}
     for key, value in kind([torch.zeros(1)]).defaults.items():

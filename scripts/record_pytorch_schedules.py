@@ -25,7 +25,7 @@ Made = Callable[..., Any]
 
 
 def with_base(scheduler: Any, **names: str) -> Made:
-    """Return a scheduler whose arguments are called otherwise: `names` goes from ours to PyTorch's."""
+    """Return a function that makes a scheduler from the service's options; `names` maps their names to PyTorch's."""
     return lambda optimizer, base, **options: scheduler(
         optimizer, **{names.get(name, name): value for name, value in options.items()}
     )

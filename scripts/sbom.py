@@ -51,7 +51,7 @@ def components(lock: str) -> list[dict[str, Any]]:
 
 
 def document() -> dict[str, Any]:
-    """Return the whole bill."""
+    """Return the whole bill of materials."""
     lock = LOCK.read_text()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     (version,) = re.findall(r'^__version__ = "(.+)"', (ROOT / "service" / "__init__.py").read_text(), re.MULTILINE)

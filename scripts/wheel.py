@@ -1,4 +1,4 @@
-"""Builds the demo into the wheel: a hook of hatchling, named in pyproject.toml."""
+"""A build hook of hatchling, named in pyproject.toml, that puts the demo into the wheel."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
 def _demo() -> Any:
-    """Return the module scripts/demo.py; where wheels are built, scripts is no package that could be imported."""
+    """Return the module scripts/demo.py, which cannot be imported as usual where wheels are built."""
     specification = importlib.util.spec_from_file_location("demo", Path(__file__).with_name("demo.py"))
     assert specification is not None and specification.loader is not None
     module = importlib.util.module_from_spec(specification)
@@ -19,7 +19,7 @@ def _demo() -> Any:
 
 
 class Hook(BuildHookInterface[Any]):
-    """NABLA_DEMO=off makes a wheel without the demo; without that, a demo that cannot be built ends the build."""
+    """A build hook that builds the demo first. The wheel fails if that does, unless NABLA_DEMO=off leaves it out."""
 
     def dependencies(self) -> list[str]:
         demo = _demo()

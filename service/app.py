@@ -1,4 +1,4 @@
-"""The WSGI application: it wires the modules together and does nothing else."""
+"""The WSGI application: it puts the parts of the service together, and does nothing else."""
 
 from __future__ import annotations
 
@@ -39,8 +39,7 @@ from service.engine.errors import EngineError
 from service.engine.graph.plan import WorkspacePool
 from service.engine.onnx import files
 from service.lean_flask import Lean
-from service.observing.access import access_of, log_requests, peer_of, record
-from service.observing.request_ids import request_id
+from service.observing.access import access_of, log_requests, peer_of, record, request_id
 from service.observing.timer import Timer
 from service.problems import MEDIA_TYPE, Problem, from_engine, from_status, from_store, from_unexpected
 from service.store.errors import StoreError
@@ -48,7 +47,7 @@ from service.store.store import Store
 
 
 def create_app(settings: Settings | None = None) -> Flask:
-    """Return the WSGI application with the given settings, by default those of the environment."""
+    """Return the WSGI application with these settings, or those of the environment."""
     settings = settings or Settings.from_environment()
     app = Lean("service", static_folder=None)
     app.url_map.strict_slashes = False
@@ -68,19 +67,9 @@ def create_app(settings: Settings | None = None) -> Flask:
         app.wsgi_app = Forwarded(app.wsgi_app, proxies)  # type: ignore[method-assign]
     # gunicorn.conf.py sets `on_loopback`.
     cors = app.extensions["nabla.cors"] = Cors(settings.cors_origins)
-    app.register_blueprint(evaluation.blueprint)
-    app.register_blueprint(derivatives.blueprint)
-    app.register_blueprint(explain.blueprint)
-    app.register_blueprint(graph.blueprint)
-    app.register_blueprint(check.blueprint)
-    app.register_blueprint(diagnose.blueprint)
-    app.register_blueprint(verify.blueprint)
-    app.register_blueprint(landscape.blueprint)
-    app.register_blueprint(training.blueprint)
-    app.register_blueprint(functions.blueprint)
-    app.register_blueprint(networks.blueprint)
-    app.register_blueprint(catalogue.blueprint)
-    app.register_blueprint(system.blueprint)
+    views = (evaluation, derivatives, explain, graph, check, diagnose, verify, landscape, training, functions, networks)
+    for module in (*views, catalogue, system):
+        app.register_blueprint(module.blueprint)
     app.register_blueprint(system.problems)
     if settings.docs:
         app.register_blueprint(system.pages)
@@ -181,7 +170,7 @@ def _finish(app: Flask, settings: Settings, cors: Cors) -> None:
 
 
 def _compress(response: Response, length: int, environ: Mapping[str, Any]) -> int:
-    """Compress a response if the client accepts gzip. Return the length of the body that is sent."""
+    """Compress a response if the client accepts gzip; return the length of the body to send."""
     response.headers.add("Vary", "Accept-Encoding")
     compressed = wire.compress(list(response.iter_encoded()), environ)
     if compressed is None:

@@ -23,7 +23,7 @@ Run = Callable[[Namespace], int | None]
 
 @dataclass(frozen=True)
 class Command:
-    """A command of the command line."""
+    """A command of `nabla`: its name, its function and its arguments."""
 
     name: str
     run: Run
@@ -40,12 +40,12 @@ COMMANDS: list[Command] = []
 
 
 def argument(*names: str, **details: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """Return an argument of a command; the parameters are those of `ArgumentParser.add_argument`."""
+    """Return the declaration of an argument, for `command`; the parameters are those of `add_argument`."""
     return names, details
 
 
 def command(*arguments: tuple[tuple[str, ...], dict[str, Any]]) -> Callable[[Run], Run]:
-    """Decorator: make the function below a command of its name; its docstring is the help."""
+    """Return a decorator that makes a function the command of its name; its docstring is the help text."""
 
     def register(run: Run) -> Run:
         COMMANDS.append(Command(run.__name__.replace("_", "-"), run, arguments))
@@ -96,7 +96,7 @@ def convert(arguments: Namespace) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command that the arguments name, by default those of the process. Return the exit status."""
+    """Run the command line `arguments`, by default those of the process; return the exit status."""
     parser = ArgumentParser(prog="nabla", description="Nabla, the gradient service.")
     parser.add_argument("--version", action="version", version=f"nabla {__version__}")
     parsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

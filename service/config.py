@@ -40,7 +40,7 @@ DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 class ConfigurationError(ValueError):
-    """A variable of the environment has a wrong value or name."""
+    """Raised if an environment variable has a wrong value or name; the message says which."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +208,7 @@ class Settings:
 
     @property
     def limits(self) -> Limits:
-        """The limits that the engine enforces."""
+        """The limits that the engine enforces, taken from the settings that begin with `max_`."""
         return Limits(
             layers=self.max_layers,
             graph_nodes=self.max_graph_nodes,
@@ -222,7 +222,7 @@ class Settings:
 
     @property
     def shown_limits(self) -> dict[str, float]:
-        """The limits that `/v1` shows to callers."""
+        """The limits that `/v1` shows to callers, by name."""
         limits = {item.name[4:]: getattr(self, item.name) for item in fields(self) if item.name.startswith("max_")}
         return limits | {"streams": self.streams, "stored_days": self.stored_days}
 
@@ -261,7 +261,7 @@ class Listening:
 
     @property
     def bind(self) -> str:
-        """The address in the form that gunicorn takes."""
+        """The address and port in the form that gunicorn takes."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 

@@ -35,7 +35,7 @@ HASHED = re.compile(r"-[A-Za-z0-9_-]{8}\.[a-z0-9]+")
 
 @dataclass(frozen=True)
 class Asset:
-    """A file, ready to send."""
+    """A file of the demo with the properties that decide its headers."""
 
     content: bytes
     media_type: str
@@ -44,7 +44,7 @@ class Asset:
 
 
 def asset(name: str, gzip: bool) -> Asset | None:
-    """Return a file of the build, compressed if `gzip` is true and such a copy exists; None if it is unknown."""
+    """Return a file of the built demo, with `gzip` its compressed copy if there is one; None if it is unknown."""
     media_type = TYPES.get(Path(name).suffix)
     if media_type is None or not NAME.fullmatch(name):
         return None
@@ -59,7 +59,7 @@ def asset(name: str, gzip: bool) -> Asset | None:
 
 
 def page(root: str) -> str | None:
-    """Return the page, whose links begin with the path that the service is mounted at; None if it is not built."""
+    """Return the HTML of the demo; None if it is not built. Links begin with `root`, where the service is mounted."""
     try:
         text = (FOLDER / "index.html").read_text()
     except OSError:
@@ -68,7 +68,7 @@ def page(root: str) -> str | None:
 
 
 def why_absent() -> dict[str, Any]:
-    """Return why there is no page: `state` is `building`, `failed` or `absent`, `detail` the build's last message."""
+    """Return why the demo is not there: `state` is `building`, `failed` or `absent`, `detail` the last message."""
     try:
         state: dict[str, Any] = orjson.loads(STATE.read_bytes())
     except (OSError, ValueError):

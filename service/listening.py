@@ -1,4 +1,4 @@
-"""The addresses that the server listens on: whether they are free, and who can reach them."""
+"""Checks of the addresses that the server listens on: whether they are free, and who can reach them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OTHER_PORTS = 20
 
 
 def refuse_taken(addresses: Iterable[Any]) -> None:
-    """End the process with one line and status 1 if an address is taken; gunicorn would retry for seconds.
+    """Exit with status 1 and one line if an address is taken; gunicorn would try again for seconds.
 
     Addresses have the form that `gunicorn.util.parse_address` returns. Only TCP addresses are tried.
     """
@@ -28,7 +28,7 @@ def refuse_taken(addresses: Iterable[Any]) -> None:
 
 
 def _trouble(host: str, port: int) -> OSError | None:
-    """Return the error that listening on this address raises; None if the address is free."""
+    """Return the error that binding to this address raises; None if the address is free."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         # As gunicorn binds: a port whose last connections are still closing is free.
@@ -54,7 +54,7 @@ def _in_words(host: str, port: int, error: OSError) -> str:
 
 
 def on_loopback(addresses: Iterable[Any]) -> bool:
-    """Return whether only this machine can reach the addresses, which have the form of `socket.getsockname`."""
+    """Return whether only this machine can reach the addresses, given as `socket.getsockname` returns them."""
     return all(_is_loopback(address) for address in addresses)
 
 

@@ -1,4 +1,4 @@
-"""Write openapi.yaml from the schemas and endpoints. A development tool: the service serves the committed file.
+"""Write openapi.yaml from the schemas and endpoints. This is a tool for developers: the service serves the file.
 
 python -m service.openapi            rewrite openapi.yaml
 python -m service.openapi --check    fail if openapi.yaml would change
@@ -54,7 +54,7 @@ def _reference(name: str) -> dict[str, str]:
 
 
 class _Describer:
-    """The OpenAPI document while it grows. Our own fields describe themselves; apispec describes marshmallow's."""
+    """The OpenAPI document in the making. Our own fields describe themselves; apispec describes marshmallow's."""
 
     def __init__(self) -> None:
         self.plugin = MarshmallowPlugin(schema_name_resolver=schema_name)
@@ -89,7 +89,7 @@ def _described_requests(examples: Mapping[str, Example]) -> dict[str, Any]:
 
 
 def _answers(operation: Endpoint, client: Any) -> dict[str, Any]:
-    """Return the responses to the examples of an endpoint."""
+    """Return an endpoint's responses to its examples, each computed by the service."""
     answers = {}
     for name, example in operation.examples.items():
         response = client.post(operation.path, json=example)
@@ -99,19 +99,19 @@ def _answers(operation: Endpoint, client: Any) -> dict[str, Any]:
 
 
 def _parts(operation: Endpoint, client: Any) -> dict[str, Any]:
-    """Return the first and the last line of an endpoint's streamed response to its first example."""
+    """Return the first and last line of an endpoint's stream, as examples of what it sends."""
     example = next(iter(operation.examples.values()))
     response = client.post(operation.path, json=example, headers={"Accept": wire.NDJSON})
     assert response.status_code == 200, response.text
     first, *_, last = map(orjson.loads, response.data.splitlines())
     return {
-        "step": _shown("A line, or the data of an event: what one step tells.", first),
+        "step": _shown("A line, or the data of an event: the record of one step.", first),
         "end": _shown("The last line, or the data of the last event: the outcome.", last),
     }
 
 
 def _problems(operation: Endpoint, client: Any) -> dict[str, Any]:
-    """Return problem documents of an endpoint for common mistakes."""
+    """Return the errors that typical mistakes at an endpoint get, as examples."""
     if operation.takes is not None:
         first = next(iter(operation.examples.values()))
         wrong = {"misspelt_key": misspelt(first)}
@@ -208,7 +208,7 @@ def _file(operation: Endpoint, media_type: str) -> dict[str, Any]:
 
 
 def describe() -> dict[str, Any]:
-    """Return the OpenAPI document. The service itself computes the response to every example."""
+    """Return the OpenAPI document; the service computes the responses to all examples."""
     describer = _Describer()
     with TemporaryDirectory() as folder:
         client = create_app(Settings(log_requests=False, data=folder)).test_client()
@@ -245,7 +245,7 @@ _Dumper.add_representer(str, _text)
 
 
 def write() -> str:
-    """Return the text of openapi.yaml. A number keeps its committed digits if it agrees with them."""
+    """Return the text for openapi.yaml. Numbers that agree with the committed ones keep the committed digits."""
     committed = yaml.load(SPECIFICATION.read_text(), Loader=_LOADER) if SPECIFICATION.exists() else None
     document = kept(describe(), committed)
     text: str = yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
@@ -253,7 +253,7 @@ def write() -> str:
 
 
 def kept(new: Any, committed: Any) -> Any:
-    """Return the new document with the committed digits of every number that agrees with its committed value."""
+    """Return `new`, in which each number that agrees with its counterpart in `committed` is replaced by that."""
     if isinstance(new, float) and isinstance(committed, float) and agree(new, committed):
         return committed
     if isinstance(new, dict) and isinstance(committed, dict):
@@ -264,7 +264,7 @@ def kept(new: Any, committed: Any) -> Any:
 
 
 def agree(one: Any, other: Any) -> bool:
-    """Return whether two documents agree. Last digits may differ: another processor's BLAS adds in another order."""
+    """Return whether two documents are equal up to rounding: BLAS adds in another order on another processor."""
     if isinstance(one, float) and isinstance(other, int | float):
         return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-15)
     if isinstance(one, dict) and isinstance(other, dict):

@@ -1,6 +1,6 @@
-"""Files at the root of the repository, where people and tools look for them, that the service needs too.
+"""Files such as openapi.yaml that stand at the root of the repository, where people and tools look for them.
 
-A wheel contains them inside this package (`force-include` in pyproject.toml), so the repository has one copy.
+The service needs them too, so a wheel contains them inside this package (`force-include` in pyproject.toml).
 """
 
 from __future__ import annotations

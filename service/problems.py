@@ -45,7 +45,7 @@ FRAGMENT = "!$&'()*+,;=:@~"
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of problem: its status and its meaning."""
+    """A kind of problem: the status of its responses, its title, and the text of its page."""
 
     status: int
     title: str
@@ -161,7 +161,10 @@ _KIND_OF_STATUS = {kind.status: name for name, kind in reversed(KINDS.items()) i
 
 
 class Problem(Exception):
-    """An exception that becomes a problem document."""
+    """An error that is answered with a problem document of a kind in `KINDS`; views and `service/wire` raise it.
+
+    `errors` are the single faults, `headers` are added to the response, and `status` overrides that of the kind.
+    """
 
     def __init__(
         self,
@@ -179,7 +182,7 @@ class Problem(Exception):
         self.status = status or KINDS[kind].status
 
     def document(self, instance: str, root: str = "") -> bytes:
-        """Return the JSON document; `instance` is the request id, `root` the path that the service is mounted at."""
+        """Return the problem as JSON; `instance` is the request id, `root` the path where the service is mounted."""
         kind = KINDS[self.kind]
         document: dict[str, Any] = {
             "type": f"{root}/problems/{self.kind}",
@@ -201,7 +204,7 @@ def pointer(path: Path) -> str:
 
 
 def sent_part(path: Path, request: Any) -> Path:
-    """Return the part of a path that exists in the request: a place inside a typed array does not.
+    """Return the part of a path that exists in the request: places inside a typed array do not.
 
     A missing last key stays in the path, for it names what should be there.
     """
@@ -235,7 +238,7 @@ def _invalid(errors: list[dict[str, Any]]) -> Problem:
 
 
 def from_validation(error: ValidationError, request: Any) -> Problem:
-    """Return the problem of marshmallow's messages about `request`: nested by key, lists of strings at the leaves."""
+    """Return the `Problem` for marshmallow's messages about `request`, nested by key, with lists at the leaves."""
     return _invalid(list(_errors_of(error.messages, (), request)))
 
 
@@ -253,17 +256,17 @@ def _errors_of(messages: Any, path: Path, request: Any) -> Iterator[dict[str, An
 
 
 def from_faults(error: InvalidRequest, request: Any) -> Problem:
-    """Return the problem of the faults that the engine found in `request`."""
+    """Return the `Problem` for the faults that the engine found in `request`."""
     return _invalid([_error(sent_part(fault.path, request), fault.detail, fault.allowed) for fault in error.faults])
 
 
 def retry_after(seconds: float) -> dict[str, str]:
-    """Return the header that says when to retry: whole seconds, at least one."""
+    """Return the header Retry-After for a number of seconds, rounded up and at least 1."""
     return {"Retry-After": str(max(1, math.ceil(seconds)))}
 
 
 def from_engine(error: EngineError, seconds: float, backlog: float) -> Problem:
-    """Return the problem of a refusal by the engine that no single field causes.
+    """Return the `Problem` for an engine error other than faults: limit exceeded, deadline passed, client gone.
 
     `seconds` is the time limit of a request; `backlog` is the number of seconds until the waiting work is done.
     """
@@ -300,9 +303,9 @@ def from_store(error: StoreError) -> Problem:
 
 
 def from_unexpected(error: Exception, environ: Mapping[str, Any], backlog: float) -> Problem:
-    """Return the problem of an unexpected error: the log gets the traceback, the client gets advice.
+    """Log an unexpected error with its traceback, and return the `Problem` for it.
 
-    `backlog` is the number of seconds until the waiting work is done.
+    `backlog` is the number of seconds until the waiting work is done; a lack of memory is answered as busy with it.
     """
     fields = {"request_id": environ["nabla.request_id"]}
     if isinstance(error, MemoryError):
@@ -314,7 +317,7 @@ def from_unexpected(error: Exception, environ: Mapping[str, Any], backlog: float
 
 
 def _number(count: float) -> float:
-    """Return a count as JSON can represent it: readers of JSON lose digits of integers beyond 2^53."""
+    """Return a count as JSON can represent it: JSON readers lose digits of integers beyond 2^53."""
     return count if count <= LARGEST_EXACT_INTEGER else float(count)
 
 
@@ -323,6 +326,6 @@ def _shown(count: float) -> str:
 
 
 def from_status(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Problem:
-    """Return the problem of a refusal by the web framework."""
+    """Return the `Problem` for an error status of the web framework, such as 404."""
     kind = _KIND_OF_STATUS.get(status, "bad-request" if status < 500 else "internal-error")
     return Problem(kind, detail, headers=headers, status=status)

@@ -1,4 +1,4 @@
-"""gunicorn with the settings of gunicorn.conf.py, wherever it is started."""
+"""The gunicorn server with the settings of gunicorn.conf.py, wherever it is started."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from service.packaged import packaged
 
 
 class Server(Application):  # type: ignore[misc]  # gunicorn has no types
-    """The command `gunicorn` of this repository, except that it ignores the files of the current folder.
+    """The `gunicorn` of this repository, except that it ignores files of the current folder.
 
     That folder may contain another gunicorn.conf.py, or other packages with the names `service` or `schemas`.
     """
 
     def chdir(self) -> None:
-        """Leave the import path alone; gunicorn puts the current folder first."""
+        """Leave the import path alone; gunicorn would put the current folder first."""
 
     def load_config(self) -> None:
         self.load_config_from_file(str(packaged("gunicorn.conf.py")))

@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Keep the garbage collector off the tests themselves: a look at all of them takes a tenth of a second."""
+    """Keep the garbage collector from examining the tests themselves, which takes a tenth of a second each time."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 10, 10)
@@ -64,13 +64,13 @@ def make_client() -> MakeClient:
 
 @pytest.fixture(scope="session")
 def app() -> Flask:
-    """Return the application with its defaults, quiet."""
+    """Return the application with default settings and without request logs."""
     return create_app(Settings(log_requests=False))
 
 
 @pytest.fixture(scope="session")
 def built_demo() -> Path:
-    """Build the demo and return its folder. Skips if there is no Node and none can be installed."""
+    """Build the demo and return its folder. Skip the test if there is no Node and none can be installed."""
     try:
         demo.build()
     except demo.NoNode as error:
@@ -92,7 +92,7 @@ def client(app: Flask) -> FlaskClient:
 
 @pytest.fixture(scope="session")
 def post(client: FlaskClient) -> Post:
-    """Post a body to `/v1/gradients` or another path: an object as JSON, bytes as they are."""
+    """Return a function that posts a body to `/v1/gradients` or another path: an object as JSON, bytes as they are."""
 
     def send(body: Any, path: str = "/v1/gradients", **headers: str) -> TestResponse:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -104,7 +104,7 @@ def post(client: FlaskClient) -> Post:
 
 @pytest.fixture(scope="session")
 def start_server() -> ServerFactory:
-    """Start gunicorn as gunicorn.conf.py has it, with some variables of the environment changed."""
+    """Return a function that starts gunicorn with some environment variables changed, and stops it at the end."""
 
     @contextmanager
     def start(**variables: str) -> Iterator[Server]:
@@ -161,7 +161,7 @@ def server(start_server: ServerFactory) -> Iterator[Server]:
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Wait until something is true, which is soon."""
+    """Wait until a condition is true, or fail after `seconds`."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not come true"

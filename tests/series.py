@@ -20,7 +20,7 @@ INFINITY, NAN = mpf("inf"), mpf("nan")
 
 
 class Series:
-    """A value with its first and second derivative along a line; one that does not `move` is the same all along it."""
+    """A value with its first and second derivative along a line; constant along the line unless it `moves`."""
 
     __slots__ = ("first", "moves", "second", "value")
 
@@ -33,11 +33,11 @@ class Series:
 
     @property
     def vanishes(self) -> bool:
-        """Return whether it is 0 all along the line: it stays that in a product with whatever is infinite."""
+        """Return whether the number is 0 all along the line: a product with infinity then stays 0."""
         return not self.moves and not self.value
 
     def through(self, value: mpf, slope: mpf, curvature: mpf) -> Series:
-        """Return a function of it, whose value and derivatives here are given."""
+        """Return a function of this number, given its value, slope and curvature here."""
         if not mp.isfinite(slope) or not mp.isfinite(curvature):
             return unknown(value)  # three terms do not tell how fast it leaves such a point
         return Series(value, slope * self.first, curvature * self.first * self.first + slope * self.second)
@@ -91,7 +91,7 @@ def _divided(a: mpf, b: mpf) -> mpf:
 
 
 def number(x: Any) -> mpf:
-    """Return a float, an integer or a text as it is, without rounding."""
+    """Return the exact mpf of a float, an integer or a text."""
     return mp.mpf(float(x)) if isinstance(x, (float, np.floating)) else mp.mpf(x)
 
 
@@ -103,7 +103,7 @@ FUNCTIONS: dict[str, tuple[Function, Function, Function]] = {}
 
 
 def _real(function: Function) -> Function:
-    """Return a real number, NaN for a complex one, infinity at poles."""
+    """Return a function with NaN in place of complex numbers, and infinity at poles."""
 
     def evaluated(x: mpf) -> mpf:
         if mp.isnan(x):

@@ -75,7 +75,7 @@ PARAM = type(pytest.param())
 
 
 def _values(case: Any, count: int) -> Sequence[Any]:
-    """Return the arguments of a case, of which `parametrize` takes one bare and several as a sequence."""
+    """Return the arguments of a case as a sequence; `parametrize` takes a single argument bare."""
     if isinstance(case, PARAM):
         assert not case.marks
         return cast(Sequence[Any], case.values)
@@ -89,12 +89,12 @@ def xor(**changes: Any) -> dict[str, Any]:
 
 
 def network(*layers: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-    """Return a network of the given layers."""
+    """Return a request's network of the given layers."""
     return {"layers": list(layers), **more}
 
 
 def strict_json(content: bytes | str) -> Any:
-    """Read JSON; refuse NaN, Infinity and repeated keys."""
+    """Parse JSON; refuse NaN, Infinity and repeated keys."""
 
     def refuse(word: str) -> None:
         raise AssertionError(f"{word} is not JSON")
@@ -107,7 +107,7 @@ def strict_json(content: bytes | str) -> Any:
 
 
 def read_yaml(text: str | bytes) -> Any:
-    """Read YAML by the parser in C if there is one: the other takes seconds for openapi.yaml."""
+    """Parse YAML with the parser in C if there is one: the other takes seconds for openapi.yaml."""
     return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
@@ -163,7 +163,7 @@ def replaced(document: Any, path: tuple[Any, ...], value: Any) -> Any:
 
 
 def assert_problem(response: Any, kind: str, request: Any = None) -> dict[str, Any]:
-    """Assert that the answer is a problem document of that kind in the one shape of all; gives the document."""
+    """Assert that an answer is a problem document of this kind in the one shape of all; return the document."""
     body = response.get_data()
     assert response.headers["Content-Type"] == PROBLEM, body
     document: dict[str, Any] = strict_json(body)
@@ -185,7 +185,7 @@ def assert_problem(response: Any, kind: str, request: Any = None) -> dict[str, A
 
 
 def assert_described(schemas: dict[str, Any], name: str, value: Any) -> None:
-    """Assert that a value is as a schema of openapi.yaml says."""
+    """Assert that a value conforms to a schema of openapi.yaml."""
     whole = {"components": {"schemas": schemas}, "$ref": f"#/components/schemas/{name}"}
     errors = jsonschema.Draft202012Validator(whole).iter_errors(value)
     found = [f"{error.json_path}: {error.message[:200]}" for error in errors]
@@ -193,7 +193,7 @@ def assert_described(schemas: dict[str, Any], name: str, value: Any) -> None:
 
 
 def answered(post: Callable[..., Any], body: Any, path: str = "/v1/gradients", **headers: str) -> dict[str, Any]:
-    """Return the answer to a request, of which the status has to be 200."""
+    """Post a request, assert status 200, and return the answer."""
     response = post(body, path, **headers)
     assert response.status_code == 200, response.text
     answer: dict[str, Any] = strict_json(response.get_data())
@@ -201,13 +201,13 @@ def answered(post: Callable[..., Any], body: Any, path: str = "/v1/gradients", *
 
 
 def faults(document: Mapping[str, Any]) -> dict[str, str]:
-    """Return the details of a problem's errors by their pointers."""
+    """Return the details of a problem's errors, by their pointers."""
     return {error["pointer"]: error["detail"] for error in document["errors"]}
 
 
 @dataclass
 class Answer:
-    """An answer read from a socket, with the names of the test client's."""
+    """An HTTP response read from a socket, with the attribute names of the test client's."""
 
     status_code: int
     headers: dict[str, str]
@@ -223,7 +223,7 @@ class Answer:
 
 @dataclass
 class Server:
-    """A running gunicorn."""
+    """A running gunicorn server."""
 
     pid: int
     port: int
@@ -234,7 +234,7 @@ class Server:
         return connection
 
     def send(self, *parts: bytes, end: bool = False) -> Answer:
-        """Send bytes as they are over a connection of their own; `end` closes the sending side after them."""
+        """Send raw bytes over a new connection and return the answer; `end` closes the sending side after them."""
         with self.connect() as connection:
             try:
                 for part in parts:
@@ -246,7 +246,7 @@ class Server:
             return read_answer(connection)
 
     def post(self, body: bytes, path: str = "/v1/gradients", **headers: str) -> Answer:
-        """Return a plain request over a connection of its own."""
+        """Post a body over a new connection, and return the answer."""
         return self.send(head(path, len(body), **headers) + body)
 
     def get(self, path: str) -> Answer:
@@ -258,7 +258,7 @@ class Server:
 
     @property
     def cpu_seconds(self) -> float:
-        """Return the processor time of all workers."""
+        """Return the processor time that all workers have used."""
         ticks = 0
         for pid in self.workers:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -287,7 +287,7 @@ def head(path: str, length: int | str | None, **headers: str) -> bytes:
 
 
 def read_answer(connection: socket.socket) -> Answer:
-    """Return one answer; one without Content-Length is read to the end of the connection."""
+    """Read one answer; without Content-Length, read to the end of the connection."""
     content = b""
     while b"\r\n\r\n" not in content:
         part = connection.recv(65536)

@@ -20,7 +20,7 @@ BODY = 1_000
 
 
 class Clock:
-    """The time, and the processor time of whoever asks."""
+    """A clock that the test moves: the time, and the processor time of the caller."""
 
     def __init__(self) -> None:
         self.now = 1_000.0
@@ -28,7 +28,7 @@ class Clock:
 
 
 class Bench:
-    """An admission with its clock, and what became of the requests that were made."""
+    """An admission with a test clock, and the outcomes of the requests that were made."""
 
     def __init__(self, **settings: float) -> None:
         self.clock = Clock()
@@ -44,7 +44,7 @@ class Bench:
         return self.admission.ticket(client, self.clock.now)
 
     def ask(self, cost: float, client: str = "a") -> tuple[Ticket, bool]:
-        """Return a request of this cost, and whether it has its slot at once."""
+        """Make a request of this cost; return its ticket, and whether it has a slot at once."""
         ticket = self.ticket(client)
         return ticket, ticket.ask(cost, lambda: self.ready.append(ticket))
 
@@ -58,7 +58,7 @@ class Bench:
         return caught.value
 
     def serve(self) -> list[str]:
-        """Give every slot back as soon as it is given, and tell whose requests had them in which order."""
+        """Give each slot back as soon as it is granted; return the clients in the order of their slots."""
         served = []
         while self.ready:
             ticket = self.ready.pop(0)
@@ -68,7 +68,7 @@ class Bench:
         return served
 
     def load(self, lane: Lane) -> tuple[int, int]:
-        """Count requests with a slot, and without."""
+        """Return the number of requests with a slot in a lane, and of those that wait."""
         return next((load.busy, load.waiting) for load in self.admission.load() if load.lane == lane.name)
 
 
@@ -529,7 +529,7 @@ def test_streams_have_places_of_their_own_and_a_client_leaves_some(bench: Bench)
 
 
 class Crowd:
-    """Clients that ask again and again, in simulated time."""
+    """Clients that send requests again and again, in simulated time."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
@@ -543,7 +543,7 @@ class Crowd:
         heapq.heappush(self.events, (when, next(self.numbers), call))
 
     def connect(self, client: str, cost: float, *, obeys: bool = True, pause: float = 0.0) -> None:
-        """Ask, wait for the answer, and ask again; after a refusal wait as Retry-After says."""
+        """Add a client that asks, waits for the answer, and asks again; if it obeys, it waits as Retry-After says."""
         clock = self.bench.clock
 
         def ask() -> None:

@@ -63,7 +63,7 @@ def no_collector(frozen: None) -> Iterator[None]:
 
 
 def made(monkeypatch: pytest.MonkeyPatch, kind: type[Any]) -> list[weakref.ref[Any]]:
-    """Collect references to all objects of a class from now on."""
+    """Return a list that collects weak references to all objects of a class that are made from now on."""
     references: list[weakref.ref[Any]] = []
     before = kind.__init__
 
@@ -77,7 +77,7 @@ def made(monkeypatch: pytest.MonkeyPatch, kind: type[Any]) -> list[weakref.ref[A
 
 @pytest.fixture(scope="module")
 def emptied(make_client: MakeClient) -> FlaskClient:
-    """Return a client of an application that has compiled nothing when a test begins."""
+    """Yield a client of an application that has compiled nothing when a test begins."""
     return make_client()
 
 
@@ -190,7 +190,7 @@ def test_a_program_that_ends_takes_its_workspaces_out_of_the_pool() -> None:
 
 
 def unreachable(act: Callable[[], object]) -> Counter[str]:
-    """Return the types of all objects that only the collector can free after this."""
+    """Return the types of all objects that only the garbage collector can free after calling `act`."""
     act()  # what is made once is made now
     gc.collect()
     gc.set_debug(gc.DEBUG_SAVEALL)
@@ -210,7 +210,7 @@ def served(frozen: None) -> FlaskClient:
 
 @pytest.fixture(scope="module")
 def least(served: FlaskClient) -> Counter[str]:
-    """Return the cycles that any request leaves: those of the router and the test client."""
+    """Return the reference cycles that any request leaves: those of the router and the test client."""
     return unreachable(lambda: served.get("/health/live", buffered=True).close())
 
 

@@ -26,7 +26,7 @@ HASHED = "index-B3_-zx91.js"
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a small build in the place of the real one, and no state of any build."""
+    """Return a small build of the demo in place of the real one, with no state of any build."""
     made = tmp_path / "demo"
     (made / "assets").mkdir(parents=True)
     (made / "index.html").write_text(
@@ -195,7 +195,7 @@ def test_vite_needs_a_node_of_some_age(version: str, enough: bool) -> None:
 
 @pytest.fixture
 def nodeless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a checkout of next to nothing, on a machine that has no Node and gets none."""
+    """Return an almost empty checkout on a machine that has no Node and gets none."""
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "package-lock.json").write_text("{}")
     work = tmp_path / "demo" / ".build"

@@ -16,7 +16,7 @@ APP = create_app(Settings())
 
 
 def found(environ: dict[str, Any], create_url_adapter: Any) -> Any:
-    """Return the adapter's host and mount and the rule, or the status of the refusal."""
+    """Return the host, mount and rule that an adapter finds, or the status of its refusal."""
     try:
         adapter = create_url_adapter(APP, APP.request_class(environ))
         rule, values = adapter.match(return_rule=True)

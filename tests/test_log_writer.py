@@ -52,7 +52,7 @@ def test_lines_are_written_at_once_unless_a_thread_was_started(dropped: list[int
 
 
 def run(script: str) -> subprocess.Popen[bytes]:
-    """A program with a writer to its standard output."""
+    """Start a program that writes to its standard output through a `Writer`."""
     head = "from service.observing.log_writer import *\nwriter = Writer(1, lambda: None)\nwriter.start()\n"
     return subprocess.Popen([sys.executable, "-c", head + script], cwd=ROOT, stdout=subprocess.PIPE)
 

@@ -13,12 +13,13 @@ import pytest
 from service.capacity import memory
 from service.capacity.memory import SMALL, Account, Reservation
 from service.problems import Problem
+from tests.conftest import wait_for
 
 MEGA = 10**6
 
 
 class Waiting:
-    """A thread that asks for memory and waits for it."""
+    """A thread that asks for memory and waits until it gets it."""
 
     def __init__(self, share: Reservation, nbytes: int, told: list[Reservation]) -> None:
         self.share = share
@@ -27,7 +28,7 @@ class Waiting:
         before = share.account.waiting
         self.thread = threading.Thread(target=self._ask, args=(nbytes,), daemon=True)
         self.thread.start()
-        until(lambda: share.account.waiting > before or not self.thread.is_alive())
+        wait_for(lambda: share.account.waiting > before or not self.thread.is_alive())
 
     def _ask(self, nbytes: int) -> None:
         try:
@@ -43,23 +44,15 @@ class Waiting:
 
 @dataclass
 class Request:
-    """A request that waits for memory."""
+    """A request that may wait for memory."""
 
     deadline: float = math.inf
     may_wait: bool = True
     look: Callable[[], object] = lambda: None
 
 
-def until(true: Callable[[], bool]) -> None:
-    """Wait until something is true; fail after ten seconds."""
-    end = time.monotonic() + 10
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.001)
-
-
 class Shelf:
-    """A cache of which any part can be forgotten."""
+    """A cache that can forget any part of its content."""
 
     def __init__(self, nbytes: int) -> None:
         self.nbytes = nbytes
@@ -135,7 +128,7 @@ def test_memory_comes_in_the_order_in_which_the_requests_came() -> None:
     assert account.waiting == 6
     full.release()
     for count, share in enumerate(shares, 1):
-        until(lambda count=count: len(told) == count)  # type: ignore[misc]
+        wait_for(lambda count=count: len(told) == count)  # type: ignore[misc]
         assert told == shares[:count]
         share.release()
     for each in waiting:
@@ -152,7 +145,7 @@ def test_nobody_overtakes_who_waits_though_it_would_fit() -> None:
     assert not late.try_need(MEGA)
     second = Waiting(late, MEGA, told)
     full.release()
-    until(lambda: told == [large])
+    wait_for(lambda: told == [large])
     assert account.waiting == 1
     large.release()
     first.end()

@@ -49,7 +49,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the programs of a new environment with the wheel and what the lock of the runtime names, nothing else."""
+    """Return the folder of programs of a new environment with the wheel and its locked dependencies, nothing else."""
     environment = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     programs = environment / "bin"
@@ -70,7 +70,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Path:
-    """Return a folder with files and packages of somebody's own, that are called as ours."""
+    """Return a folder with files and packages of a user that have the names of ours."""
     for package in ("service", "schemas"):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").write_text("raise SystemExit('the wrong package')")
@@ -80,13 +80,13 @@ def elsewhere(tmp_path: Path) -> Path:
 
 
 def variables(**more: str) -> dict[str, str]:
-    """Return an environment that knows nothing of this repository."""
+    """Return an environment without a trace of this repository."""
     return {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "WEB_CONCURRENCY": "1"} | more
 
 
 @contextmanager
 def serving(*command: str | Path, cwd: Path, **more: str) -> Iterator[tuple[int, subprocess.Popen[str]]]:
-    """Run a server until the block ends; gives the port that it says it listens on."""
+    """Run a server during the block, and yield the port it says it listens on, and the process."""
     process = subprocess.Popen(
         command, cwd=cwd, env=variables(**more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -185,7 +185,7 @@ def test_the_version_is_told_without_loading_anything(installed: Path, elsewhere
 
 
 def refused(*arguments: str, **more: str) -> str:
-    """Return the one line of a `nabla serve` that does not start, and assert that it leaves nothing behind."""
+    """Return the one line that a `nabla serve` prints when it does not start, and assert that it leaves nothing."""
     command = [sys.executable, "-m", "service", "serve", *arguments]
     with subprocess.Popen(
         command, cwd=ROOT, env=variables(**more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

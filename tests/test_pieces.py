@@ -68,7 +68,7 @@ def test_pieces_are_what_one_call_writes(name: str, part: int) -> None:
 
 
 def encoded(value: Any) -> Any:
-    """Return a value with typed arrays, made with Python's own base64."""
+    """Return a value with typed arrays for tensors, made with Python's own base64."""
     if isinstance(value, dict):
         return {key: encoded(item) for key, item in value.items()}
     if isinstance(value, list):

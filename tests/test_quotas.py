@@ -33,7 +33,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.fixture
 def forked() -> Callable[[Callable[[], int]], int]:
-    """Run a function in a process of its own, as a worker is; gives its exit status."""
+    """Return a function that runs a call in a forked process, as a worker is, and returns its exit status."""
 
     def run(work: Callable[[], int]) -> int:
         pid = os.fork()

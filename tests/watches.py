@@ -8,7 +8,7 @@ from service.engine.errors import DeadlineExceeded
 
 
 class Looks:
-    """A watch that is looked at in every round, and raises at the look after `most` of them."""
+    """A watch that counts how often it is looked at, and raises at the look after `most` of them."""
 
     def __init__(self, most: float = math.inf, error: type[Exception] = DeadlineExceeded) -> None:
         self.most = most

@@ -1,1 +1,1 @@
-"""Attacks on a server of this service, as short programs on the loopback interface: `python -m benchmarks.attacks`."""
+"""Attacks on a server of this service on the loopback interface: `python -m benchmarks.attacks` runs them all."""

@@ -1,4 +1,8 @@
-"""Attack a server on the loopback interface, family by family: `python -m benchmarks.attacks [family] …`."""
+"""Attack a server on the loopback interface, one family of attacks after the other.
+
+Usage: `python -m benchmarks.attacks [family] …`. Each attack prints a line: its name, the bar, what was measured, and
+whether the bar was held.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Requests that cost much: the heaviest of each family, and bombs, which are small on the wire and large in memory."""
+"""Request bodies for the attacks: expensive requests, and bombs, which are small on the wire and large in memory."""
 
 from __future__ import annotations
 
-import base64
 import functools
 import gzip
 import json
@@ -32,14 +31,14 @@ def packed(body: Any) -> bytes:
 
 
 def rows(count: int, width: int) -> list[list[float]]:
-    """Return numbers without a pattern, the same each time, short in JSON."""
+    """Return a matrix of pseudorandom numbers that are short in JSON; the same sizes give the same numbers."""
     dice = random.Random(count * 1000 + width)
     return [[dice.randrange(-99, 99) / 64 for _ in range(width)] for _ in range(count)]
 
 
 @dataclass(frozen=True)
 class Heavy:
-    """The heaviest that a family asks for, within the default limits."""
+    """The most expensive request of one kind that the default limits allow, and how to measure the work it got done."""
 
     family: str
     path: str
@@ -52,23 +51,23 @@ class Heavy:
 
 
 def _whole(answer: bytes) -> float:
-    """Return 1 unless the answer was cut short."""
+    """Count a response as 1 unit of work, or as 0 if the server cancelled the computation."""
     return float(b'"status":"cancelled"' not in answer)
 
 
 def _steps(answer: bytes) -> float:
-    """Return the steps of all runs; of an answer that was cut short, the steps that were done."""
+    """Count the optimizer steps of all runs in a response, including those done before a cancellation."""
     return float(sum(map(int, re.findall(rb'"steps_done":(\d+)', answer))))
 
 
 def _same(make: Callable[[], Any]) -> Callable[[int], bytes]:
-    """Return the same body each time, made when it is first asked for."""
+    """Return a function that gives the same body for every request number; the body is built at the first call."""
     made = functools.cache(lambda: packed(make()))
     return lambda _: made()
 
 
 def _gradients() -> dict[str, Any]:
-    """Make 30 dense layers that share one kernel: 44 billion operations of matrix products from a body of 30 kB."""
+    """Return a request of 30 kB that costs 44 billion operations: 30 dense layers, most of which share one kernel."""
     first = {"type": "dense", "name": "first", "units": 700, "activation": "tanh"}
     shared = {"type": "dense", "name": "shared", "units": 700, "activation": "tanh"}
     again = [{"type": "dense", "units": 700, "activation": "tanh", "shares": "shared"} for _ in range(28)]
@@ -83,7 +82,7 @@ def _gradients() -> dict[str, Any]:
 
 
 def elementwise(samples: int, layers: int = 240) -> bytes:
-    """Chain activations on `samples` times 1,000 numbers: NumPy loops alone, no BLAS."""
+    """Return a forward request of `layers` activations on `samples` rows of 1,000 numbers: much work without BLAS."""
     hidden = [{"type": "activation", "activation": "softplus"} for _ in range(layers)]
     wide = {"type": "dense", "units": 1000, "activation": "tanh"}
     body = {
@@ -95,7 +94,7 @@ def elementwise(samples: int, layers: int = 240) -> bytes:
 
 
 def _hessian() -> dict[str, Any]:
-    """Ask for second derivatives by some 640 parameters, over many samples."""
+    """Return a request for the Hessian with respect to some 640 parameters, over 6,000 samples."""
     return {
         "network": {"layers": [{"type": "dense", "units": 20, "activation": "tanh"}, {"type": "dense", "units": 1}]},
         "inputs": rows(6000, 30),
@@ -144,7 +143,7 @@ def _basins() -> dict[str, Any]:
 
 
 def unique_lstm(number: int, steps: int = 1000) -> bytes:
-    """Return a network that no cache knows: unrolled, it is thousands of nodes to compile."""
+    """Return an LSTM request that has to be compiled, to thousands of nodes: `number` is in its layer names."""
     units = 2 + number % 5
     body = {
         "network": {
@@ -177,7 +176,7 @@ HEAVY: dict[str, Heavy] = {
 
 
 def large_answer(megabytes: float = 48) -> bytes:
-    """Return a forward request of some kilobytes that is answered with `megabytes`."""
+    """Return a forward request of some kilobytes whose response has about `megabytes` of JSON."""
     samples = max(1, round(megabytes * 21.3))
     body = {
         "network": {"layers": [{"type": "dense", "units": 2300, "activation": "tanh"}]},
@@ -188,7 +187,7 @@ def large_answer(megabytes: float = 48) -> bytes:
 
 
 def endless_stream() -> bytes:
-    """Return a training that streams records for as long as it may."""
+    """Return a training request of a million steps; as a stream, it runs until its deadline."""
     return packed(XOR | {"optimizer": "adam", "steps": 1_000_000, "trace": {"every": 1}})
 
 
@@ -197,7 +196,7 @@ def endless_stream() -> bytes:
 
 @dataclass(frozen=True)
 class Bomb:
-    """A body that is to be refused: what it is when read, and which statuses refuse it."""
+    """A body that the server has to refuse, such as one that takes far more memory than bytes."""
 
     name: str
     body: bytes
@@ -210,7 +209,7 @@ class Bomb:
 
 
 def with_text(key: str, text: str, **changes: Any) -> bytes:
-    """Return the XOR request with JSON text, valid or not, as the value of a key."""
+    """Return the XOR request in which the value of `key` is `text`, inserted as it is, even if it is not valid JSON."""
     return json.dumps(XOR | changes | {key: "HERE"}, separators=(",", ":")).replace('"HERE"', text).encode()
 
 
@@ -219,7 +218,7 @@ def _filled(key: str, item: str, end: str, size: int, **changes: Any) -> bytes:
 
 
 def bombs(size: int) -> list[Bomb]:
-    """Return bombs of about `size` bytes when read. Spaces and repeated numbers shrink a thousandfold as gzip."""
+    """Return bombs that have about `size` bytes when decompressed; those that compress well also come as gzip."""
     forward = "/v1/functions/gradient"
     train = "/v1/train"
     keys = "{" + ",".join(f'"k{n:07d}":1' for n in range(size // 14)) + "}"
@@ -292,13 +291,8 @@ def _layers(*layers: Any, **more: Any) -> bytes:
     return json.dumps(XOR | {"network": {"layers": list(layers), **more}}).encode()
 
 
-def typed(values: bytes, shape: list[int], dtype: str = "float64") -> dict[str, Any]:
-    """Return a typed array."""
-    return {"dtype": dtype, "shape": shape, "base64": base64.b64encode(values).decode()}
-
-
 def largest_valid(size: int) -> bytes:
-    """Return a valid request of some `size` bytes: lists of numbers, which take the most memory to read."""
+    """Return a valid request of about `size` bytes of number lists, the form that takes the most memory to read."""
     count = size // 4 // 1000
     text = "[" + ",".join(["[" + ",".join(["0.5"] * 1000) + "]"] * max(1, count)) + "]"
     body = {"network": {"layers": [{"type": "dense", "units": 1}]}, "inputs": "HERE", "exclude": ["parameters"]}

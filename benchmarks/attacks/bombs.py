@@ -1,4 +1,4 @@
-"""Bodies that are small on the wire or cheap to write and large in memory, 16 at once, in a container of 2 GiB."""
+"""The attack with bombs: each bomb 16 times at once, against a server with the memory of a container of 2 GiB."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def _send(port: int, request: bytes, source: str, statuses: Counter[str]) 
 
 
 async def _idle(server: Server, seconds: float = 60.0) -> None:
-    """Wait until nothing is computed any more."""
+    """Wait until the server's workers use almost no processor time, for at most `seconds`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         before = server.processor_seconds
@@ -56,7 +56,11 @@ async def _idle(server: Server, seconds: float = 60.0) -> None:
 async def _at_once(
     server: Server, request: bytes, count: int, options: Options
 ) -> tuple[Counter[str], float, str, int]:
-    """Return statuses, CPU seconds of each, what was beside it, and how many workers died."""
+    """Send one request `count` times at once, beside normal clients.
+
+    Return the count of each status, the CPU seconds per request, what the normal clients measured, and the number of
+    workers that died.
+    """
     statuses: Counter[str] = Counter()
     addresses = sources(options.addresses)
     kills = 0
@@ -86,7 +90,7 @@ def _row(
 
 
 def run(options: Options) -> Iterator[Row]:
-    """Yield a row for each bomb, and for what is large but valid."""
+    """Yield a row for each bomb, then rows for large valid requests, unread responses and half-sent bodies."""
     compose = compose_settings(options)
     with contextlib.ExitStack() as stack:
 
@@ -141,7 +145,7 @@ def run(options: Options) -> Iterator[Row]:
 
 
 async def _largest(server: Server, requests: list[bytes]) -> bytes:
-    """Return the first of some requests that is answered with 200."""
+    """Return the first of the requests that the server answers with 200."""
     for request in requests:
         if (await ask(server.port, request, timeout=120)).status == 200:
             return request
@@ -149,13 +153,13 @@ async def _largest(server: Server, requests: list[bytes]) -> bytes:
 
 
 async def _unread(server: Server, requests: list[bytes], options: Options) -> Row:
-    """Return answers, as large as they may be, that nobody reads."""
+    """Ask for the largest responses that the server gives, and never read them."""
     request = await _largest(server, requests)
     return await _holding(server, "32 unread large answers", request, 32, options)
 
 
 async def _half_sent(server: Server, limit: int, options: Options) -> Row:
-    """Send all but the end of each body, and hold the connections."""
+    """Send all but the end of each body, and hold the connections open."""
     request = head("POST", "/v1/gradients", int(limit * 0.95)) + b" " * int(limit * 0.9)
     return await _holding(server, "200 bodies held at 95 %", request, 200, options)
 

@@ -1,4 +1,4 @@
-"""HTTP/1.1 by hand: an attacker chooses each byte, and when it is sent or read."""
+"""An HTTP/1.1 client for attacks: the caller chooses each byte, and when it is sent or read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PIECE = 2**18
 
 @dataclass
 class Answer:
-    """An answer as it was received."""
+    """A response as it was received, complete or cut off."""
 
     status: int
     headers: dict[str, str]
@@ -40,7 +40,7 @@ class Answer:
 
 @dataclass
 class Connection:
-    """One connection, with the two sides of asyncio."""
+    """A connection to the server: asyncio's reader and writer."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -49,7 +49,7 @@ class Connection:
         self.writer.write(data)
 
     async def send_all(self, data: bytes) -> None:
-        """Send piece by piece: asyncio would move all of a long text each time that the server takes some of it."""
+        """Send in pieces of `PIECE` bytes: asyncio would copy the rest of a long text after each partial write."""
         with contextlib.suppress(OSError):  # whoever reads the answer sees what happened
             for start in range(0, len(data), PIECE):
                 self.writer.write(data[start : start + PIECE])
@@ -59,7 +59,7 @@ class Connection:
         self.writer.close()
 
     def reset(self) -> None:
-        """Close with RST in place of FIN."""
+        """Close with a TCP reset (RST) in place of a regular end (FIN)."""
         sock = self.writer.get_extra_info("socket")
         if sock is not None:
             with contextlib.suppress(OSError):
@@ -67,14 +67,14 @@ class Connection:
         self.writer.transport.abort()
 
     async def closed(self) -> None:
-        """Return when the server has closed; what it sends is thrown away."""
+        """Wait until the server closes the connection; read and discard everything it sends."""
         with contextlib.suppress(OSError):
             while await self.reader.read(65536):
                 pass
 
 
 async def connect(port: int, source: str = HOST, *, receive: int | None = None, limit: int = 2**18) -> Connection:
-    """Return a connection from an address of the loopback network; `receive` bounds the system's buffer for answers."""
+    """Open a connection from the loopback address `source`; `receive` bounds the kernel's receive buffer."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
@@ -95,7 +95,7 @@ async def connect(port: int, source: str = HOST, *, receive: int | None = None, 
 
 
 def head(method: str, path: str, length: int | None = None, headers: Mapping[str, str] | None = None) -> bytes:
-    """Return the request line and headers, with the empty line after them."""
+    """Return the request line and the headers, with the empty line that ends them."""
     lines = {"Host": "attack.test"}
     if length is not None:
         lines |= {"Content-Type": "application/json", "Content-Length": str(length)}
@@ -113,7 +113,10 @@ def get(path: str, headers: Mapping[str, str] | None = None) -> bytes:
 
 
 async def read_answer(connection: Connection, start: float, *, kept: int = KEPT, bodiless: bool = False) -> Answer:
-    """Read an answer. Raises `OSError` or `asyncio.IncompleteReadError` if the connection ends before its headers."""
+    """Read a response. Raise `OSError` or `asyncio.IncompleteReadError` if the connection ends before its headers do.
+
+    `start` is the `time.perf_counter` of the request, `kept` the bytes of the body to keep; `bodiless` is for HEAD.
+    """
     reader = connection.reader
     while True:
         text = await reader.readuntil(b"\r\n\r\n")
@@ -162,7 +165,7 @@ async def _pieces(reader: asyncio.StreamReader, headers: Mapping[str, str]) -> A
 
 
 async def ask(port: int, request: bytes, source: str = HOST, timeout: float = 90.0, kept: int = KEPT) -> Answer:
-    """Send a request over a new connection. Raises `OSError` (also on timeout) or `asyncio.IncompleteReadError`."""
+    """Send a request over a new connection; return the response. Raise `OSError` or `asyncio.IncompleteReadError`."""
     start = time.perf_counter()
     async with asyncio.timeout(timeout):
         connection = await connect(port, source)
@@ -183,5 +186,5 @@ FAILURES = (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, Val
 
 
 def sources(count: int) -> list[str]:
-    """Return addresses of the loopback network that the normal clients do not have."""
+    """Return `count` loopback addresses for attackers, other than 127.0.0.1, which the normal clients have."""
     return [f"127.0.{1 + number // 250}.{1 + number % 250}" for number in range(count)]

@@ -1,6 +1,6 @@
-"""Clients that are slow, silent or rude: they hold connections, and cost the server nothing but those.
+"""Attacks by slow, silent or rude clients, which hold connections but should cost the server nothing else.
 
-Each attack goes on for as long as it lasts: who is cut off comes back.
+An attacker whose connection the server closes opens a new one, until the attack is over.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from benchmarks.attacks.client import FAILURES, Connection, connect, get, head, 
 from benchmarks.attacks.harness import NORMAL, Options, Row, Server, serving, watched
 
 Run = Callable[["Field"], Awaitable[None]]
+Once = Callable[["Field", Connection], Awaitable[None]]
+"""What an attacker does on one connection."""
 LARGE = large_answer()
 STREAM = endless_stream()
 GRADIENTS = packed(XOR)
@@ -26,7 +28,7 @@ GRADIENTS = packed(XOR)
 
 @dataclass
 class Field:
-    """The server that is attacked, and the addresses of the attackers."""
+    """One attack in progress: the server's port, the attackers' addresses, and counts of what happened to them."""
 
     port: int
     addresses: list[str]
@@ -36,14 +38,22 @@ class Field:
     def address(self, number: int) -> str:
         return self.addresses[number % len(self.addresses)]
 
-    async def many(self, count: int, once: Callable[[int], Awaitable[None]], pause: float = 0.2) -> None:
-        """Run `count` attackers, each of which does `once` again and again."""
+    async def many(self, count: int, once: Once, pause: float, receive: int | None) -> None:
+        """Run `count` attackers at once; each repeats `once` on a new connection until the task is cancelled.
+
+        `pause` is the time between two connections in seconds; `receive` bounds the kernel's receive buffer.
+        """
 
         async def one(number: int) -> None:
             await asyncio.sleep(number * min(0.005, 2.0 / count))
             while True:
                 try:
-                    await once(number)
+                    connection = await connect(self.port, self.address(number), receive=receive)
+                    self.notes["opened"] += 1
+                    try:
+                        await once(self, connection)
+                    finally:
+                        connection.reset()
                     self.notes["cut off"] += 1
                 except FAILURES as error:
                     self.notes[type(error).__name__] += 1
@@ -53,18 +63,14 @@ class Field:
             for number in range(count):
                 group.create_task(one(number))
 
-    @contextlib.asynccontextmanager
-    async def connection(self, number: int, receive: int | None = None):  # type: ignore[no-untyped-def]
-        connection = await connect(self.port, self.address(number), receive=receive)
-        self.notes["opened"] += 1
-        try:
-            yield connection
-        finally:
-            connection.reset()
+
+def repeating(count: int, once: Once, pause: float = 0.2, receive: int | None = None) -> Run:
+    """Return an attack by `count` attackers that repeat `once`, with the parameters of `Field.many`."""
+    return lambda field: field.many(count, once, pause, receive)
 
 
 def holding(rate: float, send: Callable[[int], bytes]) -> Run:
-    """Connect one client after another; each sends its bytes and stays."""
+    """Return an attack that opens `rate` connections a second, sends `send(number)` on each, and keeps all open."""
 
     async def run(field: Field) -> None:
         held: list[Connection] = []
@@ -85,80 +91,68 @@ def holding(rate: float, send: Callable[[int], bytes]) -> Run:
 
 
 def lingering(rate: float) -> Run:
-    """Leave connections open after the answer `Connection: close`."""
+    """Return an attack whose clients ask for `Connection: close` and then leave their connections open."""
     return holding(rate, lambda _: get("/v1/losses", {"Connection": "close"}))
 
 
 def sending(count: int, first: bytes, then: bytes = b"", every: float = 1.0) -> Run:
-    """Send `first`, then nothing, or a byte of `then` every `every` seconds, over and over."""
+    """Return an attack that sends `first`, then nothing or a byte of `then` every `every` seconds."""
 
-    async def run(field: Field) -> None:
-        async def once(number: int) -> None:
-            async with field.connection(number) as connection:
-                connection.send(first)
-                closed = asyncio.create_task(connection.closed())
-                try:
-                    place = 0
-                    while not closed.done():
-                        if then:
-                            connection.send(then[place % len(then) :][:1])
-                            place += 1
-                        await asyncio.wait([closed], timeout=every)
-                finally:
-                    closed.cancel()
+    async def once(field: Field, connection: Connection) -> None:
+        connection.send(first)
+        closed = asyncio.create_task(connection.closed())
+        try:
+            place = 0
+            while not closed.done():
+                if then:
+                    connection.send(then[place % len(then) :][:1])
+                    place += 1
+                await asyncio.wait([closed], timeout=every)
+        finally:
+            closed.cancel()
 
-        await field.many(count, once)
-
-    return run
+    return repeating(count, once)
 
 
 def chunk_extensions(count: int) -> Run:
-    """Send a chunk with an extension that never ends."""
+    """Return an attack that sends a chunk with an extension that never ends."""
     first = head("POST", "/v1/gradients", None, {"Content-Type": "application/json", "Transfer-Encoding": "chunked"})
     return sending(count, first + b"5;", b"a", 0.2)
 
 
 def slow_readers(count: int, request: bytes) -> Run:
-    """Ask for large answers, or streams, and do not read them."""
+    """Return an attack that asks for large responses or streams, and does not read them."""
 
-    async def run(field: Field) -> None:
-        async def once(number: int) -> None:
-            async with field.connection(number, receive=4096) as connection:
-                connection.writer.transport.pause_reading()  # type: ignore[attr-defined]
-                connection.send(request)
-                # The transport cannot say that the server has gone, for it does not read: a look now and then.
-                sock = connection.writer.get_extra_info("socket")
-                while _established(sock):
-                    await asyncio.sleep(1.0)
+    async def once(field: Field, connection: Connection) -> None:
+        connection.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        connection.send(request)
+        # The transport cannot say that the server has gone, for it does not read: a look now and then.
+        sock = connection.writer.get_extra_info("socket")
+        while _established(sock):
+            await asyncio.sleep(1.0)
 
-        await field.many(count, once)
-
-    return run
+    return repeating(count, once, receive=4096)
 
 
 def _established(sock: object) -> bool:
-    """Return whether the other side still holds the connection: TCP_INFO begins with the state; 1 is ESTABLISHED."""
+    """Return whether the other side still holds the connection, by the first byte of TCP_INFO (1 is ESTABLISHED)."""
     info: bytes = sock.getsockopt(6, 11, 8)  # type: ignore[attr-defined]
     return info[0] == 1
 
 
 def idle(count: int, first: bytes = b"") -> Run:
-    """Connections that were served once, or never asked, and stay."""
+    """Return an attack whose connections stay open and idle, after one request `first` or without any."""
 
-    async def run(field: Field) -> None:
-        async def once(number: int) -> None:
-            async with field.connection(number) as connection:
-                if first:
-                    connection.send(first)
-                await connection.closed()
+    async def once(field: Field, connection: Connection) -> None:
+        if first:
+            connection.send(first)
+        await connection.closed()
 
-        await field.many(count, once)
-
-    return run
+    return repeating(count, once)
 
 
 def malformed(rate: float) -> Run:
-    """Send malformed request lines, and HTTP/1.0."""
+    """Return an attack that sends malformed request lines, HTTP/1.0 and TLS, and keeps the connections."""
     lines = (
         b"GARBAGE\r\n\r\n",
         b"GET /health/live HTTP/1.0\r\n\r\n",
@@ -169,172 +163,138 @@ def malformed(rate: float) -> Run:
 
 
 def churn(count: int) -> Run:
-    """Connections that are opened and reset, or closed, as fast as it goes."""
+    """Return an attack that opens and resets connections as fast as it can; some send part of a request."""
 
-    async def run(field: Field) -> None:
-        async def once(number: int) -> None:
-            async with field.connection(number) as connection:
-                if number % 2:
-                    connection.send(get("/health/live")[: random.randrange(30)])
-                    await asyncio.sleep(0)
+    async def once(field: Field, connection: Connection) -> None:
+        if random.random() < 0.5:
+            connection.send(get("/health/live")[: random.randrange(30)])
+            await asyncio.sleep(0)
 
-        await field.many(count, once, 0.01)
-
-    return run
+    return repeating(count, once, 0.01)
 
 
 def pipelined(count: int, request: bytes, depth: int, *, reads: bool) -> Run:
-    """Send many requests in one write; read the answers or not."""
+    """Return an attack that sends a request `depth` times in one write; with `reads`, it reads the responses."""
 
-    async def run(field: Field) -> None:
-        async def once(number: int) -> None:
-            async with field.connection(number) as connection:
-                if not reads:
-                    connection.writer.transport.pause_reading()  # type: ignore[attr-defined]
-                connection.send(request * depth)
-                if reads:
-                    await connection.closed()
-                else:
-                    sock = connection.writer.get_extra_info("socket")
-                    while _established(sock):
-                        await asyncio.sleep(1.0)
+    async def once(field: Field, connection: Connection) -> None:
+        if not reads:
+            connection.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        connection.send(request * depth)
+        if reads:
+            await connection.closed()
+        else:
+            sock = connection.writer.get_extra_info("socket")
+            while _established(sock):
+                await asyncio.sleep(1.0)
 
-        await field.many(count, once)
-
-    return run
+    return repeating(count, once)
 
 
 def headers(count: int, lines: int, size: int) -> Run:
-    """Send heads of many or long lines."""
+    """Return an attack that sends requests with `lines` headers, each with a value of `size` characters."""
     text = "".join(f"X-{number}: {'a' * size}\r\n" for number in range(lines))
     request = f"GET /health/live HTTP/1.1\r\nHost: x\r\n{text}\r\n".encode()
 
-    async def run(field: Field) -> None:
-        async def once(number: int) -> None:
-            async with field.connection(number) as connection:
-                connection.send(request)
-                async with asyncio.timeout(10):
-                    answer = await read_answer(connection, 0.0)
-                field.notes[f"status {answer.status}"] += 1
+    async def once(field: Field, connection: Connection) -> None:
+        connection.send(request)
+        async with asyncio.timeout(10):
+            answer = await read_answer(connection, 0.0)
+        field.notes[f"status {answer.status}"] += 1
 
-        await field.many(count, once, 0.05)
-
-    return run
+    return repeating(count, once, 0.05)
 
 
 def aborted(count: int, request: bytes, share: float) -> Run:
-    """Reset uploads on the way, or requests once they are sent."""
+    """Return an attack that resets the connection after sending this share of a request; 1 is the whole request."""
 
-    async def run(field: Field) -> None:
-        async def once(number: int) -> None:
-            async with field.connection(number) as connection:
-                connection.send(request[: int(len(request) * share)])
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(5):
-                        await connection.writer.drain()
-                await asyncio.sleep(random.random() * 0.1)
+    async def once(field: Field, connection: Connection) -> None:
+        connection.send(request[: int(len(request) * share)])
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5):
+                await connection.writer.drain()
+        await asyncio.sleep(random.random() * 0.1)
 
-        await field.many(count, once, 0.05)
-
-    return run
+    return repeating(count, once, 0.05)
 
 
 def resets(count: int) -> Run:
-    """Reset connections in the middle of an answer."""
+    """Return an attack that resets connections in the middle of a large response."""
     request = post("/v1/forward", LARGE)
 
-    async def run(field: Field) -> None:
-        async def once(number: int) -> None:
-            async with field.connection(number) as connection:
-                connection.send(request)
-                async with asyncio.timeout(20):
-                    await connection.reader.readexactly(100_000)
+    async def once(field: Field, connection: Connection) -> None:
+        connection.send(request)
+        async with asyncio.timeout(20):
+            await connection.reader.readexactly(100_000)
 
-        await field.many(count, once, 0.1)
-
-    return run
+    return repeating(count, once, 0.1)
 
 
 def asking(count: int, request: Callable[[int], bytes]) -> Run:
-    """Ask and read over kept connections, each client as fast as it is answered."""
+    """Return an attack of regular clients on kept connections, each of which asks again once it is answered."""
+    numbers = itertools.count()
 
-    async def run(field: Field) -> None:
-        numbers = itertools.count()
+    async def once(field: Field, connection: Connection) -> None:
+        while True:
+            connection.send(request(next(numbers)))
+            async with asyncio.timeout(60):
+                answer = await read_answer(connection, 0.0, kept=0)
+            field.notes[f"status {answer.status}"] += 1
+            if answer.headers.get("connection", "").lower() == "close":
+                return
+            await asyncio.sleep(0.0 if answer.status < 400 else 0.05)
 
-        async def once(number: int) -> None:
-            async with field.connection(number) as connection:
-                while True:
-                    connection.send(request(next(numbers)))
-                    async with asyncio.timeout(60):
-                        answer = await read_answer(connection, 0.0, kept=0)
-                    field.notes[f"status {answer.status}"] += 1
-                    if answer.headers.get("connection", "").lower() == "close":
-                        return
-                    await asyncio.sleep(0.0 if answer.status < 400 else 0.05)
-
-        await field.many(count, once)
-
-    return run
+    return repeating(count, once)
 
 
 def steady_readers(count: int, request: bytes, rate: int) -> Run:
-    """Read large answers just fast enough not to be cut off."""
+    """Return an attack that reads large responses at `rate` bytes a second, just fast enough not to be cut off."""
 
-    async def run(field: Field) -> None:
-        async def once(number: int) -> None:
-            async with field.connection(number, receive=rate) as connection:
-                connection.writer.transport.pause_reading()  # type: ignore[attr-defined]
-                connection.send(request)
-                sock = connection.writer.get_extra_info("socket").dup()
-                sock.setblocking(False)
-                try:
-                    while True:
-                        await asyncio.sleep(1.0)
-                        with contextlib.suppress(BlockingIOError):
-                            if not sock.recv(rate):
-                                return
-                            field.notes["read on"] += 1
-                finally:
-                    sock.close()
+    async def once(field: Field, connection: Connection) -> None:
+        connection.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        connection.send(request)
+        sock = connection.writer.get_extra_info("socket").dup()
+        sock.setblocking(False)
+        try:
+            while True:
+                await asyncio.sleep(1.0)
+                with contextlib.suppress(BlockingIOError):
+                    if not sock.recv(rate):
+                        return
+                    field.notes["read on"] += 1
+        finally:
+            sock.close()
 
-        await field.many(count, once)
-
-    return run
+    return repeating(count, once, receive=rate)
 
 
 def half_closed(count: int) -> Run:
-    """Close the sending side after the request; the answer is still due, or not."""
+    """Return an attack that closes its sending side after the request and waits for the end of the connection."""
 
-    async def run(field: Field) -> None:
-        async def once(number: int) -> None:
-            async with field.connection(number) as connection:
-                connection.send(post("/v1/gradients", GRADIENTS))
-                connection.writer.write_eof()
-                await connection.closed()
+    async def once(field: Field, connection: Connection) -> None:
+        connection.send(post("/v1/gradients", GRADIENTS))
+        connection.writer.write_eof()
+        await connection.closed()
 
-        await field.many(count, once, 0.05)
-
-    return run
+    return repeating(count, once, 0.05)
 
 
 def late_body(count: int) -> Run:
-    """Send the rest of a body after the server gave up on it: the rest is no request."""
+    """Return an attack that sends requests in place of the rest of a body that the server has given up on.
 
-    async def run(field: Field) -> None:
-        async def once(number: int) -> None:
-            async with field.connection(number) as connection:
-                connection.send(head("POST", "/v1/gradients", 200_000) + b'{"network":')
-                async with asyncio.timeout(60):
-                    answer = await read_answer(connection, 0.0)
-                    field.notes[f"status {answer.status}"] += 1
-                    connection.send(get("/health/live") * 1000)
-                    rest = await connection.reader.read()
-                if b"HTTP/1.1 200" in rest:
-                    field.notes["WRONG: a late body was taken for requests"] += 1
+    The server must not answer them. A response to one is noted as WRONG.
+    """
 
-        await field.many(count, once)
+    async def once(field: Field, connection: Connection) -> None:
+        connection.send(head("POST", "/v1/gradients", 200_000) + b'{"network":')
+        async with asyncio.timeout(60):
+            answer = await read_answer(connection, 0.0)
+            field.notes[f"status {answer.status}"] += 1
+            connection.send(get("/health/live") * 1000)
+            rest = await connection.reader.read()
+        if b"HTTP/1.1 200" in rest:
+            field.notes["WRONG: a late body was taken for requests"] += 1
 
-    return run
+    return repeating(count, once)
 
 
 HALF_HEAD = b"POST /v1/gradients HTTP/1.1\r\nHost: attack.test\r\nX-Slow: a"
@@ -404,7 +364,7 @@ async def _attack(server: Server, options: Options, name: str, run: Run) -> Row:
 
 
 async def _left(server: Server) -> str:
-    """Return the work and the memory that the server still has when its clients are gone."""
+    """Return a text about the work and the memory that the server still has 3 seconds after its clients are gone."""
     await asyncio.sleep(2.0)
     before = server.processor_seconds
     await asyncio.sleep(1.0)

@@ -1,4 +1,4 @@
-"""One modest client beside greedy ones: it gets its share, whatever the others pretend to be."""
+"""The fairness attack: a modest client beside 60 greedy ones must get its share, whatever the others pretend to be."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Headers = Callable[[], Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Greed:
-    """The requests of the greedy clients, and the headers of both sides."""
+    """One kind of greedy client: what it sends and from where, and the headers of the modest client beside it."""
 
     request: Callable[[Mapping[str, str]], bytes]
     headers: Headers = dict
@@ -81,7 +81,7 @@ CASES: dict[str, Greed] = {
 
 
 async def _modest(port: int, request: bytes, seconds: float) -> tuple[list[float], Counter[str]]:
-    """Return the seconds of each answer, and statuses: one request after the other, none before its Retry-After."""
+    """Send one request at a time, as Retry-After asks; return the seconds of each answer, and a count of statuses."""
     times: list[float] = []
     statuses: Counter[str] = Counter()
     end = time.perf_counter() + seconds
@@ -140,7 +140,7 @@ async def _case(server: Server, name: str, greed: Greed, options: Options) -> Ro
 
 
 def run(options: Options) -> Iterator[Row]:
-    """Yield a row for each kind of greed."""
+    """Yield a row for each kind of greedy client."""
     for name, greed in CASES.items():
         if options.wants(name):
             keys = {"NABLA_API_KEYS": ",".join(KEYS.values())} if greed.keys else {}

@@ -1,4 +1,4 @@
-"""HTTP itself made wrong at random: bytes of heads and chunks changed, requests one after the other, cut anywhere."""
+"""Random mistakes in HTTP itself: sequences of requests with changed bytes in heads and chunks, and cut anywhere."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ SETTINGS = {f"NABLA_MAX_{name}_SECONDS": "1" for name in ("HEADER", "BODY", "SEN
 
 
 class Framing:
-    """Sequences of bytes, from a seed."""
+    """A generator of random request sequences in which one request is wrong; a seed gives the same sequences again."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -92,7 +92,7 @@ class Framing:
         return request[: dice.randrange(len(request))]
 
     def next(self) -> tuple[list[bytes], int]:
-        """Return bytes in the parts in which they are sent, and how many requests they are meant to be."""
+        """Return the next sequence, in the parts in which to send it, and the number of requests it was made from."""
         dice = self.random
         count = dice.choice((1, 1, 2, 3))
         requests = [self._request() for _ in range(count)]
@@ -104,7 +104,7 @@ class Framing:
 
 
 async def _try(port: int, parts: list[bytes]) -> tuple[list[Answer], str | None]:
-    """Return all answers until the server closes, or waits for more."""
+    """Send the parts over a new connection; return the responses, and in words what went wrong on it, or None."""
     answers: list[Answer] = []
     connection = await connect(port)
     start = time.perf_counter()
@@ -131,7 +131,7 @@ async def _try(port: int, parts: list[bytes]) -> tuple[list[Answer], str | None]
 
 
 def fault_among(answers: list[Answer], count: int) -> str | None:
-    """Return the fault of the answers to `count` requests, or None."""
+    """Return in words what is wrong with the responses to `count` requests, or None."""
     # A body that was cut off may be taken for further requests by its own fault, but only for wrong ones.
     if sum(answer.status < 400 for answer in answers) > count:
         return f"{len(answers)} answers to {count} requests"
@@ -143,7 +143,7 @@ def fault_among(answers: list[Answer], count: int) -> str | None:
 
 
 async def storm(port: int, count: int, seed: int, clients: int = 8) -> tuple[Counter[str], Counter[str]]:
-    """Return statuses and faults of `count` sequences."""
+    """Send `count` random sequences; return the count of each status and of each fault."""
     framing = Framing(seed)
     statuses: Counter[str] = Counter()
     faults: Counter[str] = Counter()

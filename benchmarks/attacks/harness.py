@@ -1,4 +1,4 @@
-"""A server to attack, normal clients beside the attack, what is watched meanwhile, and the rows that are printed."""
+"""What all attacks share: the server under attack, normal clients beside the attack, measurements, and result rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from benchmarks.attacks.client import FAILURES, HOST, Answer, ask, get
+from benchmarks.measure import free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CGROUPS = Path("/sys/fs/cgroup/memory")
@@ -30,7 +30,7 @@ LIVE_BAR, XOR_BAR = 0.1, 0.25
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: what was attacked, what must hold, what was measured."""
+    """One row of the results: the attack, the bar that must hold, and what was measured."""
 
     attack: str
     bar: str
@@ -41,7 +41,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Options:
-    """Options of a run of attacks."""
+    """The options of a run, as the command line sets them."""
 
     checkout: Path = ROOT
     seconds: float = 20.0
@@ -61,15 +61,8 @@ class Options:
         return self.only in name
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 class Cgroup:
-    """A memory limit that the kernel enforces, where this process may make one (cgroup v1, as root)."""
+    """A control group with a memory limit, which the kernel enforces. It needs cgroup v1 and root."""
 
     def __init__(self, limit: int) -> None:
         self.folder = CGROUPS / f"nabla-attack-{os.getpid()}-{time.monotonic_ns()}"
@@ -84,7 +77,7 @@ class Cgroup:
         (self.folder / "cgroup.procs").write_text(str(pid))
 
     def forget_peak(self) -> None:
-        """Reset the peak."""
+        """Start measuring the peak memory anew."""
         (self.folder / "memory.max_usage_in_bytes").write_text("0")
 
     @property
@@ -93,7 +86,7 @@ class Cgroup:
 
     @property
     def kills(self) -> int:
-        """Return the number of processes that the kernel has killed for want of memory."""
+        """The number of processes that the kernel has killed because the group was out of memory."""
         found = re.search(r"oom_kill (\d+)", (self.folder / "memory.oom_control").read_text())
         return int(found[1]) if found else 0
 
@@ -107,7 +100,7 @@ class Cgroup:
 
 
 def resident(pid: int) -> int:
-    """Return bytes of memory that a process holds; 0 when it is gone."""
+    """Return the resident memory of a process in bytes; 0 if it is gone."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError):
@@ -115,7 +108,7 @@ def resident(pid: int) -> int:
 
 
 def processor_seconds(pid: int) -> float:
-    """Return the processor seconds of a process so far; 0 when it is gone."""
+    """Return the processor time that a process has used so far, in seconds; 0 if it is gone."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -124,7 +117,7 @@ def processor_seconds(pid: int) -> float:
 
 
 class Watch(threading.Thread):
-    """Looks at the processes of a server every so often: their memory, and whether workers died."""
+    """A thread that records the memory of a server's processes and counts dead workers, 20 times a second."""
 
     def __init__(self, server: Server) -> None:
         super().__init__(daemon=True)
@@ -148,7 +141,7 @@ class Watch(threading.Thread):
 
 @dataclass
 class Server:
-    """A running server of some checkout."""
+    """A running server of a checkout, which `serving` starts and stops."""
 
     process: subprocess.Popen[bytes]
     port: int
@@ -180,7 +173,7 @@ class Server:
         return await ask(self.port, get(path), timeout=30)
 
     async def gauge(self, name: str) -> float | None:
-        """Return the sum of a metric over its labels; None where there is none of that name."""
+        """Return a metric of `/metrics`, summed over its labels; None if the server has none of that name."""
         text = (await self.get("/metrics")).body.decode()
         found = re.findall(rf"^{re.escape(name)}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE)
         return sum(map(float, found)) if found else None
@@ -190,9 +183,10 @@ class Server:
 def serving(
     options: Options, environment: Mapping[str, str] | None = None, memory: int | None = None, bare: str = ""
 ) -> Iterator[Server]:
-    """Start the checkout with its default settings, changed by the environment; `memory` limits it by a cgroup.
+    """Start the server of `options.checkout`, stop it after the block, and exit if it does not start.
 
-    `bare` names another WSGI application that is served by the same settings.
+    `environment` changes its default settings, `memory` limits it by a cgroup of so many bytes if one can be made, and
+    `bare` names another WSGI application to serve in place of the service.
     """
     port = free_port()
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("NABLA_", "PROMETHEUS_"))}
@@ -247,7 +241,7 @@ def _stop(server: Server) -> None:
 
 @dataclass
 class Beside:
-    """The measurements of normal clients beside an attack."""
+    """The response times and failures of the normal clients beside an attack, and what the server used meanwhile."""
 
     times: dict[str, list[float]] = field(default_factory=lambda: {"live": [], "xor": []})
     failures: Counter[str] = field(default_factory=Counter)
@@ -261,7 +255,7 @@ class Beside:
         return times[min(len(times) - 1, int(share * len(times)))] if times else float("inf")
 
     def served(self, live: float = LIVE_BAR, xor: float = XOR_BAR) -> bool:
-        """Return whether normal clients were served as they must be, and no worker died."""
+        """Return whether no worker died and 99 % of the normal requests took at most `live` and `xor` seconds."""
         fast = self.percentile("live", 0.99) <= live and self.percentile("xor", 0.99) <= xor
         return fast and not self.deaths
 
@@ -283,7 +277,11 @@ NORMAL = f"live p99 <= {1e3 * LIVE_BAR:.0f} ms, XOR p99 <= {1e3 * XOR_BAR:.0f} m
 
 @contextlib.asynccontextmanager
 async def watched(server: Server, *, every: float = 0.05, source: str = HOST, key: str = "") -> AsyncIterator[Beside]:
-    """Run normal clients and the watch during the block; their findings are complete after it."""
+    """Run normal clients and a `Watch` during the block, and yield a `Beside`, which is filled in when the block ends.
+
+    `every` is the time between two normal requests in seconds, `source` the address and `key` the API key of the
+    clients.
+    """
     beside = Beside()
     watch = Watch(server)
     watch.start()

@@ -1,7 +1,7 @@
-"""Many of the heaviest requests at once: the server computes as many as it can, and tells the others at once.
+"""The overload attack: many of the most expensive requests at once. The server must compute some and refuse the rest.
 
-Goodput is work per second of those who were answered, from the first request to the last answer: whole answers, or
-steps where an answer that was cut short says how many it made and how to go on.
+Goodput is the work per second in the answered requests, from the first request to the last response. Work counts whole
+responses; where a response that was cut short says how many steps it made, it counts steps.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ AGAIN = 0.5
 
 @dataclass
 class Load:
-    """The outcomes of the requests."""
+    """What the clients of one overload got: work done, statuses, and the seconds to answers and refusals."""
 
     work: float = 0.0
     seconds: float = 0.0
@@ -44,7 +44,7 @@ class Load:
 
     @property
     def refused_well(self) -> bool:
-        """Return whether every refusal came at once and said when to come back, and nothing else went wrong."""
+        """Whether every refusal came within `AT_ONCE` seconds with a Retry-After, and nothing else went wrong."""
         others = sum(count for status, count in self.statuses.items() if status not in ("200", "503"))
         return not others and None not in self.retry_after and max(self.refused, default=0.0) <= AT_ONCE
 
@@ -63,7 +63,10 @@ class Load:
 
 
 async def load(port: int, heavy: Heavy, parallel: int, seconds: float, addresses: list[str], first: int = 0) -> Load:
-    """Let `parallel` clients ask again and again for `seconds`, then wait for the last answers."""
+    """Let `parallel` clients send heavy requests again and again for `seconds`, then wait for the last responses.
+
+    `first` is the number of the first request; other numbers keep a server from finding the requests in its caches.
+    """
     found = Load()
     start = time.perf_counter()
     numbers = iter(range(first, 10**9))

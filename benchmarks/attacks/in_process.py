@@ -1,6 +1,7 @@
-"""Mutated requests to the application itself, without a server: `python -m benchmarks.attacks.in_process --count 9`.
+"""Send mutated requests to the application itself, without a server.
 
-Limits are small, so that what is heavy is refused and the many are many. Each failure is printed with what repeats it.
+Usage: `python -m benchmarks.attacks.in_process --count 9`. The limits are small, so that expensive requests are refused
+and many requests take little time. Each fault is printed with the options that repeat it.
 """
 
 from __future__ import annotations

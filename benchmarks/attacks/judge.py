@@ -1,4 +1,4 @@
-"""Rules that every answer keeps, whatever the request."""
+"""The rules that every response must keep, whatever the request was."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COMPUTED = ("busy", "deadline-exceeded")
 
 
 def strict_json(text: bytes) -> Any:
-    """Read JSON as RFC 8259 has it: no NaN, no Infinity, no key twice."""
+    """Parse JSON; raise `ValueError` for NaN, Infinity and repeated keys, which RFC 8259 rules out."""
 
     def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = dict(found)
@@ -29,7 +29,7 @@ def strict_json(text: bytes) -> Any:
 
 
 def resolves(pointer: str, value: Any) -> bool:
-    """Return whether a JSON pointer in a URI fragment names a place in `value`, or a key that is missing there."""
+    """Return whether a JSON pointer in a URI fragment names a place in `value`; its last key may be missing there."""
     from urllib.parse import unquote
 
     if not pointer.startswith("#"):
@@ -48,7 +48,10 @@ def resolves(pointer: str, value: Any) -> bool:
 
 
 def fault_of(method: str, status: int, headers: Mapping[str, str], body: bytes, value: Any = None) -> str | None:
-    """Return the fault of an answer, or None. `headers` has lower-case names; `value` is the request, if known."""
+    """Return in words the rule that a response breaks, or None.
+
+    `method` is that of the request, `headers` has lower-case names, and `value` is the parsed request, if it is known.
+    """
     # 501 is for a transfer coding that nobody has to know.
     if status >= 500 and status not in (501, 503):
         return f"status {status}"

@@ -1,4 +1,4 @@
-"""A worker is killed under load: who was not on it notices nothing, and nobody gets a wrong answer."""
+"""The attack that kills workers under load: only requests on the killed worker may fail, and no answer may be wrong."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DEATHS = 20
 
 @dataclass
 class Found:
-    """The observations of the clients."""
+    """What the clients observed: answered requests, wrong responses and lost connections."""
 
     answered: int = 0
     wrong: list[str] = field(default_factory=list)
@@ -67,17 +67,17 @@ async def _client(port: int, number: int, expected: list[bytes], found: Found, e
 
 
 def clients(port: int, count: int, expected: list[bytes], found: Found, end: float) -> list[asyncio.Task[None]]:
-    """Return clients that ask one request after the other over kept connections, and compare what comes."""
+    """Start `count` clients that send requests until `end` and compare each response with the expected one."""
     return [asyncio.create_task(_client(port, number, expected, found, end)) for number in range(count)]
 
 
 def body_of(place: int) -> bytes:
-    """Return one of `BODIES` requests with different answers."""
+    """Return the request of this number, from 0 to `BODIES` - 1; each has a different response."""
     return packed(XOR | {"seed": place})
 
 
 def ports_of(worker: int, port: int) -> set[int]:
-    """Return the clients' ports of a worker's connections."""
+    """Return the client-side ports of the connections that a worker holds."""
     inodes = set()
     for entry in Path(f"/proc/{worker}/fd").iterdir():
         with contextlib.suppress(OSError):
@@ -128,7 +128,7 @@ async def _killed(server: Server, options: Options) -> Row:
 
 
 def metrics_of(server: Server) -> Path:
-    """Return the folder of the files in which the workers count, which they have mapped."""
+    """Return the folder of the server's metric files, which the workers have mapped into memory."""
     for worker in server.workers:
         found = re.search(r"(/\S+/nabla-metrics-[^/]+)/", Path(f"/proc/{worker}/maps").read_text())
         if found:
@@ -137,7 +137,7 @@ def metrics_of(server: Server) -> Path:
 
 
 async def _many_deaths(server: Server) -> Row:
-    """Kill worker after worker: nothing stays behind in shared memory."""
+    """Kill one worker after the other, and check that metric files do not pile up in shared memory."""
 
     for _ in range(20):  # so that each worker has counted something
         await server.get("/v1/losses")
@@ -159,7 +159,7 @@ async def _many_deaths(server: Server) -> Row:
 
 
 async def _stopped(server: Server, host: str = HOST) -> Row:
-    """Return a stop with half a request open, and new connections meanwhile: they are refused, not left hanging."""
+    """Stop a server that waits for half a body, and connect meanwhile: nobody may be left hanging."""
     half = await connect(server.port)
     half.send(b"POST /v1/gradients HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
     idle = await connect(server.port)
@@ -187,7 +187,7 @@ async def _stopped(server: Server, host: str = HOST) -> Row:
 
 
 def run(options: Options) -> Iterator[Row]:
-    """Yield rows for one death, for many, and for a stop."""
+    """Yield rows for the death of one worker, for many deaths, and for a stop."""
     if options.wants("kill"):
         with serving(options) as server:
             yield asyncio.run(_killed(server, options))

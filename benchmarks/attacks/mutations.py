@@ -1,4 +1,4 @@
-"""Hundreds of thousands of requests made wrong at random: most to the application itself, a part over HTTP."""
+"""The mutation attack: hundreds of thousands of randomly changed requests, some over HTTP, most to the application."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def _in_process(options: Options, count: int) -> Row:
 
 
 def run(options: Options) -> Iterator[Row]:
-    """Yield three rows."""
+    """Yield a row each for requests to the application itself, for mistakes in HTTP, and for requests over HTTP."""
     if options.wants("in process"):
         yield _in_process(options, int(options.mutations * (1.0 - OVER_HTTP)))
     if options.wants("framing"):

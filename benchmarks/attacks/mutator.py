@@ -1,7 +1,7 @@
-"""Requests made wrong at random: documented examples with types swapped, keys dropped, numbers at extremes and so on.
+"""A generator of wrong requests: documented examples with types swapped, keys dropped, extreme numbers and so on.
 
-A `Mutator` is a function of its seed: the same seed gives the same requests in the same order. It takes paths,
-examples and words from an OpenAPI description, so that it knows what the server under attack knows.
+A `Mutator` is deterministic: the same seed gives the same requests in the same order. It takes paths, examples and
+words from the OpenAPI description of the server under attack.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ PAD = 40_000
 
 @dataclass(frozen=True)
 class Attempt:
-    """One request."""
+    """One generated request, with the mutations that it had."""
 
     method: str
     path: str
@@ -81,7 +81,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Described:
-    """The part of an OpenAPI description that describes requests."""
+    """The examples, paths and words that an OpenAPI description has for requests."""
 
     examples: list[tuple[str, Any]]
     """Paths of POST requests with bodies."""
@@ -121,11 +121,11 @@ def _words(value: Any) -> Iterator[str]:
 
 
 class Raw(str):
-    """Text that stands in the document as it is."""
+    """Text to write into the JSON document as it is, such as NaN, which is no valid JSON."""
 
 
 class Mutator:
-    """Wrong requests without end."""
+    """An endless iterator of wrong requests."""
 
     def __init__(self, described: Described, seed: int) -> None:
         self.described = described
@@ -136,7 +136,7 @@ class Mutator:
             yield self.attempt()
 
     def attempt(self) -> Attempt:
-        """Return the next request."""
+        """Generate the next request, usually wrong: an example with one to five random changes."""
         dice = self.random
         if dice.random() < 0.03:
             return self._without_body()
@@ -196,7 +196,7 @@ class Mutator:
     # --- the document ---------------------------------------------------------------------------
 
     def _places(self, value: Any) -> list[tuple[Any, Any]]:
-        """Return containers, each with a key or index of it."""
+        """Return all `(container, key)` pairs within a JSON value, with at most five entries of each long list."""
         found: list[tuple[Any, Any]] = []
         pending = [value]
         while pending:
@@ -241,7 +241,7 @@ class Mutator:
     )
 
     def _other(self, value: Any) -> Any:
-        """Return a value of some type."""
+        """Return a random value of a random type; some contain `value`."""
         dice = self.random
         return dice.choice(
             (
@@ -290,7 +290,7 @@ class Mutator:
         inner[place] = self.random.choice(NUMBERS)
 
     def _tweak(self, container: Any, key: Any) -> None:
-        """Make a small change that may be valid."""
+        """Change a value a little, so that the request may stay valid."""
         dice = self.random
         value = container[key]
         if isinstance(value, bool):
@@ -322,7 +322,7 @@ class Mutator:
         inner[place] = dice.choice((value[:-1], value[1:], value[:1], [copy.deepcopy(v) for v in value * times]))
 
     def _typed(self, container: Any, key: Any) -> None:
-        """Make a typed array, valid or not."""
+        """Replace a list, if there is one, by a random typed array, valid or not."""
         dice = self.random
         shape: Any = [dice.choice((0, 1, 2, 3, 4)) for _ in range(dice.randrange(4))]
         count = 1
@@ -353,7 +353,7 @@ class Mutator:
             target.append(self._other(name))
 
     def _word(self, container: Any, key: Any) -> None:
-        """Put another word of the service, most likely in the place of one."""
+        """Replace a string, if there is one, by a random word that requests may contain."""
         words = [place for place in self._places(container) if isinstance(place[0][place[1]], str)]
         inner, place = self.random.choice(words) if words else (container, key)
         inner[place] = self.random.choice(self.described.words)
@@ -374,7 +374,7 @@ class Mutator:
     # --- the bytes ------------------------------------------------------------------------------
 
     def _text(self, value: Any, kinds: list[str]) -> tuple[str, bool]:
-        """Return JSON text, and whether it says just `value`."""
+        """Return `value` as JSON text, and whether it still means `value`: `Raw` parts and repeated keys change it."""
         raws: list[str] = []
 
         def marked(inner: Any) -> Any:

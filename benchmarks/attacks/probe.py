@@ -1,8 +1,8 @@
-"""Normal clients, in a process of their own: `/health/live` and the XOR gradients, measured until standard input ends.
+"""Normal clients, in a process of their own: they time `/health/live` and the XOR gradients until standard input ends.
 
-A request starts every so often whether or not those before it were answered, so a pause of the server counts for all
-clients that would have met it. Half of them keep a connection, half open one. What is not answered with 200 counts as
-taking as long as the patience of a client.
+A request starts at fixed times, whether or not earlier ones were answered, so a pause of the server counts for all
+clients that would have met it. Half of the requests use kept connections, half new ones. A request that is not answered
+with 200 counts as taking `PATIENCE` seconds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LIVE = get("/health/live")
 
 @dataclass
 class Probe:
-    """Measures one server."""
+    """The normal clients of one server: two requests every `every` seconds, and their times and failures."""
 
     port: int
     every: float

@@ -1,4 +1,4 @@
-"""Small requests of which no two are equal, for many minutes: memory stays, and nobody waits for a pause."""
+"""The soak: small requests that all differ, for many minutes. Memory must not grow, and no request may be delayed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WARM = 0.4
 
 
 def unique(number: int) -> tuple[str, bytes]:
-    """Return a small request that differs from all others in its definition, so that nothing is found in a cache."""
+    """Return the path and body of a small request whose definition no other number has, so that caches do not help."""
     name = f"n{number}"
     kind = number % 5
     if kind == 0:
@@ -65,7 +65,7 @@ async def _client(port: int, source: str, numbers: Iterator[int], end: float, st
 
 
 def slope(history: list[tuple[float, int]]) -> float:
-    """Return bytes a second: the straight line of least squares through moments and sizes."""
+    """Return the growth of memory in bytes a second: the least-squares line through `(moment, bytes)` pairs."""
     if len(history) < 3:
         return 0.0
     times, sizes = zip(*history, strict=True)
@@ -100,6 +100,6 @@ async def _soak(server: Server, options: Options) -> Row:
 
 
 def run(options: Options) -> Iterator[Row]:
-    """Yield one row."""
+    """Yield one row, about memory and pauses over `options.minutes`."""
     with serving(options) as server:
         yield asyncio.run(_soak(server, options))

@@ -1,1 +1,1 @@
-"""Servers to compare with, each in a process of its own on the loopback interface."""
+"""Servers of other makers to compare the service with, each run in a process of its own on the loopback interface."""

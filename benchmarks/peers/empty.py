@@ -1,4 +1,4 @@
-"""The floor: Flask doing nothing, on the same server settings as the service."""
+"""A Flask application that does nothing, on the service's server settings: the least that a request can cost."""
 
 from flask import Flask, Response, request
 

@@ -1,7 +1,7 @@
-"""The same gradients as a Tesseract: weights and batch in, the loss out, differentiable in the weights.
+"""The benchmark's gradients as a Tesseract: weights and batch in, the loss out, differentiable in the weights.
 
-Served by the runtime of tesseract-core, which finds this file through the variable TESSERACT_API_PATH. One schema for
-both networks: two layers, and the loss by name. The gradient is asked for as Tesseract clients ask for it, by
+The runtime of tesseract-core serves this file, which it finds through the variable TESSERACT_API_PATH. One schema fits
+both networks: two layers, and the loss by name. Clients ask for the gradient as Tesseract clients do, by
 `vector_jacobian_product` with the cotangent 1.
 """
 

@@ -1,4 +1,4 @@
-"""The same gradients as UM-Bridge models: `python -m benchmarks.peers.umbridge_server PORT`.
+"""The benchmark's gradients as UM-Bridge models: `python -m benchmarks.peers.umbridge_server PORT`.
 
 UM-Bridge differentiates with respect to one input vector at a time, so all weights are one vector.
 """

@@ -1,1 +1,1 @@
-"""Gradients by hand, right and with the mistakes that people make, to judge `/v1/gradients/verify` by."""
+"""Gradients written by hand, right and with the mistakes that people make: they test `/v1/gradients/verify`."""

@@ -1,4 +1,7 @@
-"""`python -m benchmarks.verdicts`: hands in thousands of gradients, and prints how well they were judged."""
+"""Submit thousands of gradients to `/v1/gradients/verify`, and print how well they were judged.
+
+Usage: `python -m benchmarks.verdicts`.
+"""
 
 from __future__ import annotations
 

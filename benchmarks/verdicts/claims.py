@@ -1,4 +1,4 @@
-"""Claims of students: gradients with one mistake or two, right ones of all precisions, wrong ones without a pattern."""
+"""Claims to be judged: gradients as students submit them, with one mistake or two, right, or wrong without pattern."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SAME = {"float64": 1e-9, "float32": 1e-4}
 
 @dataclass(frozen=True)
 class Claim:
-    """Gradients of a network, and what is known about them."""
+    """Gradients to submit for a network, and what is known about them, which the verdict is compared with."""
 
     kind: str
     network: Network
@@ -44,7 +44,10 @@ def flat(tree: Tree) -> dict[str, Array]:
 
 
 def differing(claimed: Tree, right: Tree, share: float = SAME["float64"]) -> frozenset[str]:
-    """Return the parameters of two trees that differ, in shape or by more than this share of the largest number."""
+    """Return the parameters, as `layer.parameter`, whose claimed gradient is wrong: in shape, or by more than `share`.
+
+    `share` is relative to the largest number of the right gradient.
+    """
     mine, exact = flat(claimed), flat(right)
     largest = max((float(np.abs(array).max()) for array in exact.values()), default=0.0)
 
@@ -58,7 +61,7 @@ def differing(claimed: Tree, right: Tree, share: float = SAME["float64"]) -> fro
 
 
 def first_wrong(network: Network, wrong: frozenset[str]) -> frozenset[str]:
-    """Return the layers with wrong gradients that no other layer with wrong gradients comes after."""
+    """Return the layers where wrong gradients begin: no layer between them and the loss has wrong gradients."""
     layers = {path.rsplit(".", 1)[0] for path in wrong}
     after: dict[str, set[str]] = {}
     for layer in reversed(network.layers):
@@ -74,7 +77,7 @@ def first_wrong(network: Network, wrong: frozenset[str]) -> frozenset[str]:
 
 
 def candidates(network: Network) -> list[Slip]:
-    """Return every mistake that the backward pass of a network can make: in one layer, and in all that can make it."""
+    """Return every mistake that the network's backward pass can make, in one layer or in all that can make it."""
     slips = Slips()
     network.gradients(slips)
     found = list(slips.asked)
@@ -90,7 +93,10 @@ def _erring(network: Network, *slips: Slip) -> Tree:
 
 
 def _claims(network: Network, kind: str, dtype: str, choices: Sequence[tuple[Slip, ...]]) -> Iterator[Claim]:
-    """Yield a claim for each group of choices that come to the same numbers."""
+    """Yield a claim for each set of mistakes that changes the gradients; sets with equal results share a claim.
+
+    `choices` are the sets of mistakes to try. The network is left in `dtype`.
+    """
     right = network.gradients()
     trees = [(choice, _erring(network, *choice)) for choice in choices]
     trees = [(choice, tree) for choice, tree in trees if all(np.isfinite(a).all() for a in flat(tree).values())]
@@ -118,7 +124,7 @@ def _claims(network: Network, kind: str, dtype: str, choices: Sequence[tuple[Sli
 
 
 def singles(prepare: Prepare, names: Sequence[str] = tuple(MAKERS), seed: int = 1986) -> Iterator[Claim]:
-    """Yield each mistake that changes anything, in each network, in both dtypes."""
+    """Yield a claim for each single mistake that changes gradients, in each network; `prepare` sets dropout masks."""
     for name, dtype in itertools.product(names, ("float64", "float32")):
         network = make(name, seed)
         network.cast("float32")
@@ -128,7 +134,7 @@ def singles(prepare: Prepare, names: Sequence[str] = tuple(MAKERS), seed: int = 
 
 
 def pairs(prepare: Prepare, names: Sequence[str], count: int, seed: int = 7) -> Iterator[Claim]:
-    """Yield pairs of different mistakes, drawn at random, that no single mistake explains."""
+    """Yield claims with two different mistakes, drawn at random, that no single mistake explains."""
     for name in names:
         network = make(name, seed)
         prepare(network)
@@ -145,7 +151,7 @@ def pairs(prepare: Prepare, names: Sequence[str], count: int, seed: int = 7) -> 
 
 
 def differences(network: Network, h: float, central: bool) -> Tree | None:
-    """Return the gradients by finite differences of the loss. None where a kink lies within h."""
+    """Return the gradients by finite differences with step `h`, or None if a kink of the loss lies within the step."""
     found: Tree = {}
     base, pattern = network.loss(), _pattern(network)
     for name, tree in network.parameters.items():
@@ -167,7 +173,7 @@ def differences(network: Network, h: float, central: bool) -> Tree | None:
 
 
 def _pattern(network: Network) -> bytes:
-    """Return the side of each kink on which the numbers lie."""
+    """Return which side of each kink the network's values lie on: two equal patterns have no kink between them."""
     parts: list[Array] = []
     for layer in network.layers:
         if layer.activation == "relu":
@@ -180,7 +186,7 @@ def _pattern(network: Network) -> bytes:
 
 
 def scale_badly(network: Network, generator: np.random.Generator) -> None:
-    """Scale weights by 1e-6 to 1e6, all alike or each layer for itself; inputs get mixed units."""
+    """Multiply weights by factors of 1e-6 to 1e6, and half of the time the input columns by others."""
     one = 10.0 ** generator.uniform(-6.0, 6.0)
     alike = generator.random() < 0.3
     for layer in network.layers:
@@ -195,7 +201,7 @@ def scale_badly(network: Network, generator: np.random.Generator) -> None:
 
 
 def make_tiny(network: Network, generator: np.random.Generator) -> None:
-    """Make gradients about 1e-10: targets next to the outputs, or a loss of little weight."""
+    """Change targets or loss weights so that the gradients are about 1e-10."""
     values = network.forward()
     for name, loss in network.losses.items():
         if loss.endswith("crossentropy") or generator.random() < 0.5:
@@ -206,7 +212,7 @@ def make_tiny(network: Network, generator: np.random.Generator) -> None:
 
 
 def enlarge(network: Network, generator: np.random.Generator) -> None:
-    """Make the batch 256 to 1024 samples."""
+    """Replace the samples by a random batch of 256 to 1024."""
     chosen = generator.integers(0, len(network.inputs), int(2 ** generator.uniform(8.0, 10.0)))
     network.inputs = network.inputs[chosen] + generator.normal(size=(len(chosen), *network.inputs.shape[1:]))
     network.targets = {name: target[chosen] for name, target in network.targets.items()}
@@ -215,7 +221,7 @@ def enlarge(network: Network, generator: np.random.Generator) -> None:
 
 
 def go_the_long_way(network: Network, generator: np.random.Generator) -> None:
-    """Keep cross-entropies unshortened; make some weights large."""
+    """Let cross-entropies be differentiated without the usual simplification; make some weights large."""
     network.long_way = True
     for layer in network.layers:
         if layer.owner == layer.name and generator.random() < 0.5:
@@ -244,7 +250,7 @@ STEPS = {False: (1e-4, 1e-5, 1e-6, 1e-7), True: (1e-3, 1e-4, 1e-5, 1e-6)}
 
 
 def right(prepare: Prepare, share: float = 1.0, seed: int = 100) -> Iterator[Claim]:
-    """Yield a thousand submissions without a mistake, or a share of them."""
+    """Yield about a thousand claims without a mistake, or this share of them, with all kinds of rounding."""
     names = list(MAKERS)
     for kind, count, change, dtype, own in RIGHT:
         generator = np.random.default_rng([seed, len(kind), count])
@@ -283,7 +289,7 @@ def right(prepare: Prepare, share: float = 1.0, seed: int = 100) -> Iterator[Cla
 
 
 def _entry(array: Array, generator: np.random.Generator, size: float) -> None:
-    """Pick an entry, not of the smallest."""
+    """Multiply one random entry, not one of the smallest, by 1 + `size`."""
     large = np.argwhere(np.abs(array) >= 1e-3 * np.abs(array).max())
     index = tuple(large[generator.integers(len(large))])
     array[index] *= 1.0 + size
@@ -327,7 +333,7 @@ WRONG: Sequence[tuple[str, int, Spoil, str]] = (
 
 
 def unexplained(prepare: Prepare, share: float = 1.0, seed: int = 500) -> Iterator[Claim]:
-    """Yield a thousand wrong gradients that no mistake explains, or a share of them."""
+    """Yield about a thousand wrong gradients that no known mistake explains, or this share of them."""
     names = list(MAKERS)
     for kind, count, spoil, where in WRONG:
         generator = np.random.default_rng([seed, len(kind), count])
@@ -362,7 +368,7 @@ def _places(claimed: Tree, owners: Sequence[Layer], where: str, generator: np.ra
 
 
 def small(prepare: Prepare, seed: int = 900) -> Iterator[Claim]:
-    """Yield gradients of 1e-10 in which one entry is wrong by a hundredth."""
+    """Yield claims with gradients of about 1e-10 in which one entry is wrong by a hundredth."""
     for attempt, name in enumerate(name for name in MAKERS for _ in range(4)):
         network = make(name, seed + attempt)
         network.loss_weights = dict.fromkeys(network.losses, 1e-10)

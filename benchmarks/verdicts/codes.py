@@ -1,4 +1,4 @@
-"""By which codes the service may call the mistakes of the hand-written backward passes."""
+"""For each mistake of the hand-written backward passes, the codes with which the service may name it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hands claims in to a service, and compares its verdicts with what is known about them."""
+"""Submit claims to a service, and compare its verdicts with what is known about the claims."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Send = Callable[[str, Mapping[str, Any]], tuple[int, Any]]
 
 
 def in_process() -> Send:
-    """Ask the service of this checkout, without a server."""
+    """Return a function that posts to this checkout's service, without a server."""
     from service.app import create_app
     from service.config import Settings
 
@@ -37,7 +37,7 @@ def in_process() -> Send:
 
 
 def over_http(address: str) -> Send:
-    """Ask a running service, such as `http://127.0.0.1:8000`."""
+    """Return a function that posts to a running service, such as the one at `http://127.0.0.1:8000`."""
 
     def send(path: str, body: Mapping[str, Any]) -> tuple[int, Any]:
         content = json.dumps(body).encode()
@@ -52,7 +52,7 @@ def over_http(address: str) -> Send:
 
 
 def masks_from(send: Send) -> Callable[[Network], None]:
-    """Gives a network the masks of its dropout, which the service draws from the seed of the request."""
+    """Return a function that gives a network its dropout masks, which the service draws from the request's seed."""
 
     def prepare(network: Network) -> None:
         if network.seed:
@@ -68,12 +68,12 @@ def masks_from(send: Send) -> Callable[[Network], None]:
 
 
 def codes_of(slips: Sequence[Slip]) -> list[tuple[frozenset[str], ...]]:
-    """Return the codes by which the service may call each mistake."""
+    """Return, for each mistake, the sets of codes with which the service may name it."""
     return [CODES[slip.mistake] for slip in slips]
 
 
 def names(said: Iterable[str], claim: Claim) -> bool:
-    """Return whether these codes are the mistakes of a claim, or others that give the same numbers."""
+    """Return whether the codes `said` name the mistakes of a claim, or others that give the same numbers."""
     codes = frozenset(said)
     for made in (claim.made, *claim.equal):
         options = codes_of(made)
@@ -87,7 +87,7 @@ def names(said: Iterable[str], claim: Claim) -> bool:
 
 
 def alternatives(diagnosis: Mapping[str, Any]) -> list[list[str]]:
-    """Return the mistakes of a diagnosis, and those that are equivalent."""
+    """Return the codes of a diagnosis, followed by the sets of codes that would explain the same numbers."""
     return [diagnosis["mistakes"], *diagnosis.get("equivalent", ())]
 
 
@@ -98,7 +98,7 @@ def first_of(answer: Mapping[str, Any]) -> str | None:
 
 @dataclass
 class Row:
-    """The verdicts on the claims of one kind."""
+    """A summary of the verdicts on all claims of one kind."""
 
     claims: int = 0
     counts: Counter[str] = field(default_factory=Counter)
@@ -108,14 +108,14 @@ class Row:
 
 @dataclass
 class Judge:
-    """Hands claims in, many of one network in one request, and keeps what failed."""
+    """Submits claims, several of one network per request, counts the results and keeps what failed."""
 
     send: Send
     failures: Path | None = None
     rows: dict[str, Row] = field(default_factory=dict)
 
     def judge(self, claims: Iterable[Claim], judged: Callable[[Claim, Mapping[str, Any]], list[str]]) -> None:
-        """Count the names that `judged` gives the answer to a claim; those that begin with + are good."""
+        """Submit the claims, and count the results that `judged(claim, answer)` names; a + marks the good ones."""
         for batch in _batches(claims):
             network, dtype = batch[0].network, batch[0].dtype
             body = network.request(dtype)
@@ -174,7 +174,7 @@ def _batches(claims: Iterable[Claim], size: int = 12) -> Iterator[list[Claim]]:
 
 
 def erring(claim: Claim, answer: Mapping[str, Any]) -> list[str]:
-    """Return a claim with known mistakes: are they named, and are the right tensors called wrong?"""
+    """Return the names of what was right and wrong in the verdict on a claim with known mistakes."""
     found = []
     if answer["verdict"] == "match":
         found.append("called right")
@@ -196,9 +196,10 @@ def erring(claim: Claim, answer: Mapping[str, Any]) -> list[str]:
 
 
 def named_at(claim: Claim, diagnoses: Sequence[Mapping[str, Any]]) -> tuple[int | None, set[str]]:
-    """Find where the mistakes of a claim are named first, and the parameters explained there.
+    """Return the index of the diagnosis that first names the claim's mistakes, and the parameters it explains.
 
-    A diagnosis may be of some tensors only. Those that follow then explain others: together they are one answer.
+    A diagnosis may be about some tensors only. Those that follow then explain others, and count together with it.
+    Return None and an empty set if no diagnosis names the mistakes.
     """
     for place in range(len(diagnoses)):
         codes: set[str] = set()
@@ -217,7 +218,7 @@ def named_at(claim: Claim, diagnoses: Sequence[Mapping[str, Any]]) -> tuple[int 
 
 
 def places_of(claim: Claim, answer: Mapping[str, Any]) -> list[str]:
-    """Return whether the wrong tensors, and the first wrong layer, are named."""
+    """Return the names of what was right and wrong about the tensors and the first layer that a verdict calls wrong."""
     found = []
     said = {each["parameter"] for each in answer["tensors"] if each["verdict"] != "match"}
     if said - claim.wrong - claim.unclear:
@@ -229,7 +230,7 @@ def places_of(claim: Claim, answer: Mapping[str, Any]) -> list[str]:
 
 
 def correct(claim: Claim, answer: Mapping[str, Any]) -> list[str]:
-    """Return a claim without a mistake."""
+    """Return the names of what was right and wrong in the verdict on a claim without a mistake."""
     found = ["+right" if answer["verdict"] == "match" else "false alarm"]
     said = {code for diagnosis in answer.get("diagnoses", ()) for code in diagnosis["mistakes"]}
     if said - NOISE:
@@ -242,7 +243,7 @@ def correct(claim: Claim, answer: Mapping[str, Any]) -> list[str]:
 
 
 def patternless(claim: Claim, answer: Mapping[str, Any]) -> list[str]:
-    """Return a wrong claim that no mistake explains."""
+    """Return the names of what was right and wrong in the verdict on a claim that no known mistake explains."""
     found = ["called right" if answer["verdict"] == "match" else "+wrong"]
     if answer["diagnoses"]:
         found.append("false excuse")

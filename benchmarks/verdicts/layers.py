@@ -1,7 +1,7 @@
-"""Layers as a student writes them in NumPy: a forward and a backward pass, and the wrong lines that people write.
+"""Layers as a student writes them in NumPy: a forward and a backward pass, with the wrong lines that people write.
 
 Samples are axis 0. `forward` keeps what `backward` needs. `backward` takes dL/d(output), fills `gradients` and returns
-dL/d(input), one for each input. Where it asks `wrong("…")`, the line after it is a mistake.
+dL/d(input). After `if wrong("…")` stands the line that makes this mistake.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ SLOPE: dict[str, Callable[[Array], Array]] = {
 
 
 class Layer:
-    """The base of all layers. `owner` is the layer that has the parameters."""
+    """The base of all layers. `owner` names the layer whose parameters it uses: its own, or those it shares."""
 
     def __init__(self, name: str, shares: str | None = None, l1: float = 0.0, l2: float = 0.0) -> None:
         self.name, self.owner = name, shares or name
@@ -66,7 +66,7 @@ class Layer:
         self.z = self.a = np.zeros(0)
 
     def shapes(self, sample: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of its parameters for a sample of this shape."""
+        """Return the shape of each parameter, given the shape of one sample."""
         return {}
 
     def forward(self, x: Array) -> Array:
@@ -80,7 +80,7 @@ class Layer:
         return self.a
 
     def delta(self, da: Array, wrong: Wrong) -> Array:
-        """Return dL/dz, given dL/da."""
+        """Return dL/dz, given dL/da, with the mistake that `wrong` switches on, if any."""
         if self.fused or self.activation == "linear":
             return da
         if wrong("derivative_omitted"):
@@ -114,7 +114,10 @@ class Layer:
         return rows.sum(0)
 
     def below(self, da: Array, delta: Array, wrong: Wrong) -> tuple[Array, Array]:
-        """Return the deltas for the layer's own gradients and for its input. ReLU masks them."""
+        """Return the delta for the layer's own gradients, and the one to pass on to its input.
+
+        They are equal unless a mistake leaves the ReLU's mask out of one of them.
+        """
         if self.activation == "relu":
             if wrong("mask_after_own_gradients"):
                 return da, delta
@@ -152,7 +155,7 @@ class Dense(Layer):
 
 
 class Convolution(Layer):
-    """A convolution of stride 1 over one or two axes, channels last; `same` pads with zeros."""
+    """A convolution of stride 1 over one or two axes, channels last; the padding `same` adds zeros."""
 
     def __init__(self, name: str, filters: int, window: tuple[int, ...], padding: str, activation: str) -> None:
         super().__init__(name)
@@ -162,7 +165,7 @@ class Convolution(Layer):
         return {"kernel": (*self.window, sample[-1], self.filters), "bias": (self.filters,)}
 
     def inside(self, offset: tuple[int, ...], lengths: tuple[int, ...]) -> tuple[slice, ...]:
-        """Return the places of the padded input that one element of the window meets."""
+        """Return the slice of the padded input that the window's element at `offset` is multiplied with."""
         return (slice(None), *(slice(start, start + length) for start, length in zip(offset, lengths, strict=True)))
 
     def forward(self, x: Array) -> Array:
@@ -214,7 +217,7 @@ class Convolution(Layer):
 
 
 class MaxPooling2D(Layer):
-    """The largest of each 2 x 2 block."""
+    """Max pooling over blocks of 2 x 2."""
 
     def forward(self, x: Array) -> Array:
         n, height, width, channels = x.shape
@@ -232,7 +235,7 @@ class MaxPooling2D(Layer):
 
 
 class GlobalAveragePooling1D(Layer):
-    """The mean over the steps."""
+    """The mean over the steps of a sequence."""
 
     def forward(self, x: Array) -> Array:
         self.shape = x.shape
@@ -254,7 +257,7 @@ class Flatten(Layer):
 
 
 class Dropout(Layer):
-    """A given mask, which holds 0 and 1 / (1 - rate)."""
+    """Multiplication by a given mask, which holds 0 and 1 / (1 - rate)."""
 
     mask: Array = np.ones(1)
 

@@ -1,4 +1,4 @@
-"""A network by hand: layers one after the other or in branches, losses, and the gradients that a student hands in."""
+"""A network written by hand: layers in sequence or in branches, losses, and gradients as a student submits them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ INPUT = "input"
 
 @dataclass
 class Network:
-    """Layers with their inputs (none named: the layer before), one loss for each output, parameters and data."""
+    """Layers with losses, parameters and data. A layer takes the output of the one before, or of its `inputs_of`."""
 
     name: str
     layers: Sequence[Layer]
@@ -58,7 +58,7 @@ class Network:
     # --- numbers ------------------------------------------------------------------------------
 
     def fill(self, generator: np.random.Generator, gain: float = 1.0) -> Network:
-        """Draw parameters of the usual scales, biases and shifts included."""
+        """Draw random parameters of the usual scales, also for biases and shifts."""
         by_name: dict[str, Layer] = {}
         values = {INPUT: self.inputs}
         for layer in self.layers:
@@ -75,7 +75,7 @@ class Network:
         return self
 
     def cast(self, dtype: str) -> None:
-        """Turn all numbers into another dtype; what float32 cannot hold is rounded for good."""
+        """Convert all numbers to another dtype; after float32, digits stay lost."""
         self.inputs = self.inputs.astype(dtype)
         self.targets = {name: target.astype(dtype) for name, target in self.targets.items()}
         if self.sample_weights is not None:
@@ -93,7 +93,7 @@ class Network:
         return values
 
     def loss(self) -> float:
-        """Return the number that the gradients are of."""
+        """Return the total loss, regularizers included: the gradients are its derivatives."""
         values = self.forward()
         total = 0.0
         for name, loss in self.losses.items():
@@ -112,7 +112,7 @@ class Network:
         return next(layer for layer in self.layers if layer.name == name)
 
     def gradients(self, slips: Slips | None = None) -> Tree:
-        """Return the gradients that are handed in, with all the mistakes of `slips` in them."""
+        """Return the gradients as a student submits them, with the mistakes that `slips` switches on."""
         slips = slips or Slips()
         values = self.forward()
         passed: dict[str, Array] = {}
@@ -139,7 +139,7 @@ class Network:
         return self.hand_in(found, slips)
 
     def output_delta(self, layer: Layer, p: Array, wrong: Wrong) -> Array:
-        """Return dL/da of an output layer; after a softmax dL/dz."""
+        """Return dL/da of an output layer, or dL/dz if its loss is a cross-entropy."""
         loss, t = self.losses[layer.name], self.targets[layer.name]
         if len(t) > 1 and wrong("targets_of_sample_before"):
             t = np.roll(t, 1, 0)
@@ -196,7 +196,7 @@ class Network:
         found["kernel"] = found["kernel"] + penalty
 
     def hand_in(self, right: Tree, slips: Slips) -> Tree:
-        """Return the tree as it is handed in: each layer's tensors may have been scaled or turned around on the way."""
+        """Return the gradients as they are submitted, after mistakes of handling: wrong factors, shapes or names."""
         names = list(right)
         found: Tree = {}
         for place, name in enumerate(names):
@@ -225,7 +225,7 @@ class Network:
     # --- the request --------------------------------------------------------------------------
 
     def request(self, dtype: str = "float64") -> dict[str, Any]:
-        """Return the body of `POST /v1/gradients`."""
+        """Return the body of `POST /v1/gradients` for this network."""
         several = len(self.losses) > 1
         body: dict[str, Any] = {
             "network": {"layers": [self.described(layer) for layer in self.layers]},
@@ -274,7 +274,7 @@ class Network:
         return found
 
     def read_masks(self, layers: Sequence[Mapping[str, Any]]) -> None:
-        """Take the masks of dropout from the `layers` of an answer of `/v1/forward`."""
+        """Set the dropout masks from the `layers` of a response of `/v1/forward`."""
         told = {layer["name"]: layer for layer in layers}
         for layer in self.layers:
             if isinstance(layer, Dropout):
@@ -296,7 +296,7 @@ def _kind(layer: Layer) -> str:
 
 
 def _losses(loss: str, z: Array, p: Array, t: Array) -> Array:
-    """Return l of every output, to be summed for each sample."""
+    """Return the loss of every output, to be summed for each sample."""
     outputs = p[0].size
     if loss == "categorical_crossentropy":
         top = z.max(-1, keepdims=True)
@@ -307,7 +307,7 @@ def _losses(loss: str, z: Array, p: Array, t: Array) -> Array:
 
 
 def _slopes(loss: str, layer: Layer, p: Array, t: Array, wrong: Wrong) -> Array:
-    """Return dl/da of one sample's loss; of cross-entropies dl/dz, which the layer takes as it is."""
+    """Return the derivative of one sample's loss: dl/dz for cross-entropies, dl/da for other losses."""
     outputs = np.asarray(p[0].size, p.dtype)
     if loss == "categorical_crossentropy":
         if wrong("softmax_omitted"):

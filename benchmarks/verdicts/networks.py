@@ -1,4 +1,4 @@
-"""The networks that are judged on: small, of all kinds, with numbers from a seed."""
+"""Small networks of all kinds, with random numbers from a seed, whose gradients are submitted."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def deep(g: np.random.Generator) -> Network:
 
 
 def twins(g: np.random.Generator) -> Network:
-    """Make two of everything: here many mistakes look alike."""
+    """Return a network with two units, outputs and samples, in which many mistakes look alike."""
     layers = Dense("hidden", 2, "sigmoid"), Dense("output", 2, "sigmoid")
     losses = {"output": "mean_squared_error"}
     return Network("twins", layers, (2,), losses, g.normal(size=(2, 2)), {"output": g.random((2, 2))})
@@ -189,6 +189,6 @@ MAKERS: dict[str, Maker] = {
 
 
 def make(name: str, seed: int = 1986) -> Network:
-    """Return a network with parameters and data of this seed."""
+    """Return the network of this name, with parameters and data from this seed."""
     generator = np.random.default_rng([seed, sorted(MAKERS).index(name)])
     return MAKERS[name](generator).fill(generator)

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.verdicts.pytorch`: gradients as PyTorch gives them, with its names and shapes, for each layer.
+"""Submit PyTorch's gradients, with its names and shapes, for each layer: `python -m benchmarks.verdicts.pytorch`.
 
-Every module computes its own gradients; nothing here turns one of them around. Only the parameters are turned, from
-Keras's layout to that of PyTorch, before PyTorch starts.
+Every module computes its own gradients; nothing here transposes one of them. Only the parameters are converted, from
+Keras's layout to PyTorch's, before PyTorch starts.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _attend(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def _kernel(p: Tree) -> Tree:
-    """Turn `(*window, in, out)` into `(out, in, *window)`."""
+    """Convert a kernel `(*window, in, out)` to PyTorch's `(out, in, *window)`."""
     return {"weight": np.moveaxis(p["kernel"], (-1, -2), (0, 1)), "bias": p["bias"]}
 
 
@@ -81,7 +81,7 @@ def _recurrent(p: Tree, prefix: str = "", end: str = "") -> Tree:
 
 
 def _gru(p: Tree) -> Tree:
-    """Reorder update, reset, candidate as reset, update, candidate."""
+    """Convert a GRU's parameters: PyTorch orders the gates reset, update, candidate, Keras update, reset, candidate."""
 
     def ordered(x: Array) -> Array:
         update, reset, candidate = np.split(x, 3, -1)
@@ -274,7 +274,7 @@ CASES: Sequence[Case] = (
 
 
 def handed_in(case: Case, generator: np.random.Generator) -> tuple[dict[str, Any], dict[str, Tree]]:
-    """Return a request, and the gradients of its parameters by the names of PyTorch."""
+    """Return a request, and PyTorch's gradients of its parameters, by layer and PyTorch's names."""
     samples = 5
     if case.integers is None:
         x = generator.normal(size=(samples, *case.sample))
@@ -319,7 +319,7 @@ def handed_in(case: Case, generator: np.random.Generator) -> tuple[dict[str, Any
 
 
 def forms(gradients: Mapping[str, Tree]) -> dict[str, Any]:
-    """Return the ways to hand PyTorch's gradients in."""
+    """Return PyTorch's gradients in each form that a claim may have."""
     tree = {layer: {name: array.tolist() for name, array in each.items()} for layer, each in gradients.items()}
     names = {f"{layer}.{name}": array for layer, each in tree.items() for name, array in each.items()}
     return {"tree": tree, "names": names, "part": {"inner": tree["inner"]}}

@@ -1,4 +1,4 @@
-"""Recurrent layers and attention as a student writes them: loops over the steps, one formula a line."""
+"""Recurrent layers and attention as a student writes them: a loop over the steps, one formula a line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks.verdicts.slips import Wrong
 
 
 class SimpleRNN(Layer):
-    """h_t = tanh(x_t W + h_{t-1} U + b); gives the last h or all of them."""
+    """h_t = tanh(x_t W + h_{t-1} U + b); the output is the last h, or all of them with `sequences`."""
 
     def __init__(self, name: str, units: int, sequences: bool = False) -> None:
         super().__init__(name)
@@ -59,7 +59,7 @@ class SimpleRNN(Layer):
 
 
 class LSTM(Layer):
-    """Long short-term memory; the gates lie in the order input, forget, candidate, output."""
+    """Long short-term memory, with the gates in the order input, forget, candidate, output."""
 
     def __init__(self, name: str, units: int, sequences: bool = False) -> None:
         super().__init__(name)

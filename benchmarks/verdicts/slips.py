@@ -1,4 +1,4 @@
-"""The mistakes of hand-written backward passes, and the layers that they can be in."""
+"""The mistakes of hand-written backward passes, which can be switched on one by one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Wrong = Callable[[str], bool]
 
 @dataclass(frozen=True, order=True)
 class Slip:
-    """A mistake, in one layer or, with no layer, wherever it can be made."""
+    """A mistake by name, in one layer, or in every layer that can make it if `layer` is None."""
 
     mistake: str
     layer: str | None = None
@@ -22,7 +22,7 @@ class Slip:
 
 @dataclass
 class Slips:
-    """The mistakes that are switched on. A backward pass asks for each at its place; `asked` remembers all of them."""
+    """The mistakes that are switched on (`made`), and all that a backward pass could have made (`asked`)."""
 
     made: frozenset[Slip] = frozenset()
     asked: dict[Slip, None] = field(default_factory=dict)

@@ -1,8 +1,7 @@
-"""The cost of a verdict beyond the gradient itself."""
+"""Time verdicts, beyond what the gradient alone costs."""
 
 from __future__ import annotations
 
-import base64
 import math
 import statistics
 import time
@@ -14,36 +13,28 @@ import numpy as np
 from benchmarks.by_hand import sigmoid_gradients, softmax_gradients
 from benchmarks.networks import DIGITS, XOR, Array, Case
 from benchmarks.verdicts.judge import PATH, Send
+from schemas.tensor import encode as typed
 
 CLASS = Case("784-30-10, batch 64", (784, 30, 10), ("sigmoid", "softmax"), 64, "categorical_crossentropy")
 SUBMISSIONS = 200
 
 
-def typed(array: Array) -> dict[str, Any]:
-    content = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
-    return {"dtype": array.dtype.name, "shape": list(array.shape), "base64": content}
-
-
 def typed_single(array: Array) -> dict[str, Any]:
-    """Submit float32: 200 submissions in float64 exceed the largest body."""
+    """Return a typed array in float32: in float64, 200 submissions would exceed the largest body."""
     return typed(array.astype("float32"))
 
 
 def request_of(case: Case, encode: Any) -> tuple[dict[str, Any], dict[str, dict[str, Array]]]:
-    """Return the body of a request, and the gradients by hand."""
+    """Return the body of a request, and the right gradients, computed by hand."""
     numbers = case.numbers("float64")
     body = case.request() | {"inputs": encode(numbers.inputs), "targets": encode(numbers.targets)}
-    body["parameters"] = {
-        name: {"kernel": encode(kernel), "bias": encode(bias)}
-        for name, kernel, bias in zip(case.layer_names, numbers.kernels, numbers.biases, strict=True)
-    }
+    body["parameters"] = case.tree(numbers.kernels, numbers.biases, encode)
     if case.activations == ("sigmoid", "softmax"):
         flat = _mixed_gradients(numbers.kernels, numbers.biases, numbers.inputs, numbers.targets)
     else:
         by_hand = sigmoid_gradients if case is XOR else softmax_gradients
         _, _, flat = by_hand(numbers.kernels, numbers.biases, numbers.inputs, numbers.targets)
-    pairs = zip(case.layer_names, flat[::2], flat[1::2], strict=True)
-    return body, {name: {"kernel": kernel, "bias": bias} for name, kernel, bias in pairs}
+    return body, case.tree(flat[::2], flat[1::2])
 
 
 def _mixed_gradients(kernels: list[Array], biases: list[Array], x: Array, t: Array) -> list[Array]:
@@ -59,7 +50,7 @@ def _encoded(tree: Mapping[str, Mapping[str, Array]], encode: Any, factor: float
 
 
 def _milliseconds(send: Send, path: str, body: Mapping[str, Any], rounds: int) -> float:
-    """Return the median; infinite where it is refused, as at its deadline."""
+    """Return the median response time in milliseconds; infinity if the request is refused, as at its deadline."""
     times = []
     for place in range(-2, rounds):
         start = time.perf_counter()
@@ -73,7 +64,7 @@ def _milliseconds(send: Send, path: str, body: Mapping[str, Any], rounds: int) -
 
 
 def times(send: Send) -> list[list[str]]:
-    """Return rows of a table: case, claim, the gradient alone, the verdict, what it costs more, and the bar."""
+    """Return table rows: network, claim, ms of the gradient alone, ms of the verdict, the difference, and the bar."""
     rows = []
     for case, encode, rounds, bar in ((XOR, np.ndarray.tolist, 50, 5.0), (DIGITS, typed, 9, 100.0)):
         body, right = request_of(case, encode)

@@ -1,4 +1,4 @@
-"""The common parts of responses: tensors by name, numbers, warnings."""
+"""Parts that responses of several endpoints share: tensors by name, numbers, warnings and estimates of size."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ TEXT_BYTES = {"float64": 25, "float32": 16}
 
 
 def answer_bytes(count: int, dtype: str) -> int:
-    """Return the bytes that so many numbers of tensors take in a response: as arrays and as text."""
+    """Return the memory in bytes that `count` numbers of tensors take in a response, as arrays and as text."""
     return count * (ITEMSIZE[dtype] + TEXT_BYTES[dtype])
 
 
 def unnamed(arrays: Mapping[str, Any], names: tuple[str, ...]) -> Any:
-    """Return tensors by name, or the tensor itself if there is only one."""
+    """Return `arrays`, or its only tensor without the name if the network has just one."""
     return arrays if len(names) > 1 or not arrays else next(iter(arrays.values()))
 
 
 def number(loss: Array | None) -> Any:
-    """Return a scalar loss as a number, whatever the encoding of tensors; with reduction `none` it is a vector."""
+    """Return a scalar loss as a Python number, which is never base64; a vector of losses stays an array."""
     return loss if loss is None or loss.ndim else loss.item()
 
 
 def listed(warnings: Iterable[Caution], language: str = LANGUAGES[0]) -> list[dict[str, str]]:
-    """Return warnings without the keys that do not apply; findings are in the language of the response."""
+    """Return the entries of `warnings` in a response: code, message, and layer and quantity if known."""
     return [
         {"code": caution.code, "message": _message(caution, language)}
         | ({"layer": caution.layer} if caution.layer else {})

@@ -1,4 +1,4 @@
-"""The catalogue: everything that a request may name."""
+"""The catalogue under `/v1`: one listing for each kind of block that requests or responses name, and one entry each."""
 
 from __future__ import annotations
 
@@ -80,7 +80,10 @@ def _option(option: Option) -> dict[str, Any]:
 
 
 def _type(schema: Mapping[str, Any]) -> str:
-    """Return the type of an option in a word or two; if a number may stand for a list, it is the type of the list."""
+    """Return the type of an option in a word or two, such as `number` or `integer list`, from its JSON Schema.
+
+    A value that may be one number or a list of numbers has the type of the list.
+    """
     if "anyOf" in schema:
         return _type(schema["anyOf"][-1])
     if schema["type"] == "array":
@@ -161,13 +164,13 @@ def _preset(preset: Preset) -> dict[str, Any]:
 
 
 def _state_of(optimizer: Optimizer) -> list[str]:
-    """Return what an optimizer remembers at most: every flag and number that adds to its state is set."""
+    """Return the names of all state that an optimizer may keep, with every option set that adds to its state."""
     options = {option.name: True if isinstance(option, Flag) else 0.5 for option in optimizer.options}
     return [*optimizer.state(**options), *optimizer.histories, *optimizer.numbers]
 
 
 def _stable_factor_of(optimizer: Optimizer) -> float | None:
-    """Return the learning rate times curvature below which descent on a parabola is stable, with default options."""
+    """Return the largest stable product of learning rate and curvature, with default options, if it is known."""
     if optimizer.stable is None:
         return None
     return float(optimizer.stable(**Rules(optimizers.select(optimizer.name)).own_options))
@@ -273,7 +276,7 @@ def _add(plural: str) -> None:
 
     everything.__name__, one.__name__ = f"list_{plural}", f"get_{kind}"
     everything.__doc__ = (
-        f"Every {kind} that an answer may tell, with what it means and what to do about it."
+        f"Every {kind} that a response may contain, with what it means and what to do about it."
         if registry.answers_only
         else f"Every {kind} that a request may name, with options, formulas and sources."
     )

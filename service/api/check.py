@@ -1,4 +1,4 @@
-"""`/v1/gradients/check`."""
+"""The view of `/v1/gradients/check`, which compares a gradient with slopes computed from values alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from service.api.answers import listed
 from service.api.context import Context
 from service.api.endpoint import post
 from service.api.function_answers import cautions_of
-from service.api.graph_examples import CHECK
+from service.api.insight_examples import CHECK
 from service.api.network_request import built, in_terms_of, task_and_feed
 from service.engine.cautions import Caution
 from service.engine.insight.check_report import TensorCheck

@@ -1,4 +1,4 @@
-"""The context of a request: the running service, and the request's memory, ticket and choices."""
+"""What a view gets beside its request: the running service, and the memory, slot and choices of this request."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WORTH_LEARNING = 0.001
 
 @dataclass(frozen=True)
 class Runtime:
-    """The parts of the running service that views need."""
+    """Objects that all requests of a worker share: settings, compiler, memory, slots and learned costs."""
 
     settings: Settings
     compiled: Compiler
@@ -39,7 +39,7 @@ class Runtime:
 
 
 class _Weighed(NamedTuple):
-    """The estimated cost of a computation, to be compared with the measured cost."""
+    """The estimated cost of a computation, kept until its measured cost is known."""
 
     program: Program
     kind: str
@@ -50,7 +50,7 @@ class _Weighed(NamedTuple):
 
 @dataclass
 class Context:
-    """The context of a request, which a view gets beside the loaded request."""
+    """The memory, slot, timer and chosen form of one request; a view gets it beside the loaded request."""
 
     runtime: Runtime
     timer: Timer
@@ -98,13 +98,13 @@ class Context:
     def weigh(
         self, program: Program, work: float, calls: float = 0.0, numbers: float = 0.0, *, alone: bool = False
     ) -> None:
-        """Wait for a slot that suits the work that comes now: `work` floating-point operations, mostly of this program.
+        """Wait for a slot that suits the coming computation of `work` floating-point operations, mostly of `program`.
 
         Call it before memory is reserved: a request that waits for a slot must not hold what those with a slot need.
 
         `calls` is the number of NumPy calls beyond one run of the program, `numbers` the count of numbers in the
         response. With `alone` the slot is one of the heavy lane. Raise `Problem` 503 if the wait would be too long,
-        `DeadlineExceeded` and `Abandoned`.
+        `DeadlineExceeded` if the time limit has passed, and `Abandoned` if the client has left.
         """
         calls += len(program.nodes)
         estimated = work * OPERATION_SECONDS + calls * CALL_SECONDS + numbers * NUMBER_SECONDS
@@ -114,22 +114,22 @@ class Context:
             self._weighed = _Weighed(program, kind, estimated, self.runtime.admission.cpu())
 
     def learn(self) -> None:
-        """Remember the cost of the request, which is computed."""
+        """Correct later cost estimates by the time that this request's computation took. Call it when that is done."""
         if self._weighed is not None:
             program, kind, estimated, began = self._weighed
             self.runtime.costs.learn(program, kind, estimated, self.runtime.admission.cpu() - began)
 
     def watch_over(self, program: Program, work: float) -> Watch | None:
-        """Return the watch for a computation of so many floating-point operations; None for one that ends too soon."""
+        """Return the ticket, by which a computation of `work` operations can be stopped; None if it is short."""
         return self.ticket if work > WATCHED_OPERATIONS or len(program.nodes) > WATCHED_NODES else None
 
     def mark_compiled(self, nbytes: int) -> None:
-        """End the compile stage; the programs take so many bytes."""
+        """End the timer's compile stage, and note the memory of the compiled programs for Server-Timing."""
         self.timer.mark("compile")
         self.timer.memory = nbytes
 
 
 def runtime() -> Runtime:
-    """Return the state of the running service."""
+    """Return the `Runtime` of the Flask application that handles the present request."""
     found: Runtime = current_app.extensions["nabla"]
     return found

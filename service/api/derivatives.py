@@ -1,4 +1,4 @@
-"""`/v1/derivatives`."""
+"""The view of `/v1/derivatives`: Jacobians, Hessians, and their products with vectors."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _derive(request: LoadedDerivatives, context: Context) -> Derivative:
 
 
 def _answer(request: LoadedDerivatives, derived: Derivative) -> dict[str, Any]:
-    """Return the response, the most important part first."""
+    """Return the JSON object of the response; its keys come most important first."""
     answer: dict[str, Any] = {
         "dtype": request["dtype"],
         "values": _entry(request, request["of"], derived.values),
@@ -91,7 +91,7 @@ def _result(request: LoadedDerivatives, result: Any) -> Any:
 
 
 def _entry(request: LoadedDerivatives, side: str, entry: Any) -> Any:
-    """Return the entries for inputs, outputs, parameters or the loss in the form of responses."""
+    """Return the values of inputs, outputs, parameters or loss (`side`) as a response has them."""
     match side:
         case "inputs":
             return unnamed(entry, request["network"].inputs)

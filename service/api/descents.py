@@ -1,4 +1,4 @@
-"""Descents on a typed function, as work in steps: paths, their ends in valleys, maps of basins."""
+"""Descents on a typed function as work in steps, for `/v1/functions/…`: paths, the valleys they end in, basin maps."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DIVERGED = -2
 
 
 class RollingWork:
-    """Runs of optimizers on a typed function, in the words of the API."""
+    """A `Work` that runs optimizers on a typed function, and describes their steps and ends as responses do."""
 
     following = True
     """Whether the basin of a run that has not arrived is determined too."""
@@ -35,7 +35,10 @@ class RollingWork:
     def __init__(
         self, expression: Expression, plan: RunsPlan, context: Context, beside: int = 0, known: Known | None = None
     ) -> None:
-        """`beside` is the size of the response without the runs, in bytes; `known` is the minimum, if it is known."""
+        """Compile the function and reserve memory for the runs.
+
+        `beside` is the size of the response without the runs, in bytes; `known` is the minimum, if it is known.
+        """
         self.expression, self.plan = expression, plan
         self.context, self.beside, self.known = context, beside, known
         self.streamed = context.form != "json"
@@ -93,7 +96,7 @@ class RollingWork:
         if self.reason:
             warnings.append(Caution("cancelled", self.reason))
         if UNTOLD in outcome.valleys.of_run:
-            warnings.append(Caution("not_isolated", "runs arrived at more stationary points than are told"))
+            warnings.append(Caution("not_isolated", "runs arrived at more stationary points than are listed"))
         count = len(self.plan.starts)
         return {
             "variables": self.expression.variables,
@@ -132,7 +135,7 @@ class RollingWork:
 
 
 class DescendWork(RollingWork):
-    """The work of `/v1/functions/descend`."""
+    """The runs that a request of `/v1/functions/descend` asks for."""
 
     def __init__(self, request: LoadedDescend, context: Context) -> None:
         plan = RunsPlan(
@@ -152,7 +155,7 @@ class DescendWork(RollingWork):
 
 
 class BasinsWork(RollingWork):
-    """Runs of which the response has only the valleys that they arrive at."""
+    """Runs from all points of a grid, of which the response has only the valleys that they arrive at."""
 
     following = False
 
@@ -175,7 +178,7 @@ _IN_SURFACE = {"optimizers": "optimizer", "trace": "resolution"}
 
 
 def basins(request: LoadedSurface, context: Context, points: Array, shape: tuple[int, ...]) -> dict[str, Any]:
-    """Return the valley at which a run from each point of a grid of this shape arrives."""
+    """Run an optimizer from each of the points, a grid of this shape; return the valleys and who arrives where."""
     plan = RunsPlan(
         (request["optimizer"],),
         points,

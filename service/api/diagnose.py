@@ -1,4 +1,4 @@
-"""`/v1/gradients/diagnose`."""
+"""The view of `/v1/gradients/diagnose`, with a `Work` for each kind: network, training, trace and sweep."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from schemas.training import LoadedTraining
 from service.api.answers import NUMBER_BYTES
 from service.api.context import Context
 from service.api.diagnose_answers import curve_of, findings_of, health_of, or_null, row_entry, run_entry
-from service.api.diagnose_examples import DIAGNOSE
 from service.api.endpoint import post
+from service.api.insight_examples import DIAGNOSE
 from service.api.network_request import built, compiled, in_terms_of, task_and_feed
 from service.api.streaming import admission_of, collect, respond
 from service.api.training import reserving, start
@@ -86,7 +86,7 @@ def _work(request: LoadedDiagnose, context: Context) -> _Work:
 
 
 class _Work:
-    """The common part of all kinds of diagnoses: findings are the records of a stream."""
+    """The base of all kinds of diagnoses. A stream sends each finding as a record."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -98,7 +98,7 @@ class _Work:
         self._finished = False
 
     def listed_findings(self) -> list[dict[str, Any]]:
-        """All findings, in the language of the response."""
+        """Return all findings as the response lists them, in its language."""
         return findings_of(self.found, self.context.language, self.networks)
 
     @property
@@ -106,7 +106,10 @@ class _Work:
         return self._finished
 
     def advance(self) -> Mapping[str, Any] | None:
-        """Do a part of the work; at the end, return the findings one by one if they are streamed."""
+        """Compute one part, and return its record if there is one; once all is computed, return one finding per call.
+
+        Findings are returned only if the response is a stream.
+        """
         if self._waiting is None:
             record = self.compute()
             if self.is_computed:
@@ -124,7 +127,7 @@ class _Work:
         return self.context.form != "json"
 
     def compute(self) -> Mapping[str, Any] | None:
-        """Compute a part; return a record if one is to be sent."""
+        """Compute the next part of the diagnosis; return a record if a stream sends one for it."""
         raise NotImplementedError
 
     @property
@@ -132,7 +135,7 @@ class _Work:
         return True
 
     def conclude(self) -> None:
-        """Collect the findings, when everything is computed."""
+        """Set `found` to the findings, once everything is computed."""
 
     def cancel(self, reason: str) -> None:
         if not self._finished:
@@ -141,11 +144,11 @@ class _Work:
 
     @property
     def is_begun(self) -> bool:
-        """Whether there is a result yet."""
+        """Whether a summary can be given: something has been computed."""
         return self._waiting is not None
 
     def summary(self) -> Mapping[str, Any]:
-        """Return the summary. Raise `DeadlineExceeded` if the work was cancelled before anything was computed."""
+        """Return the response without the findings. Raise `DeadlineExceeded` if nothing was computed in time."""
         if not self.is_begun:
             raise DeadlineExceeded
         verdict, text = verdict_of(self.found)
@@ -163,7 +166,7 @@ class _Work:
 
 
 class NetworkDiagnosis(_Work):
-    """The diagnosis of a network at its parameters."""
+    """The diagnosis of a network with the parameters that were sent, without any training."""
 
     def __init__(self, request: LoadedDiagnose, context: Context) -> None:
         super().__init__(context)
@@ -194,7 +197,7 @@ class NetworkDiagnosis(_Work):
 
 
 class TrainingDiagnosis(_Work):
-    """The diagnosis of a training that runs here."""
+    """The diagnosis of a network while this request trains it."""
 
     def __init__(self, request: LoadedDiagnose, context: Context) -> None:
         super().__init__(context)
@@ -270,7 +273,7 @@ class TrainingDiagnosis(_Work):
 
 
 class TraceWork(_Work):
-    """The diagnosis of an earlier training, by its trace."""
+    """The diagnosis of an earlier training, by the steps that its response had."""
 
     def __init__(self, steps: Sequence[TracedStep], context: Context) -> None:
         super().__init__(context)
@@ -305,7 +308,7 @@ class TraceWork(_Work):
 
 
 class SweepWork(_Work):
-    """The diagnosis of a network for each combination."""
+    """The diagnosis of one network for each combination of depth, activation, initializer and seed."""
 
     def __init__(self, request: LoadedDiagnose, context: Context) -> None:
         super().__init__(context)
@@ -373,7 +376,10 @@ class SweepWork(_Work):
 
 
 def _asked(request: LoadedDiagnose, sweep: LoadedSweep) -> tuple[AskedSweep, Array, Array]:
-    """Return the sweep with the samples that all its networks see."""
+    """Return the sweep to compute, with the inputs and targets that all its networks share.
+
+    Inputs and targets that were not sent are drawn from the seed. Raise `InvalidRequest` and `LimitExceeded`.
+    """
     dtype, seed = request["dtype"], request["seed"]
     loss = request.get("loss")
     if isinstance(loss, dict):

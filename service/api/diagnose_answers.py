@@ -1,4 +1,4 @@
-"""Findings of `/v1/gradients/diagnose` in the words of the API."""
+"""The parts of a response of `/v1/gradients/diagnose`: findings, layers, rows of a sweep and curves as JSON objects."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _block(selection: Selection[Any]) -> dict[str, Any]:
 
 
 def curve_of(record: Record) -> dict[str, Any]:
-    """Return the course of a training, thinned out."""
+    """Return loss and gradient norm at up to `MOST_CURVE` evenly spaced steps of a training."""
     count = len(record.steps)
     places = np.unique(np.linspace(0, max(0, count - 1), min(count, MOST_CURVE)).astype(np.intp)).tolist()
     return {

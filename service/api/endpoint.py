@@ -36,7 +36,7 @@ Reads = Callable[[Mapping[str, Any], bytes, Callable[[int], None]], wire.Parsed 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An endpoint, as OpenAPI describes it."""
+    """One endpoint of the API with everything that its entry in openapi.yaml says."""
 
     method: str
     path: str
@@ -66,7 +66,7 @@ class Endpoint:
 
     @property
     def is_translated(self) -> bool:
-        """Whether the response holds sentences, in a language that the caller may choose."""
+        """Whether the response holds sentences, and the caller may choose their language."""
         return self.takes is not None and "language" in self.takes.load_fields
 
 
@@ -87,7 +87,7 @@ FIRST = "/v1/gradients"
 
 
 def in_order() -> list[Endpoint]:
-    """Return all endpoints in the order for readers, whatever the order of imports."""
+    """Return all endpoints as documents list them: by tag, with the main endpoint first."""
     tags = list(TAGS)
     return sorted(ENDPOINTS, key=lambda endpoint: (tags.index(endpoint.tag), endpoint.path != FIRST))
 
@@ -112,7 +112,7 @@ OF_FILES: tuple[Mapping[str, Any], ...] = (
 def describe(
     method: str, path: str, *, summary: str, tag: str, **details: Any
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorator: describe the view below in OpenAPI, with its docstring as description."""
+    """Return a decorator that adds a view to `ENDPOINTS`, with its docstring as the description."""
 
     def register(view: Callable[..., Any]) -> Callable[..., Any]:
         text = (view.__doc__ or "").strip()
@@ -136,13 +136,14 @@ def post(
     reads: Reads = lambda *_: None,
     **details: Any,
 ) -> Callable[[Callable[[R, Context], dict[str, Any] | Response]], Callable[..., Response]]:
-    """Decorator: let the function below answer POST requests at `path`.
+    """Return a decorator that makes a function the view of POST requests at `path`.
 
-    With `files`, the client may ask for the tensors of the response as a file, and for the layout of PyTorch. With
-    `streams`, the schemas of the lines of a stream, the client may ask for one; then the function returns the
-    whole response. If requests have the field `language`, `context.language` is the language of the response, and its
-    headers say so. `reads` makes a request of a body that is not a JSON object; it returns None for one that is.
-    `details` are further fields of `Endpoint`.
+    The function gets the loaded request and the `Context`, and returns the object of the response, which is written as
+    JSON. `streams` are the schemas of the lines of a stream, if the client may ask for one; then the function returns
+    the whole `Response` itself. With `files`, the client may ask for the tensors of the response as a file, and for
+    the layout of PyTorch. If requests have the field `language`, `context.language` is the language of the response,
+    and its headers say so. `reads` makes a request of a body that is not a JSON object; it returns None for one that
+    is. `details` are further fields of `Endpoint`.
     """
     names_networks = isinstance(takes.load_fields.get("network"), NetworkOrIdField)
     translated = "language" in takes.load_fields
@@ -203,7 +204,7 @@ def post(
 
 
 def _receive(held: _Held, environ: dict[str, Any], takes: RequestSchema[Any], reads: Reads) -> wire.Parsed:
-    """Read and parse the body. From here on the request has a ticket. Raise `Problem`."""
+    """Read and parse the request's body, and begin its ticket if the edge has not. Raise `Problem`."""
     body = wire.read_body(environ, held.running.settings.max_body_bytes, held.memory.need)
     held.begin(environ, len(body))
     held.timer.mark("receive")
@@ -219,7 +220,7 @@ def _receive(held: _Held, environ: dict[str, Any], takes: RequestSchema[Any], re
 
 
 def _validate(held: _Held, takes: RequestSchema[R], value: dict[str, Any], texts: wire.LongTexts | None) -> R:
-    """Load a parsed body, and release its long texts. Raise `Problem` 422."""
+    """Load a parsed body with its schema, and free the texts of base64 that are now arrays. Raise `Problem` 422."""
     try:
         loaded = takes.read(value)
     except ValidationError as error:
@@ -232,13 +233,13 @@ def _validate(held: _Held, takes: RequestSchema[R], value: dict[str, Any], texts
 
 
 def _language(loaded: Any, environ: Mapping[str, Any]) -> str:
-    """Return the language that the request names, else the one that its Accept-Language header prefers."""
+    """Return the language of the response: the one in the request, else the one that Accept-Language prefers."""
     asked: str | None = loaded.get("language")
     return asked or wire.preferred_language(environ, LANGUAGES)
 
 
 def _write(result: dict[str, Any], context: Context, file: wire.Form | None) -> list[bytes]:
-    """Write a result as a file, or as JSON: at once if it is small, else in pieces, between which others compute."""
+    """Return a result as a file or as JSON, in pieces between which others compute unless it is small."""
     ticket = context.ticket
     if ticket.cost > SMALL_SECONDS and not context.in_steps:
         ticket.look()
@@ -256,13 +257,13 @@ def _write(result: dict[str, Any], context: Context, file: wire.Form | None) -> 
 
 
 def _nothing() -> None:
-    """Do nothing."""
+    """Do nothing, in place of a check that is not needed."""
 
 
 def _document(
     pieces: list[bytes], media_type: str, headers: dict[str, str], sent: Callable[[], None] | None, status: int
 ) -> Response:
-    """Make the response of these pieces; `sent` is called once it is sent."""
+    """Return the response that consists of these pieces; `sent` is called once it is sent."""
     if len(pieces) == 1:
         response = Document(pieces[0], status, content_type=media_type, headers=headers or None)
     else:
@@ -274,9 +275,9 @@ def _document(
 
 
 class _Held:
-    """The memory and the ticket that a request holds until its response is written.
+    """The memory and the ticket of a request, as a context manager that gives them back at its end.
 
-    At the end of the `with` block, those that the edge has not made are given back, unless `keep` was called.
+    The edge gives back what it has made itself. `keep` leaves the rest held beyond the block.
     """
 
     __slots__ = ("_is_large", "_kept", "_owns_memory", "_owns_ticket", "memory", "running", "ticket", "timer")
@@ -299,7 +300,7 @@ class _Held:
             self.close()
 
     def begin(self, environ: dict[str, Any], nbytes: int) -> None:
-        """Take over the ticket that the edge began, or begin one for a body of so many bytes. Raise `Problem` 503."""
+        """Take over the ticket that the edge began, or begin one for a body of `nbytes` bytes. Raise `Problem` 503."""
         ticket: Ticket | None = environ.get("nabla.ticket")
         if ticket is None:
             arrived = environ.get("nabla.arrived") or time.monotonic()
@@ -311,12 +312,15 @@ class _Held:
         self._is_large = nbytes > wire.LARGE_BODY
 
     def look_if_large(self) -> None:
-        """Let a large request wait or end; a small request is over before a look could matter."""
+        """Check whether a large request may go on: it may have to wait for a slot, or end. Small ones are over soon."""
         if self._is_large:
             self.ticket.look()
 
     def reserve_until_sent(self, pieces: list[bytes]) -> Callable[[], None] | None:
-        """Hold memory for the response alone. Return the function that gives it back; None if the edge does that."""
+        """Keep only as much memory reserved as the response takes while it is sent.
+
+        Return the function that gives the memory back; None if the edge or the end of the block does.
+        """
         if not self.memory.held:
             return None
         nbytes = sum(map(len, pieces))
@@ -328,12 +332,12 @@ class _Held:
         return self.keep()
 
     def keep(self) -> Callable[[], None]:
-        """Hold everything beyond the `with` block, until the returned function is called."""
+        """Leave memory and ticket held at the end of the block; return the function that gives them back."""
         self._kept = True
         return self.close
 
     def close(self) -> None:
-        """Give back what is held. It may be called twice."""
+        """Give memory and ticket back. A second call does nothing."""
         if self._owns_memory:
             self.memory.release()
         if self._owns_ticket:
@@ -341,7 +345,7 @@ class _Held:
 
 
 def hung_up(environ: Mapping[str, Any]) -> Callable[[], bool] | None:
-    """Return a function that says whether the client has closed its connection; None if the server does not show it."""
+    """Return a function that returns whether the client has closed its connection; None if that cannot be seen."""
     connection = environ.get("gunicorn.socket")
     if connection is None:
         return None  # the next write will tell

@@ -1,4 +1,4 @@
-"""`/v1/forward` and `/v1/gradients`."""
+"""The views of `/v1/forward` and `/v1/gradients`."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _evaluate(request: LoadedEvaluation, context: Context) -> Result:
 
 
 def _answer(request: LoadedEvaluation, context: Context) -> dict[str, Any]:
-    """Return the response, the most important part first."""
+    """Return the JSON object of the response; its keys come most important first."""
     layout = layout_of(request, context)
     context.answer_layout = layout.name
     result = _evaluate(request, context)

@@ -1,4 +1,4 @@
-"""Example requests. OpenAPI, Swagger UI and the tests use the same ones."""
+"""Example requests, which OpenAPI, Swagger UI and the tests share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Example(dict[str, Any]):
-    """A request body, with a sentence that describes it."""
+    """A request body, with a one-sentence summary of what it shows."""
 
     def __init__(self, summary: str, **body: Any) -> None:
         super().__init__(body)
@@ -511,7 +511,7 @@ MISTAKES: dict[str, Example] = {
 
 
 def misspelt(example: Mapping[str, Any]) -> Example:
-    """Return an example with one key in the singular."""
+    """Return an example in which one key lacks its final s: a typical mistake, for the documentation of errors."""
     key = next(key for key in example if key.endswith("s"))
     body = {key[:-1] if name == key else name: value for name, value in example.items()}
     return Example(f"A key is misspelt: {key[:-1]} in place of {key}.", **body)

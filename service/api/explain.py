@@ -1,4 +1,4 @@
-"""`/v1/gradients/explain`."""
+"""The view of `/v1/gradients/explain`, which derives a gradient step by step."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def explain(request: LoadedExplain, context: Context) -> dict[str, Any]:
 
 
 def _answer(request: LoadedExplain, context: Context, derivation: WorkedDerivation) -> dict[str, Any]:
-    """Return the response, the most important part first."""
+    """Return the JSON object of the response; its keys come most important first."""
     tell = telling(context.language)
     answer: dict[str, Any] = {
         "dtype": request["dtype"],

@@ -1,4 +1,4 @@
-"""Results about typed functions in the words of the API."""
+"""The parts of responses of `/v1/functions/…`: points, formulas, graphs, valleys and warnings as JSON objects."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MOST_UNSEEN = 0.02
 def points_of(
     expression: Expression, points: Array, calculus: Calculus, directions: Array | None
 ) -> list[dict[str, Any]]:
-    """Return an entry for each point; a value that is undefined at a point is left out, or null."""
+    """Return an entry for each point: value, gradient, and second order if computed; undefined values are null."""
     results = calculus.results
     derivatives = None if directions is None else along(results.gradients, directions)
     entries = []
@@ -71,7 +71,7 @@ def second_order_of(place: int, calculus: Calculus) -> dict[str, Any]:
 
 
 def missed_by(function: Function, found: StationarySearch, low: Array, high: Array) -> list[Caution]:
-    """Return warnings about points that a search may have missed."""
+    """Return warnings about stationary points that a search of the box from `low` to `high` may have missed."""
     cautions = []
     kinks = kinks_within(function, low, high)
     if kinks:
@@ -81,7 +81,7 @@ def missed_by(function: Function, found: StationarySearch, low: Array, high: Arr
         message = "many stationary points lie dense, as on a line or in a plain; some of them are listed"
         cautions.append(Caution("not_isolated", message))
     elif not found.complete:
-        message = f"there are more stationary points than the {len(found.points):,} told; search a smaller box for all"
+        message = f"there are more stationary points than the {len(found.points):,} listed; search a smaller box"
         cautions.append(Caution("more_points", message))
     if found.unseen > MOST_UNSEEN:
         message = (
@@ -93,7 +93,7 @@ def missed_by(function: Function, found: StationarySearch, low: Array, high: Arr
         place = ", ".join(f"{coordinate:.6g}" for coordinate in found.hidden[0].tolist())
         message = (
             f"there may be a stationary point near ({place}), or anywhere along a direction in which the function is "
-            "nearly flat there: rounding hides it, beside curvatures that are so much larger; it is not entry"
+            "nearly flat there: rounding hides it, beside curvatures that are so much larger; it is not listed"
         )
         cautions.append(Caution("ill_conditioned", message))
     return cautions
@@ -107,7 +107,7 @@ def _problem(expression: Expression, problem: PointProblem) -> dict[str, Any]:
 
 
 def cautions_of(expression: Expression) -> list[Caution]:
-    """Return warnings about names that are probably slips, and words whose derivative is 0 everywhere."""
+    """Return warnings about names that look like typing errors, and about words whose derivative is 0 everywhere."""
     return [
         *[Caution("unusual_name", sentence) for sentence in expression.slips],
         *[
@@ -149,7 +149,7 @@ def _formula(formula: Printed | None) -> dict[str, str] | None:
 
 
 def backpropagation_of(graph: ExpressionGraph, point: Array) -> tuple[dict[str, Any], bool]:
-    """Return the graph at a point, and whether all its numbers are finite."""
+    """Return the computational graph at a point with all values and adjoints, and whether all are finite."""
     found = graph.run(point)
     nodes = zip(graph.vertices, _numbers(found.values), _numbers(found.adjoints), strict=True)
     edges = zip(graph.edges, _numbers(found.derivatives), _numbers(found.contributions), strict=True)
@@ -203,7 +203,7 @@ def extreme_of(points: Array, values: Array, place: np.intp) -> dict[str, Any] |
 
 
 def optimum_of(line: Line) -> dict[str, Any]:
-    """Return the line that fits best, and the curvature of the loss there."""
+    """Return the best-fitting line as the response shows it, with the loss and its curvature there."""
     return {
         "slope": line.slope,
         "intercept": line.intercept,
@@ -218,7 +218,7 @@ def optimum_of(line: Line) -> dict[str, Any]:
 
 
 def closed_form_of(line: Line) -> dict[str, Any]:
-    """Return the sums over the points that determine the line."""
+    """Return the sums over the points from which the best-fitting line follows, and their formula."""
     return {
         "latex": LATEX,
         "points": len(line.residuals),

@@ -1,4 +1,4 @@
-"""`/v1/functions/…`: typed expressions, their calculus, and descents on them."""
+"""The views of `/v1/functions/…`: the calculus of typed functions, stationary points, descents, surfaces and fits."""
 
 from __future__ import annotations
 
@@ -293,7 +293,7 @@ def function_fit(request: LoadedFit, context: Context) -> dict[str, Any]:
 
 
 def _grid(request: LoadedSurface) -> tuple[tuple[Axis, ...], tuple[int, ...], Array]:
-    """Return the axes of a surface, the shape of its values, and its points."""
+    """Return the axes of a surface, the shape of its array of values, and the points of the grid."""
     names = request["expression"].variables
     ranges = [request["x"], request["y"]] if "y" in request else [request["x"]]
     resolution = request["resolution"]

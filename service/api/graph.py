@@ -1,4 +1,4 @@
-"""`/v1/graph`."""
+"""The view of `/v1/graph`, which shows the computational graph of a network or a typed function."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.api.answers import NUMBER_BYTES, listed
 from service.api.context import Context
 from service.api.endpoint import post
 from service.api.function_answers import cautions_of
-from service.api.graph_examples import GRAPH
+from service.api.insight_examples import GRAPH
 from service.api.network_request import built, in_terms_of, task_and_feed
 from service.engine.arrays import Array, is_finite
 from service.engine.cautions import Caution

@@ -1,4 +1,4 @@
-"""Hints for requests with an unknown path, or a method that the path does not have."""
+"""Hints in the errors for an unknown path and for a method that a path does not have."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ WORDS: Mapping[str, str] = dict.fromkeys(
 
 
 def nothing_at(path: str) -> str:
-    """Return a sentence about an unknown path, with the path that was probably meant."""
+    """Return the sentence for an unknown path; it names the path that was probably meant."""
     instead = _meant(path)
     hint = f"; did you mean {instead}?" if instead else "."
     shown = path if len(path) <= LONGEST_PATH else path[:LONGEST_PATH] + "…"
@@ -64,7 +64,7 @@ def nothing_at(path: str) -> str:
 
 
 def no_method(path: str, method: str, allowed: str) -> str:
-    """Return a sentence about a wrong method; `allowed` has the path's methods, as the Allow header lists them."""
+    """Return the sentence for a wrong method, with how to send the right one; `allowed` is the Allow header."""
     text = f"{path} has no method {method}"
     if "POST" not in allowed:
         body = ", without a body" if method in ("POST", "PUT", "PATCH") else ""
@@ -75,20 +75,20 @@ def no_method(path: str, method: str, allowed: str) -> str:
 
 
 def _body(operation: Endpoint) -> str:
-    """Return the smallest body that an endpoint takes."""
+    """Return the shortest example body of an endpoint as JSON; "" if it has none."""
     known = BODIES.get(operation.path)
     bodies = [known] if known is not None else operation.examples.values()
     return min((orjson.dumps(body).decode() for body in bodies), key=len, default="")
 
 
 def _methods() -> dict[str, str]:
-    """Return the method of each path of the service."""
+    """Return the method to use for each path of the service: POST, or else GET."""
     rules = current_app.url_map.iter_rules()
     return {rule.rule: "POST" if "POST" in (rule.methods or ()) else "GET" for rule in rules}
 
 
 def _meant(path: str) -> str:
-    """Return the method and path that a path probably stands for; "" if there is none."""
+    """Return the method and path that an unknown path probably stands for, such as `POST /v1/train`; "" if none."""
     parts = [part for part in path.lower().replace("_", "-").split("/") if part]
     if not parts or len(path) > LONGEST_PATH:
         return ""

@@ -1,4 +1,4 @@
-"""`/v1/landscape`."""
+"""The view of `/v1/landscape`, which computes the loss around the parameters and its curvature."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from schemas.landscape import LandscapeRequest, LandscapeResponse, LoadedLandsca
 from service.api.answers import NUMBER_BYTES, listed
 from service.api.context import Context
 from service.api.endpoint import post
-from service.api.landscape_examples import LANDSCAPE
+from service.api.insight_examples import LANDSCAPE
 from service.api.network_request import compiled, in_terms_of, task_and_feed
 from service.engine.errors import Path
 from service.engine.insight.lanczos import Pairs
@@ -82,7 +82,7 @@ def _trajectory(request: LoadedLandscape) -> Trajectory | None:
 
 
 def _answer(request: LoadedLandscape, found: Landscape, vector: ParameterVector, language: str) -> dict[str, Any]:
-    """Return the response, the most important part first."""
+    """Return the JSON object of the response; its keys come most important first."""
     tell = telling(language)
     answer: dict[str, Any] = {
         "dtype": request["dtype"],

@@ -1,5 +1,6 @@
-"""From a loaded request about a network to the engine's task and numbers, and from faults back to the request's
-places."""
+"""Requests about networks as the engine takes them: a task and numbers; and the engine's faults at the request's
+places.
+"""
 
 from __future__ import annotations
 
@@ -34,15 +35,15 @@ B_co = TypeVar("B_co", bound=Compiled, covariant=True)
 
 
 class NetworkTask(Compilable[B_co], Protocol[B_co]):
-    """A task about a network."""
+    """What `built` can compile: an engine task about a network, such as an evaluation or a check."""
 
     @property
     def task(self) -> Task:
-        """The network, the loss and their shapes."""
+        """The network and its loss, with the shapes of all tensors."""
 
 
 class in_terms_of:  # noqa: N801 (it reads as a statement; a generator would take four times as long)
-    """Report the faults that the engine finds within this block at the places of the caller's request."""
+    """A context manager that moves faults from the engine's places to those in the caller's request."""
 
     __slots__ = ("request",)
 
@@ -58,7 +59,10 @@ class in_terms_of:  # noqa: N801 (it reads as a statement; a generator would tak
 
 
 def task_and_feed(request: LoadedNetwork, limits: Limits, include: frozenset[str] = frozenset()) -> tuple[Task, Feed]:
-    """Return the task of a request about a network, and the numbers to compute it with. Raise `InvalidRequest`."""
+    """Return the engine's task for a request about a network, and the numbers to compute with.
+
+    `include` names the results to compute beside the usual ones. Raise `InvalidRequest` if names or keys do not fit.
+    """
     definition = request["network"]
     outputs = definition.output_names
     faults: list[Fault] = []
@@ -121,16 +125,17 @@ def _known(definition: Definition, inputs: Mapping[str, Array], faults: list[Fau
 
 
 def compiled(asked: NetworkTask[C], feed: Feed, context: Context) -> C:
-    """Compile a task about a network, and mark the stage. Raise as `built` does."""
+    """Compile a task about a network, and end the timer's compile stage. Raise as `built` does."""
     found = built(asked, feed, context)
     context.mark_compiled(found.program.nbytes)
     return found
 
 
 def built(asked: NetworkTask[B], feed: Feed, context: Context) -> B:
-    """Compile a task about a network. If the network does not fit, the error also lists the faults of the parameters.
+    """Compile a task about a network.
 
-    Raise `InvalidRequest` and `LimitExceeded`.
+    Raise `LimitExceeded`, or `InvalidRequest`, which then also lists faults of the parameters, so that a caller sees
+    all at once.
     """
     try:
         return context.compiled(asked)
@@ -140,7 +145,7 @@ def built(asked: NetworkTask[B], feed: Feed, context: Context) -> B:
 
 
 def validation_of(request: LoadedTraining, task: Task) -> tuple[Task, Feed] | None:
-    """Return the validation data of a training, as a task and its numbers. Raise `InvalidRequest`."""
+    """Return a training's validation data as a task and numbers, or None. Raise `InvalidRequest`."""
     validation = request.get("validation")
     if validation is None:
         return None
@@ -162,7 +167,7 @@ def validation_of(request: LoadedTraining, task: Task) -> tuple[Task, Feed] | No
 
 
 def _faults_of_parameters(task: Task, feed: Feed, limits: Limits) -> list[Fault]:
-    """Return the faults of the parameters of a request whose targets do not fit."""
+    """Return the faults of the parameters, judged without the loss: the targets do not fit the network."""
     if feed.parameters is None or task.losses is None:
         return []
     try:
@@ -177,7 +182,10 @@ def _faults_of_parameters(task: Task, feed: Feed, limits: Limits) -> list[Fault]
 def _by_name(
     given: Tensors | None, key: str, names: tuple[str, ...], what: str, faults: list[Fault]
 ) -> dict[str, Array]:
-    """Return tensors in the order of their names; a single tensor need not be named."""
+    """Return the tensors under a request's key by the names of the inputs or outputs; append what is wrong to `faults`.
+
+    A single tensor need not be named. `what` is the word for a name in messages: input or output.
+    """
     if given is None:
         return {}
     if not isinstance(given, dict):
@@ -212,8 +220,7 @@ def _loss_weights(
 
 
 def _told_in_terms_of(request: Mapping[str, Any], fault: Fault) -> Fault:
-    """Translate the engine's place of a tensor, by input or output, to the request's place; a single one has no
-    name."""
+    """Return the fault at its place in the request: a single input or output has no name there."""
     path = fault.path
     places = getattr(request.get("network"), "places", ())
     if places and path[:2] == ("network", "layers") and len(path) > 2:
@@ -229,10 +236,8 @@ def _told_in_terms_of(request: Mapping[str, Any], fault: Fault) -> Fault:
     return fault
 
 
-def _unusual_shapes(
-    parameters: Tree | None,
-) -> tuple[tuple[tuple[str, str], tuple[int, ...]], ...]:
-    """Return the shapes that choose a form of a parameter: one number for all entries instead of one for each."""
+def _unusual_shapes(parameters: Tree | None) -> tuple[tuple[tuple[str, str], tuple[int, ...]], ...]:
+    """Return the shapes of parameters that were sent as one number, which stands for all their entries."""
     if parameters is None:
         return ()
     return tuple(

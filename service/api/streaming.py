@@ -1,4 +1,4 @@
-"""Work that is computed step by step, and its responses: whole at the end, or streamed while they grow.
+"""Work that is computed step by step, and its responses: whole at the end, or streamed while it is computed.
 
 Work       a computation in steps
 Turns      the order in which works compute
@@ -47,27 +47,27 @@ stopping = threading.Event()
 
 
 class Work(Protocol):
-    """A computation in steps. A record is a dictionary with `step`, a number; it may hold arrays."""
+    """A computation in steps, such as a training. The record of a step is a dictionary with its number under `step`."""
 
     @property
     def finished(self) -> bool:
-        """Whether no step is left."""
+        """Whether all steps are done, or the work was cancelled."""
 
     def advance(self) -> Mapping[str, Any] | None:
-        """Compute one step, and return its record if it is to be sent."""
+        """Compute one step; return its record if it is to be in the response, else None."""
 
     def cancel(self, reason: str) -> None:
-        """Finish here, for a reason in words."""
+        """Stop before the next step; `summary` then gives `reason`, a few words."""
 
     def summary(self) -> Mapping[str, Any]:
-        """Return the final state, `status` included. It has to outlast `close`."""
+        """Return the final state, with `status`. It stays valid after `close`."""
 
     def close(self) -> None:
-        """Give memory back. It may be called twice."""
+        """Free the memory of the computation. A second call does nothing."""
 
 
 class _Place:
-    """A place in the line, and the gate that opens at its turn."""
+    """One work's place in the line of `Turns`; its gate opens when its turn comes."""
 
     def __init__(self, number: int, stream: bool) -> None:
         self.number = number
@@ -94,11 +94,11 @@ class Turns:
         """Whether the last turn was a stream's."""
 
     def place(self, stream: bool = True) -> _Place:
-        """Return a place at the end of the line, good for one turn."""
+        """Return a new place at the end of the line; it is good for one turn."""
         return _Place(next(self._numbers), stream)
 
     def wait(self, place: _Place, seconds: float) -> bool:
-        """Return whether the turn of this place came within so many seconds. If not, the place stays good."""
+        """Wait at most `seconds` for the turn of a place, and return whether it came; if not, it may wait again."""
         line = self._lines[place.stream]
         with self._lock:
             if not self._taken:
@@ -114,7 +114,7 @@ class Turns:
         return place.gate.acquire()  # its turn came just now
 
     def end(self) -> None:
-        """End the present turn."""
+        """End the present turn, and begin the next one."""
         with self._lock:
             line = self._lines[not self._last] or self._lines[self._last]
             if line:
@@ -130,7 +130,7 @@ turns = Turns()
 
 
 class _Run:
-    """A work on its way to the end, turn by turn."""
+    """A work on its way to the end: it computes in turns with other works, and collects the written records."""
 
     def __init__(
         self, work: Work, context: Context, write: Callable[[Mapping[str, Any]], bytes], separator: bytes
@@ -152,7 +152,7 @@ class _Run:
         """Whether the client closed the connection."""
 
     def proceed(self) -> None:
-        """Wait for a turn and compute; return after a while if it did not come."""
+        """Wait for a turn and compute for `SLICE` seconds; return after `HEARTBEAT` seconds if no turn came."""
         if turns.wait(self.place, HEARTBEAT):
             try:
                 self._compute()
@@ -163,7 +163,7 @@ class _Run:
             self._look()
 
     def _look(self) -> None:
-        """Check between turns whether the client is there, and whether the work costs more than its slot allows."""
+        """Check between turns that the client is still there; the check may also wait for a slot of a larger lane."""
         try:
             self.ticket.look()
         except Abandoned:
@@ -202,7 +202,7 @@ class _Run:
             self.summary = work.summary()
 
     def take(self) -> bytes:
-        """Return the records so far, and forget them."""
+        """Return the records written since the last call."""
         content = b"".join(self.records)
         self.records.clear()
         return content
@@ -213,7 +213,7 @@ def _writer(base64: bool) -> Callable[[Mapping[str, Any]], bytes]:
 
 
 def collect(work: Work, context: Context) -> tuple[Written, Mapping[str, Any]]:
-    """Run a work to its end. Return the JSON of all records as an array, and the summary.
+    """Compute all of a work; return its records as one JSON array, and its summary.
 
     At the deadline, when the server stops or when the client leaves, the work is cancelled, and the summary says so.
     """
@@ -233,7 +233,7 @@ def collect(work: Work, context: Context) -> tuple[Written, Mapping[str, Any]]:
 
 
 def admission_of(context: Context) -> Admit:
-    """Return the admission of work in steps: for a document the ticket, with its slot; a stream needs no slot."""
+    """Return the function with which a work asks for its slot: a document waits for one, a stream needs none."""
 
     def admit(program: Program, work: float, calls: float, steps: int) -> None:
         if context.form == "json":
@@ -243,7 +243,7 @@ def admission_of(context: Context) -> Admit:
 
 
 class _Lines:
-    """NDJSON: a line for each record, and the summary in the last line."""
+    """The NDJSON form of a stream: a line for each record, and the summary in the last line."""
 
     media_type = wire.NDJSON
     heartbeat = b"{}\n"
@@ -262,7 +262,7 @@ class _Lines:
 
 
 class _Events:
-    """Server-sent events: `step` for each record, then `end` with the summary, or `error`."""
+    """The server-sent events of a stream: `step` for each record, then `end` with the summary, or `error`."""
 
     media_type = f"{wire.EVENTS}; charset=utf-8"
     heartbeat = b": \n\n"
@@ -281,7 +281,10 @@ class _Events:
 
 
 class _Stream:
-    """The body of a streamed response. The server always closes it, even if it never asked for a piece."""
+    """The body of a streamed response: iterating over it computes the work and yields pieces to send.
+
+    The server always closes it, even if it never asked for a piece.
+    """
 
     def __init__(self, work: Work, context: Context) -> None:
         self.context = context
@@ -307,7 +310,7 @@ class _Stream:
             self.close()
 
     def close(self) -> None:
-        """End the work at its present step."""
+        """Stop the work where it is, and count the stream's outcome. A second call does nothing."""
         if not self.closed:
             self.closed = True
             OPEN_STREAMS.dec()
@@ -343,7 +346,7 @@ class _Stream:
 
 
 def respond(work: Work, context: Context) -> Response:
-    """Return a streamed response in the form that the client asked for. The work runs while the response is sent."""
+    """Return a response that streams a work in the form that the client asked for; it is computed while it is sent."""
     stream = _Stream(work, context)
     media_type = stream.format.media_type + ("; tensors=base64" if context.base64 else "")
     # The second header tells nginx not to wait for more.

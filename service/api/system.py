@@ -1,4 +1,4 @@
-"""Health, metrics, the service's description of itself, and the pages for people."""
+"""The views of health checks, metrics, the service's description of itself, and the HTML pages."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _json(value: Any, status: int = 200) -> Response:
 
 
 def _root() -> str:
-    """Return the path that the service is mounted at, which begins every link."""
+    """Return the path that the service is mounted at: all links begin with it."""
     root: str = request.environ.get("SCRIPT_NAME", "")
     return root
 
@@ -81,7 +81,7 @@ def ready() -> Response:
 
 @cache
 def _engine_works() -> bool:
-    """Test the engine with one neuron, through all stages: loss (2·3 - 5)² = 1 and gradient 2·(2·3 - 5)·3 = 6."""
+    """Return whether the engine computes one neuron right: loss (2·3 - 5)² = 1 and gradient 2·(2·3 - 5)·3 = 6."""
     line = LayerDefinition("line", layers.select("dense", units=1, use_bias=False))
     loss = losses.select("squared_error")
     shape = (1, 1)
@@ -145,7 +145,7 @@ def openapi_json() -> Response:
 
 
 def _in_rows(text: str) -> str:
-    """Return indented JSON with every tensor on one line."""
+    """Return indented JSON in which each tensor stands on one line."""
     return re.sub(r"\[[-+.\de,\s\[\]]+\]", lambda match: re.sub(r"\s+", "", match[0]).replace(",", ", "), text)
 
 

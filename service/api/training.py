@@ -1,4 +1,4 @@
-"""`/v1/train` and `/v1/train/compare`."""
+"""The views of `/v1/train` and `/v1/train/compare`."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def compare(request: LoadedCompare, context: Context) -> dict[str, Any]:
 
 
 class TrainingWork:
-    """A training, in the words of the API."""
+    """A `Work` that trains a network, and describes its steps and its end as responses do."""
 
     def __init__(self, request: LoadedTrain, context: Context) -> None:
         self.dtype = request["dtype"]
@@ -162,7 +162,7 @@ class TrainingWork:
 
 
 class ComparisonWork:
-    """A comparison of trainings, in the words of the API."""
+    """A `Work` that runs all trainings of a comparison, and describes them as the response does."""
 
     def __init__(self, request: LoadedCompare, context: Context) -> None:
         self.dtype = request["dtype"]
@@ -243,7 +243,7 @@ def _row(row: Row) -> dict[str, Any]:
 
 
 def reserving(context: Context) -> Callable[[int], None]:
-    """Return a function that reserves the bytes of a training; its response may take as much again, and its text."""
+    """Return a function that reserves four times the given bytes of a training: for its response and its text too."""
     return lambda nbytes: context.memory.need(context.loaded_bytes + 4 * nbytes)
 
 
@@ -258,7 +258,11 @@ def start(
     checkpoint: Checkpoint | None = None,
     place: Path = ("optimizer",),
 ) -> Training:
-    """Return a training as the request describes it, ready for its first step; `place` is that of the optimizer."""
+    """Return a training that is ready for its first step.
+
+    `reserve` is called with the bytes it needs, `admit` waits for a slot, and `place` is the path of the optimizer in
+    the request, for messages.
+    """
     task = task._replace(frozen=request["frozen"])
     return Training(
         context.compiled,
@@ -276,7 +280,7 @@ def start(
 
 
 def plan_of(request: LoadedTraining, optimizer: Selection[Optimizer]) -> Plan:
-    """Return the plan of a training that the request describes."""
+    """Return the engine's plan of a training with this optimizer and the request's other settings."""
     trace = request["trace"]
     recipe = Recipe(optimizer, request.get("schedule"), request.get("clip"), request.get("stop", Stop()))
     return Plan(

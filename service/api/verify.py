@@ -1,4 +1,4 @@
-"""`/v1/gradients/verify`."""
+"""The view of `/v1/gradients/verify`, which judges claimed gradients and names their mistakes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from service.api.answers import listed
 from service.api.context import Context
 from service.api.endpoint import post
 from service.api.function_answers import cautions_of
+from service.api.insight_examples import VERIFY
 from service.api.network_request import built, in_terms_of, task_and_feed
-from service.api.verify_examples import VERIFY
 from service.engine.cautions import Caution
 from service.engine.graph.plan import Program
 from service.engine.insight.verify.budget import MOST

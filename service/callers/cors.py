@@ -33,7 +33,7 @@ log = logging.getLogger("nabla.cors")
 
 
 class Cors:
-    """The origins whose pages may read responses, and the origins that were refused."""
+    """The rules for pages of other origins: which may read responses, and which refused ones are logged already."""
 
     def __init__(self, origins: Iterable[str]) -> None:
         self.origins = frozenset(origins)
@@ -43,7 +43,7 @@ class Cors:
         self._refused: set[str] = set()
 
     def allow(self, headers: Headers, environ: Mapping[str, Any]) -> None:
-        """Add the headers that let the calling page read the response, if it may."""
+        """Add the CORS headers for the page that sent the request, if it may read the response."""
         if not (self.origins or self.on_loopback):
             # No page of another origin may read, so responses do not differ by origin.
             if "HTTP_ORIGIN" in environ:
@@ -69,7 +69,7 @@ class Cors:
         return self.on_loopback and PAGES_OF_THIS_MACHINE.fullmatch(origin) is not None
 
     def _refuse(self, environ: Mapping[str, Any]) -> None:
-        """Log the first refusal of an origin, with the setting that would allow it."""
+        """Log the setting that would allow the request's origin, the first time that origin is refused."""
         origin: str = environ["HTTP_ORIGIN"]
         # The service's own pages send their origin too, and need no permission.
         if origin.partition("://")[2] == environ.get("HTTP_HOST") or origin in self._refused:

@@ -1,4 +1,4 @@
-"""API keys."""
+"""API keys, which clients send as `Authorization: Bearer <key>`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from service.problems import Problem
 
 
 class Keys:
-    """The accepted API keys: their names and the SHA-256 digests that keys are compared by."""
+    """The accepted API keys, by their names and SHA-256 digests."""
 
     def __init__(self, keys: tuple[tuple[str, bytes], ...]) -> None:
         """Take names with digests, as `Settings.keys` gives them. Without keys, everyone may call."""
@@ -23,7 +23,7 @@ class Keys:
         return self._name(key) if key else None
 
     def check(self, authorization: str | None) -> str:
-        """Return the name of the key in an Authorization header, "" if no key is needed. Raise `Problem` 401 or 403."""
+        """Return the name of the key in the header, or "" if the server has no keys. Raise `Problem` 401 or 403."""
         if not self.keys:
             return ""
         key = _bearer(authorization)
@@ -44,6 +44,6 @@ class Keys:
 
 
 def _bearer(authorization: str | None) -> str:
-    """Return the key in an Authorization header, or ""."""
+    """Return the key in an Authorization header; "" if it has none."""
     scheme, _, key = (authorization or "").partition(" ")
     return key.strip() if scheme.lower() == "bearer" else ""

@@ -28,7 +28,7 @@ SCHEMES = ("http", "https")
 
 
 class Proxies:
-    """The trusted proxies."""
+    """The proxies whose headers the service believes."""
 
     def __init__(self, trusted: Iterable[str] = ()) -> None:
         """Take addresses, networks such as 10.0.0.0/8, and `unix`. Raise `ValueError` for anything else."""
@@ -41,7 +41,7 @@ class Proxies:
         return bool(self.unix or self.networks)
 
     def trusts(self, peer: str) -> bool:
-        """Return whether to believe the headers of a connection from this address; "" is the peer of a Unix socket."""
+        """Return whether the other end of a connection is a trusted proxy, by its address; "" is a Unix socket's."""
         return bool(self) and self._trusts(peer)
 
     def _look_up(self, peer: str) -> bool:
@@ -51,8 +51,7 @@ class Proxies:
         return address is not None and any(address in network for network in self.networks)
 
     def client_of(self, peer: str, forwarded_for: str | None) -> str:
-        """Return the address of the client behind `peer`: the last address in X-Forwarded-For that is not a trusted
-        proxy.
+        """Return the client's address: the last one in X-Forwarded-For that is not a trusted proxy, or else `peer`.
 
         Each proxy appends the address that called it, so a stranger may have invented every entry before its own. An
         entry that is not an address ends the search.
@@ -126,11 +125,11 @@ def network_of(address: str) -> str:
 
 
 def client_name(key: str | None, address: str) -> str:
-    """Return the name of a client in queues and slots: that of its valid key, else that of its network."""
+    """Return the name of a client for queues and slots: by its key if that is valid, else by its network."""
     return f"key:{key}" if key else f"address:{network_of(address)}"
 
 
 def _last(environ: dict[str, Any], name: str) -> str:
-    """Return the last entry of a header, which the nearest proxy wrote."""
+    """Return the last entry of a header: the nearest proxy wrote it, so a client cannot have forged it."""
     value: str = environ.get(name, "")
     return value.rpartition(",")[2].strip()

@@ -1,4 +1,4 @@
-"""Requests per second of each client, counted over all workers of this machine.
+"""Limits on the requests per second of each client, counted over all workers of this machine.
 
 The token buckets are a table in memory that is mapped before the workers are forked, so all workers share it. A lock on
 bytes of the file behind the table guards each set of buckets. The kernel releases the locks of a process when it ends,
@@ -33,7 +33,7 @@ without the lock: a worker that was stopped while it held a lock must not stop t
 
 
 class Gate:
-    """The checks of a request, in this order: quota of the address, key, quota of the key.
+    """The checks that a request passes, in this order: quota of the address, key, quota of the key.
 
     So guessing keys uses up the quota of the address, and a client without a key cannot use up the quota of a key.
     """
@@ -44,7 +44,7 @@ class Gate:
         self.named = Quota(per_key if keys else 0.0, "one key")
 
     def check(self, address: str, authorization: str | None) -> str:
-        """Return the name of the client's key, "" if none is needed. Raise `Problem` 401, 403 or 429."""
+        """Return the name of the request's key, "" if the server has no keys. Raise `Problem` 401, 403 or 429."""
         if self.addresses.per_second:
             self.addresses.check(network_of(address))
         name = self.keys.check(authorization)
@@ -54,7 +54,7 @@ class Gate:
 
 
 class Quota:
-    """A token bucket for each client: it starts with the requests of one second and gains as many each second.
+    """A limit of `per_second` requests for each client, with bursts of one second (a token bucket); 0 is no limit.
 
     Create it before the fork. `whom` names a client in the message of a refusal.
     """
@@ -76,7 +76,7 @@ class Quota:
         self._threads = threading.Lock()
 
     def check(self, client: str) -> None:
-        """Take a token of this client. Raise `Problem` 429 with the seconds until the next token if there is none."""
+        """Count a request of this client. Raise `Problem` 429, with the seconds to wait, if it exceeds the limit."""
         if not self.per_second:
             return
         name = hashlib.blake2b(client.encode("utf-8", "surrogateescape"), digest_size=8, key=self._secret).digest()
@@ -88,7 +88,10 @@ class Quota:
             raise Problem("too-many-requests", detail, headers={"Retry-After": str(math.ceil(wait))})
 
     def _take(self, mark: int, place: int) -> float:
-        """Take a token of the bucket with this mark, in the set at this place. Return the seconds to wait, or 0."""
+        """Take a token from the bucket of a client; return the seconds until it has one, or 0 if it had.
+
+        `mark` identifies the client, and `place` is the byte where its set of buckets begins.
+        """
         locked = self._lock(place)
         try:
             now = time.monotonic()

@@ -56,7 +56,10 @@ RECHECK_SECONDS = 0.5
 
 
 class Admission:
-    """The lanes of a worker. Thread-safe. It is created before the fork and starts no thread."""
+    """The lanes of a worker: they decide which requests compute, wait or are refused.
+
+    Threads may share it. It is created before the fork and starts no thread.
+    """
 
     def __init__(
         self,
@@ -68,7 +71,7 @@ class Admission:
         clock: Callable[[], float] = time.monotonic,
         cpu: Callable[[], float] = time.thread_time,
     ) -> None:
-        """`seconds` is the time limit of a request, from its first byte to its last.
+        """Make the lanes. `seconds` is the time limit of a request, from its first byte to its last.
 
         The small, the medium and the heavy lane have `slots` slots each, and each queues at most `queue` requests.
         `streams` bounds the open streams. `cpu` returns the processor time of the calling thread.
@@ -91,16 +94,16 @@ class Admission:
 
     @property
     def most_threads(self) -> int:
-        """Threads that requests may hold at once: with a slot, with a stream, or while they wait in a computation."""
+        """The largest number of threads that requests hold: with a slot, with a stream, or waiting in a computation."""
         waiting = (self.small, self.medium, self.heavy, self.storage)
         return sum(lane.slots for lane in self.lanes) + sum(lane.room for lane in waiting)
 
     def ticket(self, client: str, arrived: float) -> Ticket:
-        """Return the ticket of a request whose first byte came at the reading `arrived` of the clock."""
+        """Return a ticket for a request of this client; `arrived` is the clock's reading at its first byte."""
         return Ticket(self, client, arrived)
 
     def close(self) -> None:
-        """Refuse all waiting requests, and every later one: the server stops."""
+        """Refuse all waiting and all later requests, because the server stops."""
         calls = []
         with self.lock:
             self.closed = True
@@ -110,27 +113,27 @@ class Admission:
         _call(calls)
 
     def load(self) -> Iterator[Load]:
-        """Yield the load of each lane."""
+        """Yield the number of computing and waiting requests of each lane, for the metrics."""
         for lane in self.lanes:
             yield Load(lane.name, len(lane.running), lane.length, lane.slots)
 
     def backlog(self) -> float:
-        """Return the number of seconds until the work is done that waits for slots now."""
+        """Return the seconds until all requests that wait for slots now will have one, by the forecast."""
         with self.lock:
             now = self.clock()
             return max(lane.wait_of("", now) for lane in self.computing)
 
     def lane_of(self, cost: float) -> Lane[Ticket]:
-        """Return the lane for requests of this cost."""
+        """Return the lane for requests of this cost, in seconds of processor time."""
         return next(lane for lane in self.computing if cost <= lane.most)
 
     def _stopping(self) -> Problem:
         return Problem("busy", "This server is stopping.", headers=retry_after(1.0))
 
     def _enter(self, ticket: Ticket, lane: Lane[Ticket], cost: float, ready: Callable[[], None]) -> bool:
-        """Return True and grant a slot if one is free; else queue the request and return False. The lock is held.
+        """Grant a slot of the lane if one is free, and return True; else queue the request, and return False.
 
-        Raise `Problem` if it would wait too long, and `Abandoned` if it has ended.
+        Raise `Problem` 503 if it would wait too long, and `Abandoned` if it has ended. The lock must be held.
         """
         if ticket.ended:
             raise Abandoned  # the slot would never come back
@@ -168,7 +171,7 @@ class Admission:
         lane.running[ticket] = now
 
     def _open_stream(self, ticket: Ticket) -> None:
-        """Give a request a place among the streams. Raise `Problem` 503 if there is none for its client."""
+        """Count a request among the open streams. Raise `Problem` 503 if they, or those of its client, are too many."""
         lane = self.streams
         with self.lock:
             now = self.clock()
@@ -185,7 +188,7 @@ class Admission:
             lane.running[ticket] = now
 
     def _give_back(self, ticket: Ticket) -> list[Callable[[], None]]:
-        """Take the slot from a request and grant it to the next. Return the callbacks to call. The lock is held."""
+        """Take the slot from a request and grant it to the next. Return callbacks to call without the lock."""
         lane = ticket.lane
         if lane is None:
             return []
@@ -201,13 +204,16 @@ class Admission:
         return calls
 
     def recheck(self, lane: Lane[Ticket]) -> None:
-        """Forecast the waits in a lane anew, even if no slot was given back."""
+        """Forecast the waits in a lane anew, and refuse the requests that cannot end in time any more."""
         with self.lock:
             calls = self._refuse_overdue(lane, self.clock())
         _call(calls)
 
     def _refuse_overdue(self, lane: Lane[Ticket], now: float) -> list[Callable[[], None]]:
-        """Refuse the requests that cannot end in time any more, so that nobody waits in vain until the deadline."""
+        """Refuse the requests that cannot end in time any more, so that nobody waits in vain until the deadline.
+
+        Return callbacks as `_give_back` does. The lock must be held.
+        """
         if now < lane.checked + RECHECK_SECONDS:
             return []
         lane.checked = now
@@ -243,12 +249,12 @@ def _call(calls: list[Callable[[], None]]) -> None:
 
 
 def _nothing() -> None:
-    """Do nothing: nobody waits."""
+    """Do nothing, in place of a callback: nobody waits."""
 
 
 @dataclass(eq=False, slots=True)
 class Ticket:
-    """The way of one request through the lanes, and the watch of its computation.
+    """One request on its way through the lanes; its computation calls `look` to learn whether it may go on.
 
     Any thread may call `begin`, `leave`, `expire` and `end`; the other methods belong to the thread that computes.
     """
@@ -284,11 +290,11 @@ class Ticket:
 
     @property
     def may_wait(self) -> bool:
-        """Whether the request may wait for memory in its slot. Tiny requests may not: they are many, with few slots."""
+        """Whether the request may wait for memory with its slot. Tiny ones may not: they are many, with few slots."""
         return self.lane is not self.admission.tiny
 
     def begin(self, nbytes: int, ready: Callable[[], None]) -> bool:
-        """Ask for a slot to read and validate a body of so many bytes; without a body it is one of the system lane.
+        """Ask for a slot to read and validate a body of `nbytes` bytes; without a body, for one of the system lane.
 
         Return True if the slot is granted. Otherwise the request waits, and `ready` is called once, from any thread,
         when it is granted or refused; `refusal` is set then. Raise `Problem` 503 if it is refused at once.
@@ -305,16 +311,18 @@ class Ticket:
             return admission._enter(self, lane, cost or lane.service, ready)
 
     def begin_blocking(self, nbytes: int) -> None:
-        """Wait for the slot that `begin` asks for. Raise `Problem` 503 and `Abandoned`."""
+        """Ask for a slot as `begin` does, and wait for it. Raise `Problem` 503 and `Abandoned`."""
         gate = threading.Lock()
         gate.acquire()
         if not self.begin(nbytes, gate.release):
             self._wait(gate)
 
     def weigh(self, cost: float, *, alone: bool = False) -> None:
-        """Announce the cost of the rest of the request in seconds; with `alone` it belongs to the heavy lane anyway.
+        """Announce the cost of the rest of the request, in seconds, and wait for a slot of another lane if it needs
+        one.
 
-        Wait for a slot if need be. Raise `Problem` 503, `DeadlineExceeded` and `Abandoned`.
+        `alone` sends it to the heavy lane whatever it costs. Raise `Problem` 503 for too long a wait,
+        `DeadlineExceeded` and `Abandoned`.
         """
         lane = self.lane
         if lane is not None and (cost > lane.most or (alone and lane is not self.admission.heavy)):
@@ -323,9 +331,11 @@ class Ticket:
             self.cost = max(self.cost, cost)
 
     def look(self) -> float:
-        """Wait for a slot of the next lane if the computation costs more than its lane allows, else go on.
+        """Check whether the computation may go on; wait for a slot of the next lane if it costs more than its lane
+        allows.
 
-        Return the time of the next look. Raise `DeadlineExceeded`, `Abandoned`, and `Problem` 503 for too long a wait.
+        Return the clock's reading from which to look again. Raise `DeadlineExceeded`, `Abandoned`, and `Problem` 503
+        for too long a wait.
         """
         if self.admission.clock() >= self._next_look:
             self._look()
@@ -353,7 +363,9 @@ class Ticket:
             self._move(admission.lane_of(cost), cost)
 
     def ask(self, cost: float, ready: Callable[[], None], *, alone: bool = False) -> bool:
-        """Give the slot back and ask for one of the lane for this cost, or of the heavy lane, as `begin` does."""
+        """Give the slot back, and ask as `begin` does for one of the lane for this cost, or of the heavy lane if
+        `alone`.
+        """
         admission = self.admission
         return self._ask(admission.heavy if alone else admission.lane_of(cost), cost, ready)
 
@@ -378,7 +390,7 @@ class Ticket:
         self._started = self.admission.cpu()
 
     def _wait(self, gate: threading.Lock) -> None:
-        """Wait until the gate opens, with a slot or without."""
+        """Wait until the gate opens. Raise `refusal` if the request was refused, and `Abandoned` if its client left."""
         admission = self.admission
         while not gate.acquire(timeout=min(max(0.0, self.deadline - admission.clock()), RECHECK_SECONDS)):
             lane = self.queued_in
@@ -393,12 +405,12 @@ class Ticket:
             raise self.refusal
 
     def open_stream(self) -> None:
-        """Take a place among the streams, beside the slot. Raise `Problem` 503 if there is none for this client."""
+        """Count the request among the open streams too. Raise `Problem` 503 if there are too many."""
         self.admission._open_stream(self)
         self.streams = True
 
     def give_slot_back(self) -> None:
-        """Give the slot back and go on without one: a stream computes in turns."""
+        """Give the slot back and go on without one: a stream computes in the turns of `Turns`."""
         with self.admission.lock:
             calls = self.admission._give_back(self)
         _call(calls)
@@ -415,7 +427,7 @@ class Ticket:
         call()
 
     def expire(self) -> None:
-        """Refuse the request if it still waits: its deadline has come."""
+        """Refuse the request if it still waits, because its deadline has come."""
         call = _nothing
         with self.admission.lock:
             if self.queued_in is not None:
@@ -427,7 +439,7 @@ class Ticket:
         call()
 
     def end(self) -> None:
-        """Give everything back. It may be called twice."""
+        """Give the slot and the place among the streams back. A second call does nothing."""
         if self.ended:
             return
         self.ended = True
@@ -451,7 +463,7 @@ class Ticket:
         _call(calls)
 
     def _refuse(self, problem: Problem) -> Callable[[], None]:
-        """Refuse the request, which is in no queue any more, and return the callback to call."""
+        """Set the refusal of a request that is in no queue any more; return the callback to call."""
         self.refusal = problem
         self.waited += self.admission.clock() - self.asked
         return self._tell()

@@ -18,13 +18,13 @@ YOUNG = 1
 
 
 class Collector:
-    """A trigger for garbage collections. Threads share it; a lost count does no harm."""
+    """A counter of compiled nodes that starts a garbage collection at every `NODES` of them. Threads share it."""
 
     def __init__(self) -> None:
         self._nodes = 0
 
     def made(self, nodes: int) -> None:
-        """Note that a task of so many nodes was compiled."""
+        """Count a compiled task with `nodes` nodes, and collect if it is time."""
         self._nodes += nodes + OTHERS
         if self._nodes >= NODES and gc.isenabled():
             self._nodes = 0

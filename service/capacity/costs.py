@@ -23,18 +23,18 @@ BOUNDS = 0.01, 100.0
 
 
 class Costs:
-    """The ratios of measured to estimated cost, kept as long as the programs live. Thread-safe."""
+    """Factors that correct the estimated costs of programs, learned from measurements. Threads may share it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._factors: WeakKeyDictionary[Program, dict[str, float]] = WeakKeyDictionary()
 
     def factor(self, program: Program, kind: str) -> float:
-        """Return the ratio of measured to estimated cost for computations of this kind with this program."""
+        """Return measured / estimated cost for computations of this `kind` (a path) with a program; 1 if unknown."""
         return self._factors.get(program, {}).get(kind, 1.0)
 
     def learn(self, program: Program, kind: str, estimated: float, measured: float) -> None:
-        """Learn from a computation of so many measured seconds, whose estimate, without any factor, was `estimated`."""
+        """Learn from one computation: its estimate in seconds, without any factor, and the measured seconds."""
         if max(estimated, measured) < SMALLEST:
             return
         low, high = BOUNDS

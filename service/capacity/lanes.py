@@ -1,4 +1,4 @@
-"""One lane: the requests of a size that hold a slot or wait for one, and a forecast of their waits."""
+"""One lane: the requests of similar cost that hold a slot or wait for one, and a forecast of their waits."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ LEAST_SLOWDOWN, MOST_SLOWDOWN = 0.2, 20.0
 
 
 class Request(Protocol):
-    """A request in a lane."""
+    """What a lane needs to know of a request; `Ticket` is one."""
 
     @property
     def client(self) -> str:
-        """The name of its client."""
+        """The name of the request's client."""
 
     @property
     def cost(self) -> float:
-        """Its estimated cost, in seconds."""
+        """The estimated cost of the request, in seconds of processor time."""
 
     @property
     def deadline(self) -> float:
-        """The reading of the clock at which it must have ended."""
+        """The reading of the clock at which the request must have ended."""
 
 
 R = TypeVar("R", bound=Request)
 
 
 class Lane(Generic[R]):
-    """The requests of one size: some hold a slot, the others wait for one. The lock of `Admission` guards a lane."""
+    """Requests of similar cost: some hold a slot, the others wait. Callers must hold the lock of `Admission`."""
 
     def __init__(self, name: str, slots: int, room: int, most: float, service: float, longest: float) -> None:
         self.name = name
@@ -74,11 +74,11 @@ class Lane(Generic[R]):
         """The time of the last forecast."""
 
     def takes(self, cost: float, slowdown: float | None = None) -> float:
-        """Return the seconds on the clock that a request of this cost will take."""
+        """Return the seconds on the clock that a request of this cost will take, by the measured or given slowdown."""
         return min(cost * (self.slowdown if slowdown is None else slowdown), self.longest)
 
     def wait_of(self, client: str, now: float, place: int | None = None) -> float:
-        """Return the forecast of the seconds until a request of this client has a slot.
+        """Return the forecast of the seconds until a request of this client gets a slot.
 
         `place` is its position in the queue of its client; None means the end, where a new request goes.
         """
@@ -96,7 +96,7 @@ class Lane(Generic[R]):
         return before / self.slots
 
     def pace(self, now: float) -> float:
-        """Return the slowdown, raised by what the requests that run longer than forecast will teach at least."""
+        """Return the slowdown to forecast with: the measured one, raised if requests run longer than it says now."""
         slowdown = self.slowdown
         for request, since in self.running.items():
             if now - since > request.cost * slowdown > 0.0:
@@ -105,7 +105,7 @@ class Lane(Generic[R]):
         return slowdown
 
     def overdue(self, now: float) -> Iterator[tuple[R, float]]:
-        """Yield the waiting requests that cannot end in time any more, by the forecast.
+        """Yield the waiting requests that, by the forecast, cannot end in time any more.
 
         Each comes with the seconds after which it would fit again, once those before it have come again too. The method
         plays the turns to come in one pass over the queues.
@@ -132,15 +132,15 @@ class Lane(Generic[R]):
             turns = following
 
     def doubt(self) -> float:
-        """Return the share by which a wait may become longer than forecast."""
+        """Return the share by which a wait may exceed its forecast, from how much slowdowns vary."""
         return min(max(self.spread / self.slowdown, LEAST_DOUBT), MOST_DOUBT) if self.learned else 0.0
 
     def rest(self, now: float) -> float:
-        """Return the seconds until the next slot becomes free."""
+        """Return the forecast of the seconds until the next slot of the lane becomes free."""
         return min(self._rest(request, now - since, now) for request, since in self.running.items())
 
     def _rest(self, request: R, elapsed: float, now: float) -> float:
-        """Return the seconds that a request will still hold its slot."""
+        """Return the forecast of the seconds that a request still holds its slot after `elapsed` seconds with it."""
         rest = self.takes(request.cost) - elapsed
         if rest <= 0.0:
             rest = 0.5 * elapsed  # the estimate was too low; nobody knows by how much
@@ -152,7 +152,7 @@ class Lane(Generic[R]):
         self.length += 1
 
     def drop(self, request: R) -> None:
-        """Take a request out of its queue."""
+        """Take a waiting request out of its client's queue."""
         queue = self.waiting[request.client]
         queue.remove(request)
         self.length -= 1
@@ -160,7 +160,7 @@ class Lane(Generic[R]):
             del self.waiting[request.client]
 
     def next(self) -> R | None:
-        """Take the request with the next turn out of its queue. The turn after it is another client's."""
+        """Take the request whose turn it is out of its queue. Clients take turns. Return None if nobody waits."""
         if not self.waiting:
             return None
         client, queue = next(iter(self.waiting.items()))
@@ -173,7 +173,7 @@ class Lane(Generic[R]):
         return request
 
     def learn(self, cost: float, seconds: float) -> None:
-        """Learn from a request of this cost that held its slot for so many seconds on the clock."""
+        """Update the averages with a request of this cost that held its slot for `seconds` on the clock."""
         self.service += MEMORY * (seconds - self.service)
         if cost > 0.0:
             change, weight = self._news(cost, seconds)
@@ -182,7 +182,7 @@ class Lane(Generic[R]):
             self.learned += 1
 
     def _news(self, cost: float, seconds: float) -> tuple[float, float]:
-        """Return how far a request's slowdown is from the average after so many seconds in its slot, and its weight."""
+        """Return the difference of a request's slowdown from the average, and the weight with which it counts."""
         slowdown = min(max(seconds / min(cost, self.longest), LEAST_SLOWDOWN), MOST_SLOWDOWN)
         weight = max(min(max(seconds / self.longest, MEMORY), MOST_MEMORY), 1.0 / (1 + self.learned))
         return slowdown - self.slowdown, weight
@@ -190,7 +190,7 @@ class Lane(Generic[R]):
 
 @dataclass(frozen=True)
 class Load:
-    """The load of a lane."""
+    """The number of computing and waiting requests of a lane."""
 
     lane: str
     busy: int

@@ -36,36 +36,36 @@ LONGEST_RETRY = 60
 
 
 class Cache(Protocol):
-    """A cache of the worker."""
+    """A cache whose memory the requests of a worker may claim."""
 
     @property
     def nbytes(self) -> int:
-        """An estimate of the bytes that the cache takes."""
+        """The estimated size of the cache in bytes."""
 
     def shrink(self, nbytes: int) -> None:
-        """Forget so many bytes, or everything if there are fewer."""
+        """Remove entries of about `nbytes` bytes in all, or everything if there are fewer."""
 
 
 class Waiter(Protocol):
-    """A request that may wait for memory."""
+    """A request that may wait for memory; `Ticket` is one."""
 
     @property
     def deadline(self) -> float:
-        """The reading of `time.monotonic` until which it waits."""
+        """The reading of `time.monotonic` until which the request waits."""
 
     @property
     def may_wait(self) -> bool:
-        """Whether it may wait at all: while it waits, others may wait for its slot."""
+        """Whether the request may wait at all: while it waits, other requests may need its slot."""
 
     def look(self) -> object:
-        """Called now and then; an exception from it ends the wait."""
+        """Return if the wait may go on, and raise if not. It is called every `GLANCE` seconds."""
 
 
 class Account:
-    """The memory that the requests and caches of a worker share. Thread-safe."""
+    """The memory of a worker, from which requests reserve before they allocate. Threads may share it."""
 
     def __init__(self, total: int, caches: Sequence[Cache] = (), aside: int = 0) -> None:
-        """Set `aside` bytes of the total aside for light requests."""
+        """Set `aside` bytes of the total aside for light requests; `caches` use what no request holds."""
         self.total = total
         self.aside = aside
         self.held = 0
@@ -85,12 +85,12 @@ class Account:
 
     @property
     def most(self) -> int:
-        """Bytes that one request may hold."""
+        """The largest number of bytes that one request may hold."""
         return self.total - self.aside
 
     @property
     def cached(self) -> int:
-        """Bytes that caches take."""
+        """The number of bytes that the caches take."""
         return sum(cache.nbytes for cache in self._caches)
 
     @property
@@ -99,31 +99,31 @@ class Account:
         return len(self._line)
 
     def reservation(self) -> Reservation:
-        """Return an empty share for a request. Requests wait in the order of these calls."""
+        """Return an empty reservation for a new request. Requests wait for memory in the order of these calls."""
         return Reservation(self, next(self._numbers))
 
     def _light_part(self, nbytes: int) -> int:
-        """Return how many bytes of a share of this size count as light: all or none."""
+        """Return the bytes of a reservation of this size that count as light: all of them or none."""
         return nbytes if nbytes * LIGHT_SHARE <= self.aside else 0
 
     def _fits_aside(self, share: Reservation, nbytes: int) -> bool:
-        """Return whether a share of this size fits into the memory for light requests. The lock is held."""
+        """Return whether a reservation may grow to this size within the memory for light requests. The lock is held."""
         light = self._light_part(nbytes)
         return 0 < light <= self.aside - self._light + self._light_part(share.held)
 
     def _is_behind(self, share: Reservation, nbytes: int) -> bool:
-        """Return whether a share has to wait because an older request waits already. The lock is held."""
+        """Return whether a reservation has to wait because an older request already does. The lock is held."""
         waits = bool(self._line) and self._line[0].share.number < share.number
         return waits and not self._fits_aside(share, nbytes)
 
     def _hold(self, share: Reservation, nbytes: int) -> None:
-        """Record the bytes that a share holds from now on. The lock is held."""
+        """Set the size of a reservation, and update the sums. The lock is held."""
         self._light += self._light_part(nbytes) - self._light_part(share.held)
         self.held += nbytes - share.held
         share.held = nbytes
 
     def _take(self, share: Reservation, nbytes: int) -> bool:
-        """Give a share more memory if there is enough, and shrink caches for it. The lock is held."""
+        """Grow a reservation, shrinking caches if need be; return False if memory is short. The lock is held."""
         missing = nbytes - share.held - self.free
         kept = 0 if self._fits_aside(share, nbytes) else max(0, self.aside - self._light)
         if missing + kept > 0:
@@ -140,7 +140,7 @@ class Account:
         return True
 
     def _claim(self, share: Reservation, nbytes: int) -> _Wish | None:
-        """Give a share more memory and return None, or return its place in the line."""
+        """Grow a reservation to this size and return None, or put a wish into the line and return it."""
         with self._lock:
             if not self._is_behind(share, nbytes) and self._take(share, nbytes):
                 return None
@@ -154,7 +154,7 @@ class Account:
             return not self._is_behind(share, nbytes) and self._take(share, nbytes)
 
     def _give_back(self, share: Reservation, nbytes: int) -> None:
-        """Reduce a share to so many bytes."""
+        """Reduce a reservation to this size, and serve waiting requests with what becomes free."""
         with self._lock:
             freed = share.held - nbytes
             now = time.monotonic()
@@ -164,14 +164,14 @@ class Account:
             self._settle()
 
     def _withdraw(self, wish: _Wish) -> None:
-        """Take a wish out of the line, unless it was granted just now."""
+        """Remove a wish from the line, if it is still there."""
         with self._lock:
             if wish in self._line:
                 self._line.remove(wish)
                 self._settle()
 
     def _settle(self) -> None:
-        """Grant the wishes that can be granted, in order. The lock is held."""
+        """Grant the waiting wishes, oldest first, as long as there is memory. The lock is held."""
         line = self._line
         while line and self._take(line[0].share, line[0].nbytes):
             line.pop(0).grant()
@@ -182,7 +182,7 @@ class Account:
             last.gate.release()
 
     def retry_after(self, nbytes: int) -> int:
-        """Return the seconds until so many more bytes are likely to be free, by the memory given back lately."""
+        """Return the seconds until `nbytes` more are likely free, by the rate at which memory was given back."""
         with self._lock:
             wanted = nbytes + sum(wish.nbytes - wish.share.held for wish in self._line) - self.free
             now = time.monotonic()
@@ -191,7 +191,7 @@ class Account:
 
 
 class Reservation:
-    """The share of one request in an `Account`, for one thread at a time."""
+    """The memory that one request has reserved in an `Account`. One thread at a time may use it."""
 
     def __init__(self, account: Account, number: int) -> None:
         self.account = account
@@ -208,7 +208,7 @@ class Reservation:
         self.release()
 
     def need(self, nbytes: int) -> None:
-        """Hold `nbytes` in all from now on, instead of the present amount; wait until they are free.
+        """Reserve `nbytes` in all, in place of the present amount, and wait until they are free.
 
         Raise `Problem` 422 if one request may never have so much, `Problem` 503 if the wait was too long or the request
         may not wait, and whatever the waiter's `look` raises. After an exception, the previous amount is still held.
@@ -230,14 +230,14 @@ class Reservation:
             self._wait(wish)
 
     def try_need(self, nbytes: int) -> bool:
-        """Hold `nbytes` in all if they are free and no older request waits. Return whether that succeeded."""
+        """Reserve `nbytes` in all if they are free and no older request waits; return whether that succeeded."""
         if nbytes <= self.held or (not self.held and nbytes <= SMALL):
             self.need(nbytes)
             return True
         return self.account._try(self, nbytes)
 
     def release(self) -> None:
-        """Give everything back. It may be called twice."""
+        """Give all memory back. A second call does nothing."""
         if self.held:
             self.account._give_back(self, 0)
 
@@ -258,13 +258,13 @@ class Reservation:
             raise self.busy(wish.nbytes)
 
     def busy(self, nbytes: int) -> Problem:
-        """Return the refusal of a request that needs so many bytes in all."""
+        """Return the `Problem` 503 for a request that needs `nbytes` in all and cannot have them now."""
         wait = self.account.retry_after(nbytes - self.held)
         return Problem("busy", "Other requests hold the memory of this server.", headers={"Retry-After": str(wait)})
 
 
 class _Wish:
-    """The wish of a share to grow, and a gate that opens when it is granted or refused."""
+    """A waiting request for more memory; its gate opens when it is granted or refused."""
 
     def __init__(self, share: Reservation, nbytes: int) -> None:
         self.share = share
@@ -279,7 +279,7 @@ class _Wish:
 
 
 def too_much(nbytes: int, total: int) -> Problem:
-    """Return the refusal of a request that needs more memory than one request may have."""
+    """Return the `Problem` 422 for a request that needs more memory than any request may have."""
     text = f"The request would take about {nbytes:,} bytes of memory; this server has {total:,} for its requests."
     error = {"pointer": "#", "detail": text, "limit": "memory_bytes", "asked": nbytes, "allowed": [total]}
     return Problem("limit-exceeded", text, [error])

@@ -1,4 +1,4 @@
-"""Listening sockets: they accept new connections one at a time."""
+"""The listening sockets of a worker, which accept new connections one at a time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = logging.getLogger("nabla.error")
 
 
 class Accepting:
-    """The listening sockets of a worker, whose connections go to the edge."""
+    """Accepts connections on a worker's listening sockets and hands them to its edge."""
 
     def __init__(self, edge: Edge, listeners: Iterable[socket.socket], tls: Any = None) -> None:
         self._edge = edge
@@ -37,7 +37,7 @@ class Accepting:
             self._await(listener)
 
     def close(self) -> None:
-        """Close the listening sockets: the system refuses later clients, so that nobody waits in vain."""
+        """Close the listening sockets; the system then refuses later clients, so that none waits in vain."""
         for listener in self._listeners:
             self._loop.remove_reader(listener)
             listener.close()
@@ -47,7 +47,7 @@ class Accepting:
         self._loop.add_reader(listener, self._offered, listener)
 
     def _offered(self, listener: socket.socket) -> None:
-        """Accept an offered connection, unless other workers, which are awake too, have fewer clients."""
+        """Accept a waiting connection, but leave it for a moment to workers with fewer clients, if there are some."""
         if self._edge.is_least_crowded():
             self._accept(listener)
         else:
@@ -55,7 +55,7 @@ class Accepting:
             self._loop.call_later(YIELD_SECONDS, self._take, listener)
 
     def _take(self, listener: socket.socket) -> None:
-        """Accept connections that were left to other workers for a while, if they are still there."""
+        """Accept connections that were left to other workers and that none of them took."""
         if listener in self._listeners:
             self._await(listener)
             for _ in range(TAKEN_AFTER_YIELD):
@@ -63,7 +63,7 @@ class Accepting:
                     return
 
     def _accept(self, listener: socket.socket) -> bool:
-        """Accept one connection, and return whether there was one. Other workers may accept the next.
+        """Accept one connection, and return whether there was one. The next may go to another worker.
 
         asyncio's own servers accept all waiting connections at once, so that one worker may get them all.
         """

@@ -1,4 +1,4 @@
-"""The bytes of responses: heads for those of the application, and the responses that the edge makes itself."""
+"""The bytes of responses: heads for the application's responses, and whole responses that the edge makes itself."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from werkzeug.exceptions import HTTPException
 
 from service import wire
 from service.callers.cors import Cors
-from service.observing.access import access_of, record
-from service.observing.request_ids import request_id
+from service.observing.access import access_of, record, request_id
 from service.problems import MEDIA_TYPE, Problem
 
 LIVE, READY = "/health/live", "/health/ready"
@@ -25,7 +24,7 @@ _date = (0, "")
 
 
 def head(protocol: str, status: str, headers: Iterable[tuple[str, str]], *, close: bool) -> bytes:
-    """Return the head of a response. Raise ValueError for a header that contains a line break."""
+    """Return the status line and headers of a response. Raise `ValueError` for a header with a line break."""
     global _date
     now = int(time.time())
     if _date[0] != now:
@@ -44,7 +43,7 @@ def head(protocol: str, status: str, headers: Iterable[tuple[str, str]], *, clos
 
 
 class Answers:
-    """Responses that the edge makes. They look like those of the application, and are counted and logged alike."""
+    """Makes the edge's own responses, which look like the application's, and are counted and logged like those."""
 
     def __init__(self, app: Any, cors: Cors) -> None:
         self._cors = cors
@@ -53,11 +52,11 @@ class Answers:
         self._healthy = wire.document({"status": "ok"})
 
     def healthy(self, environ: Mapping[str, Any], seconds: float, *, close: bool) -> bytes:
-        """Return the response of `/health/live` and `/health/ready` when all is well."""
+        """Return the response of a health check when all is well. `seconds` is the time since the request came."""
         return self._answer(environ, 200, [], wire.JSON, self._healthy, request_id_of(environ), seconds, close)
 
     def problem(self, environ: Mapping[str, Any], problem: Problem, seconds: float, *, close: bool) -> bytes:
-        """Return a response with a problem document."""
+        """Return a response with this problem document. `close` announces the end of the connection."""
         asked = request_id_of(environ)
         headers = list(problem.headers.items())
         content = problem.document(asked, environ.get("SCRIPT_NAME", "")) + b"\n"
@@ -99,5 +98,5 @@ class Answers:
 
 
 def request_id_of(environ: Mapping[str, Any]) -> str:
-    """Return the id of a request that the application has not seen."""
+    """Return the id of a request that the application has not seen: the one that the client asked for, or a new one."""
     return request_id(environ.get("HTTP_X_REQUEST_ID"))

@@ -1,4 +1,4 @@
-"""One connection: it reads under deadlines and sends under backpressure.
+"""One client's connection: it reads requests under deadlines and sends responses as fast as the client reads.
 
 The module and its class are long because a connection is one state machine: nearly every method changes the state, the
 deadline and what is held for the present request, and can be checked only beside the others.
@@ -52,7 +52,7 @@ LOOK_SECONDS = 0.5
 
 
 class State(enum.Enum):
-    """The states of a connection."""
+    """The states of a connection, each with its meaning."""
 
     IDLE = "no byte of the next request is there"
     HEAD = "a part of the next head is there"
@@ -69,7 +69,7 @@ AT_WORK = frozenset((State.WORKING, State.SENDING, State.STREAMING))
 
 
 class Connection(asyncio.Protocol):
-    """A connection of HTTP/1.1 or HTTP/1.0, which carries one request after the other."""
+    """A connection of HTTP/1.1 or HTTP/1.0, on which one request comes after the other."""
 
     def __init__(self, edge: Edge) -> None:
         self.edge = edge
@@ -111,7 +111,7 @@ class Connection(asyncio.Protocol):
     # Called by the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take a new connection, unless there are too many."""
+        """Register a new connection with the edge, which may refuse it. asyncio calls this."""
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         about = transport.get_extra_info
@@ -125,7 +125,7 @@ class Connection(asyncio.Protocol):
         self.edge.join(self, self._base["REMOTE_ADDR"])
 
     def connection_lost(self, error: Exception | None) -> None:
-        """End the present request: the connection is gone."""
+        """Free what the present request holds, because the connection is gone. asyncio calls this."""
         self.state = State.CLOSED
         self.edge.leave(self)
         if self._exchange is not None:
@@ -138,7 +138,7 @@ class Connection(asyncio.Protocol):
             kept.pop(name, None)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes of a request."""
+        """Handle bytes from the client: a head, a body, or the next request, to be kept. asyncio calls this."""
         state = self.state
         if state is State.BODY:
             if self._length is None:
@@ -157,7 +157,7 @@ class Connection(asyncio.Protocol):
                 self._take(rest)
 
     def eof_received(self) -> bool:
-        """Note that the client sends no more; it may still read. Return whether the connection stays open."""
+        """Note that the client will send no more, though it may still read; return whether to stay open."""
         self._half_closed = True
         if self.state is State.BODY:
             whole = "" if self._length is None else f" of {self._length:,}"
@@ -168,13 +168,13 @@ class Connection(asyncio.Protocol):
         return self.state in AT_WORK or bool(self._ahead)
 
     def pause_writing(self) -> None:
-        """Stop sending until the client reads, and watch that it reads at all."""
+        """Stop sending until the client reads, and set a deadline for that. asyncio calls this."""
         self._write_paused = True
         if self.state in AT_WORK and self.deadline == math.inf:
             self._watch()
 
     def resume_writing(self) -> None:
-        """Go on sending: the client has read."""
+        """Go on sending, because the client has read. asyncio calls this."""
         self._write_paused = False
         # asyncio calls this in the middle of its own work. If this closed, it would call `connection_lost` twice.
         if self.state is State.SENDING:
@@ -188,7 +188,7 @@ class Connection(asyncio.Protocol):
     # Reading
 
     def _begin(self, data: bytes) -> None:
-        """Take the first bytes of a request."""
+        """Handle the first bytes of a request; a head equal to the one before is not parsed again."""
         self._arrived = time.monotonic()
         head = self._last_head
         if head and data.startswith(head):
@@ -232,7 +232,7 @@ class Connection(asyncio.Protocol):
         return None
 
     def _on_head(self) -> bool:
-        """Open the request at the end of its head. Return whether the parser leaves the body alone."""
+        """Start the request when its head is complete; return whether the parser has to leave the body alone."""
         parser, environ = self._parser, self._base.copy()
         self._length = None if parser.is_chunked else parser.content_length or 0
         self._keep_alive = parser.should_keep_alive
@@ -247,7 +247,7 @@ class Connection(asyncio.Protocol):
         return not parser.is_chunked
 
     def _on_chunk(self, data: bytes) -> None:
-        """Take a chunk of a body. The parser calls this."""
+        """Add a chunk to the body; refuse a body of too many tiny chunks. The parser calls this."""
         self._chunks += 1
         if self._chunks > FREE_CHUNKS and self._received < self._chunks * SMALLEST_CHUNK:
             self.refuse(Problem("malformed-body", f"The body came in {self._chunks:,} tiny chunks; send larger ones."))
@@ -257,7 +257,7 @@ class Connection(asyncio.Protocol):
             raise _Refused
 
     def _open(self, environ: dict[str, Any]) -> None:
-        """Await the body of a request whose head is there."""
+        """Wait for the body of a request whose head is complete."""
         self.state = State.BODY
         self.deadline = self._arrived + self.edge.settings.max_body_seconds
         self._environ = environ
@@ -265,7 +265,7 @@ class Connection(asyncio.Protocol):
         self.edge.busy(self)
 
     def _take(self, data: bytes) -> None:
-        """Take bytes of a body of known length, and of the request after it."""
+        """Handle bytes of a body of known length; bytes beyond it belong to the next request."""
         assert self._length is not None
         missing = self._length - self._received
         if len(data) >= missing:
@@ -277,7 +277,7 @@ class Connection(asyncio.Protocol):
             self._dispatch()
 
     def _keep(self, rest: bytes) -> None:
-        """Keep the bytes that follow the present request, which is complete."""
+        """Keep the bytes after the present request, which is complete, for the next one."""
         if self._replayed:
             del self._ahead[: self._replayed - len(rest)]
             self._replayed = 0
@@ -285,7 +285,7 @@ class Connection(asyncio.Protocol):
             self._ahead += rest
 
     def _add(self, data: bytes) -> None:
-        """Add a part to the body, and reserve memory for it."""
+        """Append bytes to the body, and reserve memory for them; without memory, reading pauses."""
         self._received += len(data)
         if self._received > self.edge.settings.max_body_bytes:
             self.refuse(self.edge.too_large())
@@ -302,7 +302,7 @@ class Connection(asyncio.Protocol):
     # Answering
 
     def _dispatch(self) -> None:
-        """Have the application answer the complete request."""
+        """Answer the complete request here if the edge can, else ask for a slot to run the application in."""
         self.state = State.WORKING
         self.deadline = math.inf
         edge, environ = self.edge, self._environ
@@ -328,7 +328,7 @@ class Connection(asyncio.Protocol):
             self.deadline = exchange.ticket.deadline
 
     def _granted(self, exchange: Exchange) -> None:
-        """Run a request whose wait for a slot is over."""
+        """Run a request whose wait for a slot is over, or answer it if it was refused."""
         if exchange is not self._exchange:
             exchange.ticket.end()
         elif exchange.ticket.refusal is not None:
@@ -342,14 +342,14 @@ class Connection(asyncio.Protocol):
         self.edge.pool.run(exchange.run)
 
     def _answer_problem(self, exchange: Exchange, problem: Problem) -> None:
-        """Answer a complete request with a problem of the edge."""
+        """Answer a complete request with a problem instead of the application's response."""
         exchange.ticket.end()
         close = self.closes()
         seconds = time.monotonic() - self._arrived
         self._reply(self.edge.answers.problem(self._environ, problem, seconds, close=close), close=close)
 
     def answered(self, exchange: Exchange) -> None:
-        """Send the document that the application made."""
+        """Send the whole response that the application has made in a thread."""
         self.edge.pool.done()
         exchange.running = False
         if exchange is not self._exchange:
@@ -371,7 +371,7 @@ class Connection(asyncio.Protocol):
             self._send()
 
     def _send(self) -> None:
-        """Send pieces of a document until the transport has enough."""
+        """Pass pieces of the response to the transport until it has enough for now."""
         exchange = self._exchange
         if self.state is not State.SENDING or exchange is None:
             return
@@ -398,7 +398,7 @@ class Connection(asyncio.Protocol):
         self.edge.loop.call_soon(self._send)
 
     def stream(self, exchange: Exchange, data: bytes) -> None:
-        """Send a piece of a stream, and let the next one be computed."""
+        """Send a piece of a streamed response, and let the next one be computed once the client keeps up."""
         if exchange is self._exchange:
             self.state = State.STREAMING
             self._write(data)
@@ -408,7 +408,7 @@ class Connection(asyncio.Protocol):
                 self._watch()
 
     def streamed(self, exchange: Exchange) -> None:
-        """End the response: its stream has ended."""
+        """Finish a streamed response; after a failure, cut it off so that the client notices."""
         self.edge.pool.done()
         exchange.running = False
         if exchange is not self._exchange:
@@ -421,15 +421,15 @@ class Connection(asyncio.Protocol):
             self._done(close=True)  # without the end of the body, so that the client sees that it is cut off
 
     def closes(self) -> bool:
-        """Return whether the connection ends after the present request. Any thread may call this."""
+        """Return whether the connection will end after the present request. Any thread may call this."""
         return not self._keep_alive or self.edge.stopping or (self._half_closed and not self._ahead)
 
     def end_after_answer(self) -> None:
-        """Close the connection after the present response: its end marks the end of the response."""
+        """Close the connection after the present response, whose end only that can mark in HTTP/1.0."""
         self._keep_alive = False
 
     def refuse(self, problem: Problem) -> None:
-        """Send a problem now, read on for a while so that it arrives, and close."""
+        """Send a problem at once and close; for a while read what still comes, so that the response arrives."""
         seconds = time.monotonic() - self._arrived
         self.edge.busy(self)
         self._write(self.edge.answers.problem(self._environ or self._base, problem, seconds, close=True))
@@ -452,7 +452,7 @@ class Connection(asyncio.Protocol):
         self.transport.write(data)
 
     def _done(self, *, close: bool) -> None:
-        """Await the next request, or close: the transport has the whole response."""
+        """Wait for the next request, or close, now that the transport has the whole response."""
         if self.state is State.CLOSED:
             return
         self._forget()
@@ -470,7 +470,7 @@ class Connection(asyncio.Protocol):
             self.edge.loop.call_soon(self._again)
 
     def _again(self) -> None:
-        """Take the requests that came while another was at work."""
+        """Handle the requests that came while the one before was at work."""
         if self.state is State.IDLE and self._ahead and not self._write_paused:
             # Not all of it: each of thousands of requests would copy all of them.
             self._replayed = min(len(self._ahead), REPLAYED)
@@ -486,12 +486,12 @@ class Connection(asyncio.Protocol):
                 self._close()
 
     def _read_on(self) -> None:
-        """Read, unless enough is read ahead."""
+        """Let the transport read again, unless enough of the next requests is read already."""
         if len(self._ahead) <= MOST_AHEAD and not self._half_closed and self._hungry == math.inf:
             self.transport.resume_reading()
 
     def _forget(self) -> None:
-        """Forget the present request. Memory that a thread still uses is given back when the thread is done."""
+        """Free what the present request holds. Memory that a thread still uses is freed when the thread is done."""
         exchange, self._exchange = self._exchange, None
         if exchange is None:
             if self._memory is not None:
@@ -513,7 +513,7 @@ class Connection(asyncio.Protocol):
     # Time
 
     def expire(self, now: float) -> None:
-        """Act on the deadline, which has come."""
+        """Do what the passed deadline means in the present state: close, refuse with 408, or cut off."""
         state, settings = self.state, self.edge.settings
         if state is State.IDLE or state is State.DRAINING:
             self._close()
@@ -539,26 +539,26 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
 
     def end(self) -> None:
-        """Close the connection, which has no request."""
+        """Close the connection if it has no request, because the server stops."""
         if self.state is State.IDLE or self.state is State.HEAD:
             self._close()
 
     @property
     def hungry(self) -> bool:
-        """Whether the body waits for memory."""
+        """Whether reading pauses because there is no memory for the body."""
         return self._hungry != math.inf
 
     def _watch(self) -> None:
-        """Expect from now on that the client reads."""
+        """Set the deadline by which the client must have read enough."""
         self._mark = self._acknowledged()
         self.deadline = time.monotonic() + self.edge.settings.max_send_seconds
 
     def _acknowledged(self) -> int:
-        """The number of bytes that the other side has confirmed."""
+        """Return the number of sent bytes that the client's system has confirmed."""
         return self._sent - self.transport.get_write_buffer_size() - kernel.unacknowledged(self._socket)
 
     def feed_hungry(self, now: float) -> None:
-        """Read on if memory for the body is free now; refuse the body after a while."""
+        """Read on if there is memory for the body now; refuse the request if that took too long."""
         if self.state is not State.BODY:
             return
         if self._memory.try_need(self._reserved):
@@ -568,8 +568,7 @@ class Connection(asyncio.Protocol):
             self.refuse(self._memory.busy(self._reserved))
 
     def _ask(self, exchange: Exchange | None) -> None:
-        """Find out whether a client that sends no more has left: then it resets the connection on an interim
-        response."""
+        """Find out whether a client that sends no more has left: it then resets on an interim response."""
         if exchange is None or exchange is not self._exchange or self.state is not State.WORKING:
             return
         if self._interim(PROCESSING):
@@ -578,7 +577,7 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
 
     def _interim(self, answer: bytes) -> bool:
-        """Send an interim response and return True, unless the client speaks HTTP/1.0."""
+        """Send an interim response (1xx) and return True; return False for HTTP/1.0, which has none."""
         if self._environ["SERVER_PROTOCOL"] == "HTTP/1.0":
             return False
         self._write(answer)
@@ -593,4 +592,4 @@ class Connection(asyncio.Protocol):
 
 
 class _Refused(ParseError):  # type: ignore[misc]  # gunicorn has no types
-    """The request is refused already, so the parser has to stop."""
+    """Raised in the parser's callbacks to stop it, after the request was refused."""

@@ -17,7 +17,7 @@ FRESH_SECONDS = 1.0
 
 
 class Crowds:
-    """The table. Create it before the fork; each place of 8 bytes is read and written at once."""
+    """The table of the workers' numbers of clients. Create it before the fork, so that all workers share it."""
 
     def __init__(self, places: int = PLACES) -> None:
         whole = memoryview(mmap.mmap(-1, 16 * places))
@@ -29,7 +29,7 @@ class Crowds:
         return len(self._counts)
 
     def note(self, place: int, count: int) -> None:
-        """Note the number of clients of the worker at this place."""
+        """Write the number of clients of the worker at `place`."""
         if place >= len(self):
             return
         self._counts[place] = count
@@ -38,12 +38,12 @@ class Crowds:
             self._used[0] = place + 1
 
     def forget(self, place: int) -> None:
-        """Note that the worker at this place takes no more connections."""
+        """Remove the worker at `place` from the comparison: it takes no more connections."""
         if place < len(self):
             self._times[place] = 0.0
 
     def is_least(self, place: int) -> bool:
-        """Return whether no other worker serves fewer clients than the worker at this place."""
+        """Return whether no other worker has fewer clients than the one at `place`."""
         if place >= len(self):
             return True
         mine, since = self._counts[place], time.monotonic() - FRESH_SECONDS

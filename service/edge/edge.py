@@ -1,4 +1,4 @@
-"""The state that a worker's connections share: bounds, deadlines, early refusals, health, and the application."""
+"""What all connections of a worker share: bounds on them, deadlines, early refusals, health, and the application."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SPARE = 1.25
 
 
 class Member(Protocol):
-    """A connection, as the edge sees it."""
+    """What the edge needs of a connection; `Connection` says what each method does."""
 
     transport: asyncio.Transport
     address: str
@@ -43,24 +43,19 @@ class Member(Protocol):
     """The reading of `time.monotonic` at which `expire` is called."""
 
     @property
-    def hungry(self) -> bool:
-        """Whether the body waits for memory."""
+    def hungry(self) -> bool: ...
 
-    def expire(self, now: float) -> None:
-        """Act on the deadline, which has come."""
+    def expire(self, now: float) -> None: ...
 
-    def feed_hungry(self, now: float) -> None:
-        """Read on if memory for the body is free now; refuse the body after a while."""
+    def feed_hungry(self, now: float) -> None: ...
 
-    def refuse(self, problem: Problem) -> None:
-        """Send a problem now, read on for a while so that it arrives, and close."""
+    def refuse(self, problem: Problem) -> None: ...
 
-    def end(self) -> None:
-        """Close the connection, which has no request."""
+    def end(self) -> None: ...
 
 
 class Edge:
-    """The connections of one worker, and the application behind them. Only the thread of the event loop uses it."""
+    """All connections of one worker, and the application behind them. Only the event loop's thread uses it."""
 
     def __init__(
         self,
@@ -72,7 +67,7 @@ class Edge:
         crowds: Crowds | None = None,
         place: int = 0,
     ) -> None:
-        """`crowds` has the numbers of clients of all workers; `place` is this worker's place in it."""
+        """Serve `app`; `crowds` has the numbers of clients of all workers, this one's at `place`."""
         extensions = getattr(app, "extensions", {})
         runtime = extensions.get("nabla")
         self.app: Callable[..., Any] = app
@@ -108,7 +103,7 @@ class Edge:
     # Connections
 
     def join(self, connection: Member, address: str) -> None:
-        """Take a connection. If there are too many, close the longest idle one, or else refuse the new one."""
+        """Register a new connection. If there are too many, close the longest idle one, or else refuse the new one."""
         self.connections.add(connection)
         self._note_load()
         settings, here = self.settings, 0
@@ -134,7 +129,7 @@ class Edge:
         self._idle[connection] = False
 
     def leave(self, connection: Member) -> None:
-        """Forget a connection that is gone."""
+        """Remove a connection that is gone."""
         self.connections.discard(connection)
         self.busy(connection)
         if connection.address:
@@ -143,18 +138,18 @@ class Edge:
                 del self._addresses[connection.address]
 
     def busy(self, connection: Member) -> None:
-        """Note that the connection has a request."""
+        """Note that a connection has a request, so that it does not count as idle."""
         self._resting -= self._idle.pop(connection, False)
         self._note_load()
 
     def rest(self, connection: Member) -> None:
-        """Note that the connection has answered its request."""
+        """Note that a connection is idle again after a response."""
         self._resting += not self._idle.get(connection, False)
         self._idle[connection] = True
         self._note_load()
 
     async def sweep(self) -> None:
-        """Check all deadlines, again and again."""
+        """Check the deadlines of all connections four times a second, until the task is cancelled."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             self._note_load()
@@ -165,7 +160,10 @@ class Edge:
                 connection.feed_hungry(now)
 
     async def stop(self, seconds: float) -> None:
-        """Answer the present requests and those that come on open connections now; after `seconds` cut off the rest."""
+        """Finish the present requests and those that still come on open connections, for at most `seconds`.
+
+        Then cut off the rest.
+        """
         self.stopping = True
         if self._crowds is not None:
             self._crowds.forget(self._place)
@@ -185,11 +183,13 @@ class Edge:
     # Requests
 
     def reservation(self) -> Reservation | Unbounded:
-        """Return an empty share of the memory for a new request."""
+        """Return an empty memory reservation for a new request."""
         return _UNBOUNDED if self._memory is None else self._memory.reservation()
 
     def refusal(self, environ: dict[str, Any], length: int | None) -> Problem | None:
-        """Return the refusal of a request whose head says that its body is not worth reading, or None."""
+        """Return the problem to refuse a request with before its body is read, judging by its head; None if there is
+        none.
+        """
         coding = environ.get("HTTP_TRANSFER_ENCODING")
         if coding is not None and coding.strip().lower() != "chunked":
             return unsupported_coding()
@@ -208,15 +208,15 @@ class Edge:
         return None
 
     def _find_peer(self, environ: dict[str, Any]) -> None:
-        """Add the client's address, as trusted proxies name it."""
+        """Set `nabla.peer` to the client's address, as trusted proxies name it."""
         environ["nabla.peer"] = self._proxies.client_of(environ["REMOTE_ADDR"], environ.get("HTTP_X_FORWARDED_FOR"))
 
     def too_large(self) -> Problem:
-        """Return the refusal of a body that is too long."""
+        """Return the problem for a body above the size limit."""
         return Problem("too-large", f"The body has more than {self.settings.max_body_bytes:,} bytes.")
 
     def own_answer(self, environ: dict[str, Any], arrived: float, *, close: bool) -> bytes | None:
-        """Return the response to a request that needs no thread; None for all others."""
+        """Return the response to a health check, which needs no thread; None for any other request."""
         path = environ["PATH_INFO"]
         if path not in (LIVE, READY) or environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             return None
@@ -229,7 +229,7 @@ class Edge:
         return self.answers.healthy(environ, seconds, close=close)
 
     def is_least_crowded(self) -> bool:
-        """Return whether no other worker serves fewer clients."""
+        """Return whether no other worker serves fewer clients than this one."""
         return self._crowds is None or self._crowds.is_least(self._place)
 
     def _note_load(self) -> None:
@@ -237,11 +237,11 @@ class Edge:
             self._crowds.note(self._place, len(self.connections) - self._resting)
 
     def backlog(self) -> float:
-        """Return the seconds of work that wait for this worker."""
+        """Return the seconds until the requests that wait in this worker now will have a slot."""
         return 1.0 if self._admission is None else self._admission.backlog()
 
     def ticket(self, environ: dict[str, Any], arrived: float) -> Any:
-        """Return the ticket of a request, in the name of the client that sent it."""
+        """Return the ticket of a request under its client's name, and put it into the WSGI environment."""
         environ["nabla.arrived"] = arrived
         if self._admission is None:
             return _Free()
@@ -257,7 +257,7 @@ def _load(admission: Admission, lane: str, what: str) -> float:
 
 
 def _is_bounded(address: str) -> bool:
-    """Return whether connections of this address are bounded. Those of this machine, perhaps of a proxy, are not."""
+    """Return whether connections of this address are bounded; those of this machine, perhaps a proxy's, are not."""
     try:
         return not ipaddress.ip_address(address.partition("%")[0]).is_loopback
     except ValueError:  # a Unix socket has no addresses
@@ -265,7 +265,7 @@ def _is_bounded(address: str) -> bool:
 
 
 class _Free:
-    """The ticket of an application that has no admission."""
+    """A ticket for applications without an admission, as in tests: it always has a slot."""
 
     refusal = None
 
@@ -273,20 +273,20 @@ class _Free:
         return True
 
     def leave(self) -> None:
-        """Do nothing: nobody looks."""
+        """Do nothing: no computation looks at this ticket."""
 
     def end(self) -> None:
-        """Do nothing: there is nothing to give back."""
+        """Do nothing: this ticket has no slot to give back."""
 
 
 class Unbounded:
-    """The memory of an application that has no account."""
+    """A memory reservation for applications without an account, as in tests: there is always enough."""
 
     def try_need(self, nbytes: int) -> bool:
         return True
 
     def release(self) -> None:
-        """Do nothing: there is nothing to give back."""
+        """Do nothing: nothing was reserved."""
 
 
 _UNBOUNDED = Unbounded()

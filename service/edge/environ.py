@@ -1,4 +1,4 @@
-"""The WSGI environment (PEP 3333), made of the head of a request."""
+"""The WSGI environment (PEP 3333) of a request, made from its head and body."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _keys: dict[bytes, str] = {b"content-type": "CONTENT_TYPE", b"content-length": "
 
 
 def base(sockname: Any, peername: Any, scheme: str) -> dict[str, Any]:
-    """Return the part that is the same for all requests of a connection."""
+    """Return the part of the environment that all requests of a connection share."""
     # The addresses of a Unix socket are texts.
     name, port = sockname[:2] if isinstance(sockname, tuple) else ("localhost", 0)
     peer, peer_port = peername[:2] if isinstance(peername, tuple) else ("", 0)
@@ -42,7 +42,7 @@ def base(sockname: Any, peername: Any, scheme: str) -> dict[str, Any]:
 
 
 def add_head(environ: dict[str, Any], parser: Parser) -> None:
-    """Add the head of a request. Names with an underscore are left out: they could stand for others."""
+    """Add a request's line and headers. Header names with an underscore are left out: they could pass for others."""
     target: bytes = parser.path
     path, _, query = target.partition(b"#")[0].partition(b"?")
     if not path.startswith(b"/") and b"://" in path:  # the absolute form, which is for proxies
@@ -70,7 +70,7 @@ def add_head(environ: dict[str, Any], parser: Parser) -> None:
 
 
 def _mounted(path: str) -> tuple[str, str]:
-    """Return SCRIPT_NAME and PATH_INFO. The environment variable SCRIPT_NAME says where the server is mounted."""
+    """Return SCRIPT_NAME and PATH_INFO for a path; the server may be mounted at the variable SCRIPT_NAME."""
     mount = os.environ.get("SCRIPT_NAME", "").rstrip("/")
     if mount and (path == mount or path.startswith(mount + "/")):
         return mount, path[len(mount) :]
@@ -78,7 +78,7 @@ def _mounted(path: str) -> tuple[str, str]:
 
 
 def add_body(environ: dict[str, Any], body: io.BytesIO | None, length: int) -> None:
-    """Add the body, which is complete and without chunks."""
+    """Add the complete body of `length` bytes as `wsgi.input`."""
     if body is None:
         body = io.BytesIO()
     else:
@@ -91,5 +91,5 @@ def add_body(environ: dict[str, Any], body: io.BytesIO | None, length: int) -> N
 
 
 def is_plain(environ: Mapping[str, Any], length: int | None) -> bool:
-    """Return whether a request is read whole, whatever its head says."""
+    """Return whether the whole request is read even if its head means a refusal: its body is short."""
     return length is not None and length <= SMALL_BODY and "HTTP_EXPECT" not in environ

@@ -1,4 +1,4 @@
-"""One request at work: the WSGI side, in a thread of the pool."""
+"""One request at work: the call of the WSGI application, in a thread of the pool."""
 
 from __future__ import annotations
 
@@ -15,28 +15,23 @@ WITHOUT_BODY = ("1", "204", "304")
 
 
 class Carrier(Protocol):
-    """The connection that a request came on, and that carries its response."""
+    """What an exchange needs of its connection; `Connection` says what each method does."""
 
     edge: Edge
 
-    def answered(self, exchange: Exchange) -> None:
-        """Send the document that the application made."""
+    def answered(self, exchange: Exchange) -> None: ...
 
-    def stream(self, exchange: Exchange, data: bytes) -> None:
-        """Send a piece of a stream, and let the next one be computed."""
+    def stream(self, exchange: Exchange, data: bytes) -> None: ...
 
-    def streamed(self, exchange: Exchange) -> None:
-        """End the response: its stream has ended."""
+    def streamed(self, exchange: Exchange) -> None: ...
 
-    def closes(self) -> bool:
-        """Return whether the connection ends after the present request."""
+    def closes(self) -> bool: ...
 
-    def end_after_answer(self) -> None:
-        """Close the connection after the present response."""
+    def end_after_answer(self) -> None: ...
 
 
 class Exchange:
-    """A request and its response. A thread calls `run`; only the event loop's thread uses everything else.
+    """One request and its response. A thread calls `run`; only the event loop's thread uses everything else.
 
     A document is collected as a whole and handed to the connection, which sends it. Each piece of a stream is handed
     over by itself, and the next one is computed when it is sent.
@@ -86,7 +81,7 @@ class Exchange:
         self._gate: SimpleQueue[None] | None = None
 
     def leave(self) -> None:
-        """Tell the computation that its client has left."""
+        """Tell the computation that its client has left, so that it stops."""
         self.gone = True
         self.ticket.leave()
         if self.running:
@@ -95,16 +90,16 @@ class Exchange:
             self.ticket.end()
 
     def proceed(self) -> None:
-        """Let a stream compute its next piece."""
+        """Let the thread compute the next piece of a stream."""
         if self._gate is not None:
             self._gate.put(None)
 
     def release(self) -> None:
-        """Give the memory of the response back: it is sent, or nobody wants it."""
+        """Give back the memory reserved for the response, which is sent, or which nobody wants."""
         self.memory.release()
 
     def is_ready(self) -> bool:
-        """Return whether the application has just called itself ready."""
+        """Return whether the application has just answered its readiness check with 200."""
         return self.environ["PATH_INFO"] == READY and self._status.startswith("200")
 
     def run(self) -> None:

@@ -14,22 +14,19 @@ _NOTSENT_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if sys.plat
 
 
 def keep_little(connection: Any, nbytes: int) -> None:
-    """Let the kernel take at most so many bytes before it sends them.
-
-    Otherwise it takes megabytes of a response that nobody reads.
-    """
+    """Limit the bytes that the kernel takes before it sends them: it would take megabytes that nobody reads."""
     if _NOTSENT_LOWAT is not None:
         with suppress(OSError):  # a Unix socket
             connection.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, nbytes)
 
 
 def unacknowledged(connection: Any) -> int:
-    """Return the number of bytes that the kernel has taken and the other side has not confirmed."""
+    """Return the number of bytes in the kernel that the other side has not confirmed yet."""
     with suppress(OSError):
         return int(struct.unpack("i", fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)))[0])
     return 0
 
 
 def broken(connection: Any) -> bool:
-    """Return whether the other side has replied that it does not know this connection any more."""
+    """Return whether the other side has reset the connection."""
     return bool(connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))

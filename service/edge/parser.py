@@ -21,7 +21,7 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]").search
 
 
 class Parser(PythonProtocol):  # type: ignore[misc]  # gunicorn has no types
-    """gunicorn's parser, without its look at each byte in Python, which takes a seventh of a small head's time."""
+    """gunicorn's parser, but without loops over single bytes in Python, a seventh of a small head's time."""
 
     __slots__ = ()
 
@@ -33,7 +33,7 @@ class Parser(PythonProtocol):  # type: ignore[misc]  # gunicorn has no types
 
 
 def unreadable(error: ParseError) -> Problem:
-    """Return the problem of a request that is not HTTP."""
+    """Return the problem for a request that the parser refused."""
     if isinstance(error, LimitRequestLine):
         return Problem("bad-request", "The request line is too long.", status=414)
     if isinstance(error, LimitRequestHeaders):
@@ -44,11 +44,11 @@ def unreadable(error: ParseError) -> Problem:
 
 
 def described(error: ParseError) -> str:
-    """Return the name and the beginning of the message of an error."""
+    """Return an error's name and the beginning of its message, for a client to read."""
     return f"{type(error).__name__}, {str(error)[:200]!r}"
 
 
 def unsupported_coding() -> Problem:
-    """Return the problem of a transfer coding other than chunked."""
+    """Return the problem for a transfer coding other than chunked."""
     detail = "Transfer-Encoding may only be chunked; compress the body with Content-Encoding: gzip."
     return Problem("bad-request", detail, status=501)

@@ -1,4 +1,4 @@
-"""The threads that compute requests."""
+"""The threads of a worker in which requests are computed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Pool:
         self.busy = 0
 
     def run(self, job: Callable[[], None]) -> None:
-        """Run a job in a thread. It must not raise; call `done` once its result is there."""
+        """Run a job in a thread. It must not raise. `done` has to be called once its result is there."""
         self.busy += 1
         self._jobs.put(job)
         if self.busy > self.threads:
@@ -37,7 +37,7 @@ class Pool:
                 self.threads += 1
 
     def done(self) -> None:
-        """Note that a job is over: its thread takes the next one."""
+        """Count a job as over: its thread is free for the next one."""
         self.busy -= 1
 
     def _work(self) -> None:

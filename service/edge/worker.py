@@ -1,4 +1,4 @@
-"""gunicorn's worker: the event loop, the signals, and the end."""
+"""The worker class for gunicorn: a process with an event loop, its signals, and its orderly end."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ log = logging.getLogger("nabla.error")
 
 
 class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
-    """A process with one event loop for its connections and a pool of threads for their requests."""
+    """A gunicorn worker with one event loop for its connections and a pool of threads for their requests."""
 
     def init_process(self) -> None:
-        """Make the event loop, after the fork, and go on."""
+        """Make the event loop after the fork, then initialise and run as gunicorn does."""
         self.loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self.loop)
         self.loop.set_exception_handler(_report)
@@ -51,7 +51,7 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
         super().init_process()
 
     def init_signals(self) -> None:
-        """Handle gunicorn's signals through the event loop, which then wakes at once."""
+        """Let the event loop handle gunicorn's signals, so that it wakes at once."""
         for number in self.SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         self.loop.add_signal_handler(signal.SIGTERM, self.stop)
@@ -63,7 +63,7 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
         signal.signal(signal.SIGABRT, self.handle_abort)
 
     def stop(self, quick: bool = False) -> None:
-        """Accept no more connections, and end when the open ones are done."""
+        """Accept no more connections, and end once the open ones are done; with `quick`, cut them off."""
         self.alive = False
         self.quick = self.quick or quick
         if quick:
@@ -71,7 +71,7 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
         self.stopped.set()
 
     def run(self) -> None:
-        """Serve until `stop` is called."""
+        """Serve until `stop` is called. gunicorn calls this."""
         self.loop.run_until_complete(self._serve())
 
     async def _serve(self) -> None:
@@ -104,7 +104,7 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
 
 
 def _allow_files(wanted: int) -> None:
-    """Raise the limit of open files to this number, if the system allows it."""
+    """Raise this process's limit of open files to `wanted`, if the system allows it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with suppress(ValueError, OSError):
@@ -113,6 +113,6 @@ def _allow_files(wanted: int) -> None:
 
 
 def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Log an error of the event loop, in the format of all logs."""
+    """Log an error of the event loop in the format of all logs; asyncio calls this."""
     del loop
     log.error("%s", context.get("message", "error in the event loop"), exc_info=context.get("exception"))

@@ -1,7 +1,9 @@
-"""The access record: every answered request is counted, and logged in one line."""
+"""The record of an answered request, which is counted in the metrics and logged as one line."""
 
 from __future__ import annotations
 
+import random
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,13 +17,14 @@ from service.observing.metrics import count, refuse
 
 QUIET = ("/health/live", "/health/ready", "/metrics")
 """Routes that machines call every few seconds: they are not logged."""
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 LONGEST_PATH = 1024
 """Characters of a path that are logged: nearly every line then fits into one write, which does not mix with others."""
 
 
 @dataclass(slots=True)
 class Access:
-    """An answered request. Times are in seconds, sizes in bytes."""
+    """What is recorded of an answered request. Times are in seconds, sizes in bytes."""
 
     request_id: str
     method: str
@@ -45,6 +48,14 @@ class Access:
     """The reason of a refusal: the kind of problem, or the finer word in `environ["nabla.reason"]`."""
 
 
+def request_id(asked: str | None) -> str:
+    """Return the id that the client asked for in X-Request-Id if it is valid, else a new one."""
+    if asked is not None and REQUEST_ID.fullmatch(asked):
+        return asked
+    # It only has to be unique; the operating system's randomness would cost a call.
+    return f"{random.getrandbits(128):032x}"
+
+
 def peer_of(environ: Mapping[str, Any]) -> str:
     """Return the client's address: the one that a trusted proxy names, else that of the connection."""
     return environ.get("nabla.peer") or environ.get("REMOTE_ADDR") or ""
@@ -59,7 +70,7 @@ def access_of(
     sent: int | None,
     reason: str | None = None,
 ) -> Access:
-    """Return the record of the request with this WSGI environment; its `nabla.reason` is the default reason."""
+    """Return the record of the request with this WSGI environment; `nabla.reason` there is the default reason."""
     ticket = environ.get("nabla.ticket")
     received = environ.get("CONTENT_LENGTH") or ""
     return Access(
@@ -82,13 +93,13 @@ _line_of: Callable[[Access], bytes] | None = None
 
 
 def log_requests(log_format: str | None) -> None:
-    """Log each recorded request from now on, in a format of `Settings.log_format`; None turns logging off."""
+    """Turn request logging on, in a format of `Settings.log_format`; None turns it off."""
     global _line_of
     _line_of = None if log_format is None else _text_line if logs_text(log_format) else _json_line
 
 
 def record(access: Access) -> None:
-    """Count an answered request, and log it unless its route is in `QUIET`. This never waits."""
+    """Count an answered request, and log it unless its route is in `QUIET`. It never waits for the log's reader."""
     count(access.method, access.route, access.status, access.seconds, access.queued)
     if access.reason:
         refuse(access.reason)

@@ -1,4 +1,4 @@
-"""The writer of log lines. A reader that stops reading must not stop the service.
+"""A writer of log lines that does not let a reader who stops reading stop the service.
 
 Until `start`, lines are written at once. After it, they go into a bounded buffer, which a thread writes ten times a
 second. If the reader takes nothing more, such as a pipe that nobody reads, the thread waits and the buffer fills up.
@@ -28,10 +28,10 @@ ATOMIC: int = select.PIPE_BUF
 
 
 class Writer:
-    """A writer of lines to a file descriptor."""
+    """Writes log lines to a file descriptor: at once, or from a thread after `start`."""
 
     def __init__(self, descriptor: int, on_drop: Callable[[], None]) -> None:
-        """Call `on_drop` for each dropped line."""
+        """Write to `descriptor`; `on_drop` is called for each dropped line."""
         self.descriptor = descriptor
         self.on_drop = on_drop
         self._clear()
@@ -45,7 +45,7 @@ class Writer:
         self._waiting = self._ending = False
 
     def write(self, line: bytes) -> None:
-        """Write a line, which includes its line feed; after `start`, without waiting."""
+        """Write a line, which includes its line feed. After `start`, this only puts it into the buffer."""
         if self._wake is None:
             _put(self.descriptor, line)
             return
@@ -63,7 +63,7 @@ class Writer:
             self.on_drop()
 
     def start(self) -> None:
-        """Write from a thread from now on. Call this after a fork, which no thread survives."""
+        """From now on write from a thread. Call this after a fork, which no thread survives."""
         self._clear()
         wake = self._wake = threading.Event()
         thread = threading.Thread(target=self._run, args=(wake,), name=f"nabla-log-{self.descriptor}", daemon=True)
@@ -71,7 +71,7 @@ class Writer:
         atexit.register(self._end, wake, thread)
 
     def _end(self, wake: threading.Event, thread: threading.Thread) -> None:
-        """Write the remaining lines, if somebody reads them."""
+        """Write the remaining lines at the end of the process, for at most a second."""
         self._ending = True
         wake.set()
         thread.join(LAST)
@@ -101,7 +101,7 @@ class Writer:
 
 
 def _parts(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the lines in parts, as many together as one write takes."""
+    """Join lines to parts that a pipe takes in one write, so that lines of several workers do not mix."""
     part: list[bytes] = []
     length = 0
     for line in lines:
@@ -116,7 +116,7 @@ def _parts(lines: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _put(descriptor: int, content: bytes) -> None:
-    """Write everything, however long the reader takes. Without a reader it is lost: no reason to fail a request."""
+    """Write everything, however long the reader takes. If writing fails, give up: logs must not fail requests."""
     while content:
         try:
             content = content[os.write(descriptor, content) :]
@@ -127,7 +127,7 @@ def _put(descriptor: int, content: bytes) -> None:
 
 
 class Stream:
-    """A stream for `logging.StreamHandler` on top of a writer."""
+    """A text stream over a `Writer`, for `logging.StreamHandler`."""
 
     def __init__(self, writer: Writer) -> None:
         self.writer = writer

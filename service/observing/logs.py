@@ -24,7 +24,7 @@ def clock(second: int) -> str:
 
 
 def logs_text(log_format: str) -> bool:
-    """Return whether logs are text for people: by the setting, or because standard output is a terminal."""
+    """Return whether to log text for people in place of JSON: by the setting, or if standard output is a terminal."""
     return log_format == "text" or (log_format == "auto" and os.isatty(STANDARD_OUTPUT))
 
 
@@ -56,7 +56,7 @@ class TextFormatter(logging.Formatter):
 
 
 def configure_logging(*, as_text: bool) -> None:
-    """Send the service's logs to standard output, and give gunicorn's logs the same format."""
+    """Send the service's logs to standard output, and give gunicorn's log the same format: text or JSON."""
     formatter = TextFormatter() if as_text else JsonFormatter()
     handler = logging.StreamHandler(Stream(output))
     logger = logging.getLogger("nabla")
@@ -68,10 +68,7 @@ def configure_logging(*, as_text: bool) -> None:
 
 
 def write_from_threads() -> None:
-    """Write logs from threads, so that no request waits for a reader. Before this call, lines are written at once.
-
-    Call this in a worker, after the fork, which no thread survives.
-    """
+    """Let threads write the logs, so that no request waits for a reader. Call this in a worker, after the fork."""
     for handler in logging.getLogger("gunicorn.error").handlers:
         if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stderr:
             handler.setStream(Stream(errors))

@@ -27,15 +27,14 @@ _place = ""
 
 
 def identifier() -> str:
-    """Return the name of this process in its file names."""
+    """Return the part of metric file names that stands for this process: its place, or else its process id."""
     return _place or str(os.getpid())
 
 
 def open_folder(parent: str | None) -> None:
-    """Create the folder for the metrics of a server, unless the environment names one. It is removed when the process
-    ends.
+    """Create the folder for a server's metric files below `parent`, unless the environment names one.
 
-    If a server is killed, the next start removes the folder that it left.
+    It is removed when the process ends. If a server is killed, the next start removes the folder that it left.
     """
     if VARIABLE in os.environ:
         return
@@ -57,7 +56,7 @@ def _remove(folder: str, owner: int) -> None:
 
 
 def remove_left_behind(parent: str) -> None:
-    """Remove the folders of servers that are gone: nobody holds their locks."""
+    """Remove the folders of dead servers: those whose locks nobody holds."""
     for folder in Path(parent).glob(f"{BEGINNING}*"):
         # Other users' folders cannot be opened.
         with suppress(OSError), (folder / LOCK).open("r+") as file:
@@ -66,20 +65,20 @@ def remove_left_behind(parent: str) -> None:
 
 
 def reserve(worker: Any, others: Iterable[Any]) -> None:
-    """Give a worker the first free place. Call this in the master, before the fork."""
+    """Give a worker the first place that none of the others has. Call this in the master, before the fork."""
     taken = {getattr(other, "metrics_place", -1) for other in others}
     worker.metrics_place = next(place for place in range(len(taken) + 1) if place not in taken)
 
 
 def take(worker: Any) -> None:
-    """Use the files of the worker's place. Call this in the worker, after the fork."""
+    """Let this process write the files of the worker's place. Call this in the worker, after the fork."""
     global _place
     # Two servers may use a folder at once, if it outlives them.
     _place = f"{os.getppid()}-{worker.metrics_place}"
 
 
 def give_back(worker: Any) -> None:
-    """Forget the gauges of a worker that is gone; its counts stay, for its successor. Call this in the master."""
+    """Remove the gauges of a dead worker; its counts stay, for its successor. Call this in the master."""
     from prometheus_client.multiprocess import mark_process_dead
 
     mark_process_dead(f"{os.getpid()}-{worker.metrics_place}")  # type: ignore[no-untyped-call]

@@ -73,7 +73,7 @@ def _refusals(reason: str) -> Counter:
 
 
 def count(method: str, route: str, status: int, seconds: float, queued: float) -> None:
-    """Count an answered request with its seconds, and the seconds that it was queued."""
+    """Count an answered request: `seconds` from its first byte to its answer, `queued` of them in queues."""
     requests, durations, waits = _children(method if method in METHODS else "other", route, status)
     requests.inc()
     durations.observe(seconds)
@@ -82,17 +82,17 @@ def count(method: str, route: str, status: int, seconds: float, queued: float) -
 
 
 def refuse(reason: str) -> None:
-    """Count a request or connection that is refused without a response; `record` counts those with one."""
+    """Count a refused request or connection by its reason; `record` calls this for those that got a response."""
     _refusals(reason).inc()
 
 
 def count_stream(outcome: str) -> None:
-    """Count a stream that ended, by the status of its summary or the way it was cut off."""
+    """Count a stream that ended; the outcome is the status of its summary, or how it was cut off."""
     STREAMS.labels(outcome).inc()
 
 
 def exposition() -> tuple[bytes, str]:
-    """Return all metrics, summed over the workers, in Prometheus's text format, and the media type of that format."""
+    """Return all metrics in Prometheus's text format, summed over the workers, and the media type of that format."""
     sample_now()
     registry = REGISTRY
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
@@ -105,21 +105,21 @@ _sampled: dict[tuple[Gauge, str], Callable[[], float]] = {}
 
 
 def sample(gauge: Gauge, read: Callable[[], float], lane: str = "") -> None:
-    """Set a gauge to `read()` once a second and whenever the metrics are asked for.
+    """Set a gauge to `read()` once a second and whenever the metrics are asked for; requests then pay nothing.
 
-    This costs requests nothing. `lane` is the gauge's label, if it has one. The last `read` counts.
+    `lane` is the gauge's label, if it has one. A later call for the same gauge and lane replaces `read`.
     """
     _sampled[gauge, lane] = read
 
 
 def sample_now() -> None:
-    """Set every sampled gauge."""
+    """Set every sampled gauge to its present value."""
     for (gauge, lane), read in list(_sampled.items()):
         (gauge.labels(lane) if lane else gauge).set(read())
 
 
 def resident_bytes() -> int:
-    """Return the memory of this process: its resident set on Linux, the maximum of its resident set elsewhere."""
+    """Return the resident memory of this process in bytes on Linux; elsewhere its maximum, as the system counts."""
     try:
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * resource.getpagesize()
@@ -131,7 +131,7 @@ sample(RESIDENT_BYTES, resident_bytes)
 
 
 def start_sampling() -> None:
-    """Set the sampled gauges once a second, in a thread. Call this after the fork, which no thread survives."""
+    """Start a thread that sets the sampled gauges once a second. Call this after the fork, which no thread survives."""
     threading.Thread(target=_sample_on, name="nabla-gauges", daemon=True).start()
 
 

@@ -1,4 +1,4 @@
-"""The time that each stage of a request takes."""
+"""Timing of the stages of a request, for the Server-Timing header."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import time
 
 
 class Timer:
-    """A stopwatch for the stages of one request, for the Server-Timing header."""
+    """A stopwatch for one request: it measures stages such as parse, compile and compute."""
 
     __slots__ = ("_last", "memory", "stages", "started")
 
     def __init__(self, arrived: float | None = None) -> None:
-        """Start now; `arrived` is the reading of `time.monotonic` at the first byte of the request, if it is known."""
+        """Start the first stage; `arrived` is the reading of `time.monotonic` at the request's first byte, if known."""
         self._last = time.monotonic()
         self.started = self._last if arrived is None else arrived
         self.stages: list[tuple[str, float]] = []
@@ -19,7 +19,7 @@ class Timer:
         """Bytes that the computation takes at its peak."""
 
     def mark(self, stage: str) -> None:
-        """End the present stage under this name."""
+        """End the present stage, give it this name, and start the next one."""
         now = time.monotonic()
         self.stages.append((stage, now - self._last))
         self._last = now
@@ -29,7 +29,7 @@ class Timer:
         return time.monotonic() - self.started
 
     def header(self) -> str:
-        """Return the Server-Timing header: the milliseconds of each stage, and the memory of the computation."""
+        """Return the value of Server-Timing: the milliseconds of each stage, and the memory of the computation."""
         entries = [f"{stage};dur={seconds * 1e3:.3f}" for stage, seconds in self.stages]
         if self.memory is not None:
             entries.append(f'memory;desc="{self.memory} bytes"')

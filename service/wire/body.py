@@ -1,4 +1,4 @@
-"""The bytes of a request's body: bounded reading, decompression and the check of its media type."""
+"""Reading of a request's body: within bounds, decompressed, and with a check of its media type."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ CHUNK = 1 << 20
 
 
 def announced_length(environ: Mapping[str, Any], limit: int) -> int:
-    """Return the announced length of the body, at most `limit`; 0 if the header is missing or not a number."""
+    """Return the Content-Length, at most `limit`; 0 if the header is missing or not a number."""
     text = environ.get("CONTENT_LENGTH") or "0"
     return min(int(text), limit) if text.isascii() and text.isdecimal() else 0
 
 
 def check_encoding(environ: Mapping[str, Any]) -> str:
-    """Return the content encoding in lower case. Raise `Problem` 415 for an encoding that cannot be decoded."""
+    """Return the Content-Encoding in lower case. Raise `Problem` 415 if the service cannot decode it."""
     encoding: str = environ.get("HTTP_CONTENT_ENCODING", "identity").strip().lower()
     if encoding not in ("identity", "", "gzip", "x-gzip"):
         detail = f"The body is encoded as {encoding!r}; send it plain or as gzip."
@@ -32,10 +32,9 @@ def check_encoding(environ: Mapping[str, Any]) -> str:
 
 
 def read_body(environ: dict[str, Any], limit: int, need: Callable[[int], None]) -> bytes:
-    """Return the request's body, decompressed, of at most `limit` bytes.
+    """Return the request's body, decompressed, of at most `limit` bytes. Raise `Problem`.
 
-    `need` is called with the bytes that this may take before they are allocated. Raise `Problem` 400, 408, 413, 415 or
-    503.
+    `need` is called with the bytes that reading may take, before they are allocated.
     """
     need(announced_length(environ, limit))
     encoding = check_encoding(environ)
@@ -111,7 +110,7 @@ def _gunzip(body: bytes, limit: int, need: Callable[[int], None]) -> bytes:
 
 
 def check_content_type(environ: Mapping[str, Any]) -> None:
-    """Raise `Problem` 415 unless the headers announce JSON in UTF-8, or a file where files are taken."""
+    """Raise `Problem` 415 unless the Content-Type is JSON in UTF-8, or a file where files are taken."""
     content_type = environ.get("CONTENT_TYPE", "")
     if content_type == JSON:
         return
@@ -131,7 +130,7 @@ A_MODEL_FILE = (
 
 
 def _wrong_type(content_type: str, media_type: str) -> str:
-    """Return a sentence about a body that is not JSON, and how to send JSON."""
+    """Return the sentence for a body that is not JSON, with how to send JSON from the probable client."""
     if not content_type:
         return "The Content-Type header is missing; send 'Content-Type: application/json'."
     instead = {

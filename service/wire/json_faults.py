@@ -1,4 +1,4 @@
-"""Sentences about bodies that are not JSON: what came, and what JSON has instead."""
+"""Sentences for bodies that are not JSON: what is wrong at which place, and what JSON has instead."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _AFTER_NUMBER: tuple[tuple[str, str], ...] = (
 
 
 def json_fault(body: bytes, error: orjson.JSONDecodeError) -> str:
-    """Return a sentence that says why a body is not JSON."""
+    """Return a sentence that says why a body is not JSON; `error` is orjson's."""
     if body[:2] in (b"\xff\xfe", b"\xfe\xff") or body[1:2] == b"\0" or body[:1] == b"\0":
         return "The body is in UTF-16 or UTF-32; send it in UTF-8."
     text, position = error.doc, error.pos

@@ -24,13 +24,13 @@ SMALL_LIST = 64
 
 
 class Unsure(Exception):
-    """simdjson may lose a part of this body, so another parser has to read it."""
+    """Raised when simdjson may lose a part of a body; then another parser has to read it."""
 
 
 def parse_large(body: bytes, brackets: int | None = None) -> Any:
-    """Return the JSON value in `body`, with arrays of numbers as float64 arrays.
+    """Return the JSON value of a body, with arrays of numbers as float64 arrays. Raise `Unsure`.
 
-    `brackets` is the number of [ in the body, if it is known. Raise `Unsure`.
+    `brackets` is the number of [ in the body, if it is known.
     """
     reader = _Reader()
     try:

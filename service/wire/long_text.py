@@ -24,7 +24,7 @@ NUL = b"\\u0000"
 
 
 class LongTexts:
-    """The long texts of a body, and the rest of the body."""
+    """A body without its long texts of base64 (`rest`), and these texts, as views of the body."""
 
     def __init__(self, body: bytes) -> None:
         self.rest = body
@@ -60,7 +60,7 @@ class LongTexts:
             self.rest, self.texts = bytes(rest), texts
 
     def put_back(self, value: Any, keys: Collection[str]) -> bool:
-        """Put views of the texts into the parsed rest, an object, below these keys of it.
+        """Put the texts back into `value`, the parsed rest, where it has placeholders below these keys.
 
         Return False if a text did not find its place: it belonged to no typed array, or its key occurs twice.
         """
@@ -79,7 +79,7 @@ class LongTexts:
         return len(self.holders) == len(self.texts)
 
     def release(self) -> None:
-        """Release the body once its texts are decoded; its typed arrays keep an empty text."""
+        """Free the body, once its texts are decoded; typed arrays keep an empty text."""
         for holder, key in self.holders:
             holder[key] = ""
         self.rest, self.texts = b"", []
@@ -90,7 +90,6 @@ def _is_stand_in(text: Any) -> bool:
 
 
 def _is_printable(text: memoryview) -> bool:
-    """Return whether a text is ASCII without control characters: JSON allows it, and no other character has a part
-    of it."""
+    """Return whether a text is ASCII without control characters, which JSON allows unescaped."""
     codes = np.frombuffer(text, np.uint8)
     return bool(codes.min() >= 0x20 and codes.max() < 0x7F)

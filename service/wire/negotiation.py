@@ -1,4 +1,4 @@
-"""The headers by which a client chooses the form, the encoding and the language of its response."""
+"""The headers with which a client chooses the form, the encoding and the language of the response."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _negotiate(accept: str | None, forms: Mapping[str, Form]) -> tuple[Form, boo
 
 
 def preferred_language(environ: Mapping[str, Any], languages: Sequence[str]) -> str:
-    """Return the language that the Accept-Language header prefers; the first language if it names none of them."""
+    """Return the one of `languages` that Accept-Language prefers; the first if the header names none of them."""
     header = environ.get("HTTP_ACCEPT_LANGUAGE")
     for tag, quality in parse_accept_header(header, LanguageAccept) if header else ():
         # zh-Hant-TW is a kind of zh.
@@ -104,6 +104,6 @@ def preferred_language(environ: Mapping[str, Any], languages: Sequence[str]) -> 
 
 
 def accepts_gzip(environ: Mapping[str, Any]) -> bool:
-    """Return whether the client accepts gzip."""
+    """Return whether the client accepts a response compressed with gzip."""
     accepted = environ.get("HTTP_ACCEPT_ENCODING")
     return bool(accepted) and parse_accept_header(accepted)["gzip"] > 0

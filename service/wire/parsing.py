@@ -1,4 +1,4 @@
-"""Parsing of bodies: orjson reads small ones, simdjson the numbers of large ones."""
+"""Parsing of JSON bodies: orjson reads small ones, simdjson the numbers of large ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SMALL_READING, SMALL_LOADED = 64, 32
 
 
 class Parsed(NamedTuple):
-    """A parsed body."""
+    """The result of `parse`."""
 
     value: dict[str, Any]
     texts: LongTexts | None
@@ -31,10 +31,10 @@ class Parsed(NamedTuple):
 
 
 def parse(body: bytes, keys: Collection[str], need: Callable[[int], None]) -> Parsed:
-    """Parse a JSON object. Long texts below these keys of it stay in the body until they are released.
+    """Parse a JSON object; in large bodies, arrays of numbers become NumPy arrays.
 
-    In large bodies, arrays of numbers become NumPy arrays. `need` is called beforehand with the bytes that parsing may
-    take, the body included. Raise `Problem`.
+    Long texts of base64 below `keys` stay in the body as views until they are released. `need` is called beforehand
+    with the bytes that parsing may take, the body included. Raise `Problem`.
     """
     texts = LongTexts(body) if len(body) > LONG else None
     if texts is not None and texts.nbytes:
@@ -51,7 +51,7 @@ def parse(body: bytes, keys: Collection[str], need: Callable[[int], None]) -> Pa
 
 
 def _object(body: bytes, need: Callable[[int], None]) -> tuple[dict[str, Any], int]:
-    """Return the object in a body, and the bytes that it takes when it is loaded."""
+    """Return the object in a body, and the bytes that it takes once it is loaded. `need` is as in `parse`."""
     if not body:
         raise Problem("malformed-body", "The body is empty; a JSON object is needed.")
     if len(body) < LARGE_BODY:

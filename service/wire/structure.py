@@ -1,4 +1,4 @@
-"""Counts of the parts of a JSON body before it is parsed: they bound the number of Python objects that it becomes."""
+"""Counting of the parts of a JSON body before it is parsed, to bound the Python objects that it becomes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ARRAY_BYTES = 8
 
 
 class Structure(NamedTuple):
-    """The counts of a body. They include marks inside strings, so they are never too small."""
+    """The number of each kind of part in a body. Marks inside strings count, so the numbers are never too small."""
 
     nbytes: int
     text: int
@@ -34,16 +34,16 @@ class Structure(NamedTuple):
 
     @property
     def reading(self) -> int:
-        """Bytes that parsing and validating take at most, the body included."""
+        """The bytes that parsing and validating take at most, the body included."""
         return self.nbytes + self.text + self.values * VALUE_BYTES + self.containers
 
     @property
     def containers(self) -> int:
-        """Bytes that lists, objects and strings take when they are read, without their content."""
+        """The bytes that lists, objects and strings take when they are read, without their content."""
         return self.lists * LIST_BYTES + self.objects * OBJECT_BYTES + self.strings * STRING_BYTES
 
     def check(self) -> None:
-        """Raise `Problem` 422 if the body has too many parts."""
+        """Raise `Problem` 422 if the body has too many parts of a kind."""
         for name, asked, allowed in (
             ("values", self.values, MOST_VALUES),
             ("lists", self.lists, MOST_LISTS),
@@ -60,7 +60,7 @@ class Structure(NamedTuple):
 
 
 def structure_of(body: bytes) -> Structure:
-    """Count the parts of a body."""
+    """Return the counts of a body's values, lists, objects and strings."""
     codes = np.frombuffer(body, np.uint8)
     counts = [0, 0, 0, 0]
     for start in range(0, len(codes), BLOCK):

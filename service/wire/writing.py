@@ -1,7 +1,7 @@
-"""JSON of long responses in pieces: the bytes are those of one call, and other requests may compute between two pieces.
+"""Writing of long JSON responses in pieces, between which other requests may compute.
 
-One call for twenty million numbers holds the interpreter lock for more than a second, and puts a copy of the whole text
-together.
+The bytes are those of one call. But one call for twenty million numbers holds the interpreter lock for more than a
+second, and copies the whole text.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CONTAINERS = frozenset((dict, list, tuple, np.ndarray))
 
 
 class Written:
-    """A part of a response that is JSON already."""
+    """A part of a response that is already JSON text."""
 
     def __init__(self, pieces: list[bytes]) -> None:
         self.pieces = pieces
@@ -45,12 +45,12 @@ class Written:
 
 
 def dump(value: Any) -> bytes:
-    """Return JSON of a value, written in one call. In lists, numbers that are not finite become null."""
+    """Return a value as JSON, written in one call. In lists, numbers that are not finite become null."""
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY, default=in_words)
 
 
 def written(value: Any, base64: bool = False, look: Callable[[], object] = lambda: None) -> list[bytes]:
-    """Return JSON of a value in pieces, with typed arrays for tensors if `base64`; call `look` between pieces."""
+    """Return a value as JSON in pieces, with typed arrays for tensors if `base64`; call `look` between pieces."""
     writer = _Writer(base64, look)
     writer.write(value)
     writer.flush()
@@ -58,7 +58,7 @@ def written(value: Any, base64: bool = False, look: Callable[[], object] = lambd
 
 
 def in_words(value: Any) -> Any:
-    """Convert a value that orjson does not write into one that it does."""
+    """Convert what orjson cannot write: a scalar or non-contiguous array, or a `Written` part."""
     # orjson writes contiguous arrays itself; scalars and views come here.
     if isinstance(value, np.ndarray):
         return value.tolist()
@@ -68,22 +68,19 @@ def in_words(value: Any) -> Any:
 
 
 def document(value: Any) -> bytes:
-    """Return JSON of a whole response, with a line feed at the end, so that a terminal's prompt begins a new line."""
+    """Return a whole response as JSON, with a line feed at the end, so that a terminal's prompt starts a new line."""
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE, default=in_words)
 
 
 def document_in_pieces(value: Any, base64: bool, look: Callable[[], object] = lambda: None) -> list[bytes]:
-    """Return what `document` returns, in pieces, with typed arrays for tensors if `base64`.
-
-    `look` is called between two pieces.
-    """
+    """Return what `document` returns, but in pieces, with base64 for tensors if asked; call `look` between pieces."""
     pieces = written(value, base64, look)
     pieces[-1] += b"\n"
     return pieces
 
 
 def compress(body: list[bytes], environ: Mapping[str, Any]) -> list[bytes] | None:
-    """Compress the pieces of a body with gzip and empty the list; return None if the client does not accept gzip."""
+    """Return the pieces of a body compressed with gzip, and empty the list; None if the client does not accept gzip."""
     if not accepts_gzip(environ):
         return None
     encoder = zlib.compressobj(GZIP_LEVEL, wbits=31)
@@ -95,7 +92,7 @@ def compress(body: list[bytes], environ: Mapping[str, Any]) -> list[bytes] | Non
 
 
 def _count(value: Any) -> float:
-    """Estimate how many numbers a value holds; strings count by their length."""
+    """Return about how many numbers a value holds; 16 characters of a string count as one."""
     kind = type(value)
     if kind is np.ndarray:
         return float(value.size)
@@ -145,7 +142,7 @@ class _Writer:
             self._write_rows(value, value.flags.c_contiguous)
 
     def flush(self) -> None:
-        """End a piece."""
+        """End the present piece: join the texts that were added to it."""
         if self._texts:
             self.pieces.append(b"".join(self._texts))
             self._texts.clear()
@@ -167,7 +164,7 @@ class _Writer:
         return dump(_encoded(value) if self._base64 else value)
 
     def _write_list(self, items: Iterable[Any]) -> None:
-        """Write a list: many short entries at once, long entries by themselves."""
+        """Write a list: short entries in groups, each long entry by itself."""
         before, group, weight = b"[", list[Any](), 0.0
         for item in items:
             count = _count(item)
@@ -184,7 +181,7 @@ class _Writer:
         self._add((before + self._dump(group)[1:-1] if group else b"") + b"]")
 
     def _write_rows(self, array: Array, contiguous: bool) -> None:
-        """Write the lists of an array. The numbers of one that is not contiguous are written as Python prints them."""
+        """Write an array as nested lists, part by part. Arrays that are not contiguous go through Python lists."""
         width = array.size // len(array)
         before = b"["
         if width > PART:
@@ -211,7 +208,7 @@ class _Writer:
 
 
 def _encoded(value: Any) -> Any:
-    """Return `value` with typed arrays for tensors."""
+    """Return a copy of `value` in which each array is a typed array."""
     if isinstance(value, dict):
         return {key: _encoded(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -14,7 +14,7 @@ from tests.support import strict_json
 
 @pytest.fixture(scope="session")
 def train(client: FlaskClient) -> Train:
-    """Post to `/v1/train`; streams are read to their end and closed."""
+    """Return a function that posts to `/v1/train`; a stream is read to its end and closed."""
 
     def send(body: Any, **headers: str) -> TestResponse:
         named = {name.replace("_", "-"): value for name, value in headers.items()}

@@ -21,7 +21,7 @@ KIND = {"Content-Type": "application/json"}
 
 
 def storm(server: Server, bodies: list[bytes]) -> list[Counter[tuple[int, bytes]]]:
-    """Ask from many threads, each over one connection kept alive; count the answers to each body."""
+    """Post bodies from many threads, each over one kept connection; count the answers to each body."""
     answers: list[Counter[tuple[int, bytes]]] = [Counter() for _ in bodies]
     lock = threading.Lock()
     start = threading.Barrier(THREADS)

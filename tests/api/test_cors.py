@@ -21,7 +21,7 @@ ELSEWHERE = "https://pages.example"
 
 @pytest.fixture
 def local(make_client: MakeClient) -> MakeClient:
-    """Make clients of an application that listens on loopback addresses alone."""
+    """Return a function that makes clients of an application that listens on loopback addresses only."""
 
     def make(**settings: object) -> FlaskClient:
         client = make_client(**settings)
@@ -94,7 +94,7 @@ def test_other_pages_may_not(local: MakeClient, origin: str) -> None:
 
 
 def sent(origin: str) -> dict[str, str]:
-    """Return an Origin header with whatever in it."""
+    """Return an Origin header with this value, whatever it is."""
     return {"HTTP_ORIGIN": origin}
 
 
@@ -210,7 +210,7 @@ def test_a_server_for_others_wants_its_origins_listed(start_server: ServerFactor
 
 
 def options(server: Server, origin: str) -> Answer:
-    """Return a preflight as a browser sends it."""
+    """Send a preflight request as a browser does, and return the answer."""
     text = f"OPTIONS {GRADIENTS} HTTP/1.1\r\nHost: localhost:{server.port}\r\nOrigin: {origin}\r\nConnection: close\r\n"
     more = "Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: content-type\r\n\r\n"
     return server.send((text + more).encode())

@@ -245,7 +245,7 @@ def test_a_training_that_takes_too_long_tells_what_it_saw(make_client: MakeClien
 def test_what_has_no_time_at_all_is_told_so(
     make_client: MakeClient, monkeypatch: pytest.MonkeyPatch, request_: dict[str, Any], accept: str
 ) -> None:
-    """Its first turn comes when the time is over."""
+    """The first turn of the work comes when its time is over."""
     monkeypatch.setattr("service.api.streaming.ENDING", 1e6)
     response = make_client().post(PATH, json=request_, headers={"Accept": accept}, buffered=True)
     problem = response.json if accept == "application/json" else strict_json(response.get_data())["problem"]

@@ -34,10 +34,7 @@ def test_documents(post: Post, operation: Endpoint, accept: str) -> None:
 
 def test_documents_with_long_typed_arrays(post: Post) -> None:
     rows = [[float(number % 7)] for number in range(20_000)]
-    request = {
-        "network": {"layers": [{"type": "dense", "units": 1}]},
-        "inputs": rows,
-    }
+    request = {"network": {"layers": [{"type": "dense", "units": 1}]}, "inputs": rows}
     response = post(request, "/v1/forward", Accept="application/json; tensors=base64")
     assert_one_newline(response.get_data())
     assert response.content_length == len(response.get_data())

@@ -24,7 +24,7 @@ GRADIENTS = "/v1/gradients"
 
 
 class _Silent(io.RawIOBase):
-    """A body that never comes."""
+    """A request body of which no byte ever comes."""
 
     def read(self, size: int = -1) -> bytes:
         raise TimeoutError

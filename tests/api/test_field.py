@@ -55,7 +55,7 @@ def _values_at(document: Any, pointer: str) -> list[Any]:
 
 
 def _fails(expectation: dict[str, Any], document: Any) -> str | None:
-    """Return the fault of a document in words, or None."""
+    """Return in words what an answer lacks of an expectation, or None."""
     details = dict(expectation)
     values = _values_at(document, details.pop("at"))
     if "contains" in details:

@@ -282,7 +282,7 @@ def test_places_are_told_every_so_many_steps(post: Post, every: int) -> None:
 
 @every("name", presets.names)
 def test_the_trials_of_presets_run(post: Post, name: str) -> None:
-    """Their first steps: tests/engine/descent/test_runs.py rolls them to their ends."""
+    """The tests make the first steps; tests/engine/descent/test_runs.py rolls to the ends."""
     preset = presets[name]
     for trial in preset.trials:
         steps = min(trial.steps, 20)
@@ -455,7 +455,7 @@ def test_limits_are_told_in_words(
 
 
 def test_a_stream_keeps_no_way(client: FlaskClient, make_client: MakeClient) -> None:
-    """So it may be longer than a document."""
+    """A stream does not keep its points, so it may be longer than a document."""
     body = descent(steps=4000, starts=[[3, 3]], trace={"every": 1})
     small = make_client(max_trace_elements=3000)
     assert_problem(small.post(PATH, json=body), "limit-exceeded", body)

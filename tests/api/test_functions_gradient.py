@@ -71,7 +71,7 @@ WITHOUT_NUMBER = {
 
 
 def assert_no_silent_null(answer: dict[str, Any]) -> None:
-    """Assert that a null stands for a number only where the answer says that some are not finite."""
+    """Assert that a null stands for a number only in answers that say that some are not finite."""
     lost = [path for path in nulls(answer) if WITHOUT_NUMBER.isdisjoint(path)]
     if lost:
         assert answer["finite"] is False, lost
@@ -154,7 +154,7 @@ def test_points_of_one_variable_may_be_bare(post: Post) -> None:
 
 
 def test_many_points_are_like_single_ones(post: Post) -> None:
-    """Also where they are computed in blocks."""
+    """The answers are equal even if the points are computed in blocks."""
     points = np.random.default_rng(3).uniform(-2, 2, (5000, 2)).tolist()
     body: dict[str, Any] = {"expression": ROSENBROCK, "include": ["hessian"]}
     many = answered(post, body | {"points": points}, PATH)["points"]
@@ -335,7 +335,7 @@ def test_formulas_are_the_derivatives(post: Post, expression: str) -> None:
 
 
 def _count(post: Post, expression: str) -> int:
-    """Read the number of variables from the refusal of points with too many numbers."""
+    """Return the number of variables of an expression, read from the refusal of points with too many numbers."""
     document = assert_problem(post({"expression": expression, "points": [[1] * 9]}, PATH), "invalid")
     return faults(document)["#/points"].split("[")[1].count(",") + 1
 

@@ -53,7 +53,7 @@ def test_points_are_what_the_gradient_says_of_them(post: Post) -> None:
 
 @pytest.mark.parametrize("expression", ["x^4 - 3x^2 + x", "sin(3x) + x^2/4", "x^5 - 5x^3 + 4x"])
 def test_all_roots_of_the_derivative(post: Post, expression: str) -> None:
-    """Against sign changes of the derivative on a fine grid."""
+    """The roots found are compared with sign changes of the derivative on a fine grid."""
     x = np.linspace(-3.0, 3.0, 10_000)
     body = {"expression": expression, "points": x.tolist(), "include": []}
     slopes = np.array([entry["gradient"][0] for entry in answered(post, body, "/v1/functions/gradient")["points"]])

@@ -38,7 +38,7 @@ def body_of(name: str, **changes: Any) -> dict[str, Any]:
 
 
 def refused(post: Post, name: str, **changes: Any) -> dict[str, str]:
-    """Return the detail of each fault of a request by its place."""
+    """Return the detail of each fault in a refused request, by its place."""
     body = body_of(name, **changes)
     started = time.monotonic()
     document = assert_problem(post(body, f"/v1/functions/{name}"), "invalid", body)
@@ -314,7 +314,7 @@ def test_variables_that_are_not_listed(post: Post, name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(set(BASE) - {"fit"}))
 def test_hostile_expressions(post: Post, name: str) -> None:
-    """Read in no time, whatever they are."""
+    """Hostile expressions are answered or refused at once."""
     texts = [*FIXED, *list(hostile_expressions(5, 160))[len(FIXED) :]]
     for text in texts:
         body = body_of(name, expression=text)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from service.api.graph_examples import GRAPH
+from service.api.insight_examples import GRAPH
 from tests.conftest import Post
 from tests.support import answered, assert_problem, every, faults, network, strict_json, xor
 

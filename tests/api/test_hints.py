@@ -30,7 +30,7 @@ GRADIENTS: dict[str, Any] = {"network": {"layers": [DENSE]}, "inputs": [[1, 2]],
 
 
 def initialised(initializer: dict[str, Any]) -> dict[str, Any]:
-    """Return a network of which the first kernel begins so."""
+    """Return a network whose first kernel has this initializer."""
     return {"network": {"layers": [{"type": "dense", "units": 1, "kernel_initializer": initializer}]}}
 
 
@@ -210,7 +210,7 @@ ROUTES = {
 
 
 def told(document: dict[str, Any]) -> str:
-    """Return all that a problem says, as the text of its JSON."""
+    """Return all text of a problem document, as JSON."""
     return json.dumps(document, ensure_ascii=False).lower()
 
 
@@ -527,7 +527,7 @@ def test_a_name_that_was_listed_was_meant(post: Post) -> None:
 
 
 def assert_ok(post: Post, expression: str, count: int) -> dict[str, Any]:
-    """Return the answer at one point; the variables alone if it has not that many."""
+    """Return the answer at one point of an expression with `count` variables; fewer give its list of variables."""
     body = {"expression": expression, "points": [[0.5] * count], "include": []}
     answer: dict[str, Any] = post(body, "/v1/functions/gradient").json
     if "errors" in answer:

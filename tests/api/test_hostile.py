@@ -249,7 +249,7 @@ REPLACEMENTS = [None, True, "x", -1, 0, 1e308, [], {}, [[]], "", 2**63, [None], 
 
 
 def assert_finite_or_told(document: Any) -> None:
-    """Assert that an answer says of itself whether null stands in it for what is not finite."""
+    """Assert that an answer with nulls for numbers says that some are not finite."""
     for layer in document.get("layers", ()):
         del layer["norms"]  # the norm of finite numbers may be too large for float64
     if "steps" not in document:
@@ -372,11 +372,7 @@ RAW: dict[str, tuple[list[bytes], bool, set[int]]] = {
     "a length in words": ([head(GRADIENTS, "many") + XOR], False, {400}),
     "a length in other digits": ([head(GRADIENTS, "\xb2") + XOR], False, {400}),
     "two lengths": ([head(GRADIENTS, len(XOR), content_length=str(len(XOR) + 1)) + XOR], False, {400}),
-    "a length and chunks": (
-        [head(GRADIENTS, len(XOR), Transfer_Encoding="chunked") + b"0\r\n\r\n"],
-        False,
-        {400},
-    ),
+    "a length and chunks": ([head(GRADIENTS, len(XOR), Transfer_Encoding="chunked") + b"0\r\n\r\n"], False, {400}),
     "a chunk size that is none": ([head(GRADIENTS, None, Transfer_Encoding="chunked") + b"zz\r\n" + XOR], False, {400}),
     "a negative chunk size": ([head(GRADIENTS, None, Transfer_Encoding="chunked") + b"-5\r\n" + XOR], False, {400}),
     "a giant chunk size": (
@@ -435,6 +431,6 @@ def test_clients_that_never_finish_leave_room_for_others(server: Server) -> None
 
 
 def test_the_service_answers_as_before(post: Post, server: Server) -> None:
-    """After all of the above, by whichever worker."""
+    """After all attacks above, every worker still answers."""
     expected = post(xor()).get_data()
     assert {server.post(XOR).body for _ in range(10)} == {expected}

@@ -72,7 +72,7 @@ BOMBS: dict[str, Callable[[], bytes]] = {
 
 @pytest.fixture
 def reserved(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Record the reserved bytes whenever requests reserve more."""
+    """Return a list that grows by the reserved bytes whenever a request reserves more."""
     held: list[int] = []
     before = Account._take
 

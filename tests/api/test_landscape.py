@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from service.api.examples import TRAIN, XOR_DATA, XOR_NETWORK, XOR_PARAMETERS
-from service.api.landscape_examples import LANDSCAPE
+from service.api.insight_examples import LANDSCAPE
 from tests.api.test_gradients import BASE64, plain
 from tests.conftest import Post
 from tests.support import answered, assert_described, assert_problem, every, faults

@@ -29,7 +29,7 @@ HOSTILE = "/v1/\x1b[31mred\n2026 200 GET /forged \x9b\u202e"
 
 @pytest.fixture
 def written(capfd: pytest.CaptureFixture[str]) -> Callable[[str, str], str]:
-    """Return the log of a request for a path, in one format."""
+    """Return a function that asks for a path and returns the log lines of that, in one format."""
 
     def ask(log_format: str, path: str) -> str:
         client = create_app(Settings(log_format=log_format)).test_client()

@@ -12,7 +12,7 @@ from service.api.examples import DERIVATIVES, TRAIN
 from tests.api.test_openapi import DOCUMENT, errors
 from tests.api.training import NDJSON, training
 from tests.conftest import Post
-from tests.support import ROOT, assert_problem, faults, network, strict_json, xor
+from tests.support import ROOT, answered, assert_problem, faults, network, strict_json, xor
 
 GRADIENTS, FORWARD, TRAINING, DERIVED = "/v1/gradients", "/v1/forward", "/v1/train", "/v1/derivatives"
 EXAMPLES = ("lenet", "residual_mlp", "transformer_block", "two_inputs_two_outputs", "character_lstm")
@@ -31,19 +31,12 @@ def norm(value: Any) -> float:
     return float(np.linalg.norm(np.array(value, float).reshape(-1)))
 
 
-def ask(post: Post, body: Any, path: str = GRADIENTS, **headers: str) -> dict[str, Any]:
-    response = post(body, path, **headers)
-    assert response.status_code == 200, response.text
-    answer: dict[str, Any] = strict_json(response.get_data())
-    return answer
-
-
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_norms_are_those_of_the_arrays_that_are_not_sent(post: Post, name: str, dtype: str) -> None:
     request = example(name) | {"dtype": dtype}
-    full = ask(post, request | {"include": ["layers"]})
-    answer = ask(post, request | {"include": ["norms"], "exclude": ["gradients", "parameters"]})
+    full = answered(post, request | {"include": ["layers"]})
+    answer = answered(post, request | {"include": ["norms"], "exclude": ["gradients", "parameters"]})
     norms = answer["norms"]
     tolerance = 1e-12 if dtype == "float64" else 1e-5
     assert norms["gradients"].keys() == full["gradients"].keys()
@@ -77,7 +70,7 @@ def test_frozen_layers_have_deltas_and_no_gradients(post: Post) -> None:
         {"type": "dense", "name": "a", "units": 2, "trainable": False},
         {"type": "dense", "name": "b", "units": 1},
     ]
-    norms = ask(post, without_parameters(network=network(*layers), include=["norms"]))["norms"]
+    norms = answered(post, without_parameters(network=network(*layers), include=["norms"]))["norms"]
     assert set(norms["gradients"]) == {"b"}
     assert set(norms["deltas"]) == {"a", "b"}
 
@@ -89,7 +82,7 @@ def test_norms_that_are_not_finite_are_null_and_told(post: Post) -> None:
     ]
     parameters = {"grow": {"kernel": [[709.0]]}, "last": {"kernel": [[1e10]]}}
     request = {"network": network(*layers), "parameters": parameters, "inputs": [[1]], "targets": [[0]]}
-    answer = ask(post, request | {"loss": "mean_absolute_error", "include": ["norms"], "exclude": ["gradients"]})
+    answer = answered(post, request | {"loss": "mean_absolute_error", "include": ["norms"], "exclude": ["gradients"]})
     assert answer["norms"]["deltas"]["grow"] is None
     assert answer["norms"]["gradients"]["last"]["kernel"] == pytest.approx(np.exp(709.0))
     assert answer["finite"] is False
@@ -104,7 +97,7 @@ def test_a_delta_alone_that_is_not_finite_is_told(post: Post) -> None:
     ]
     parameters = {"first": {"kernel": [[1.0]]}, "last": {"kernel": [[1e308]], "bias": [0.0]}}
     request = {"network": network(*layers), "parameters": parameters, "inputs": [[0.0]], "targets": [[-1e10]]}
-    answer = ask(post, request | {"loss": "squared_error", "include": ["norms"]})
+    answer = answered(post, request | {"loss": "squared_error", "include": ["norms"]})
     assert answer["norms"]["deltas"]["first"] is None
     assert answer["finite"] is False and answer["warnings"]
 
@@ -118,14 +111,14 @@ def test_a_delta_alone_that_is_not_finite_is_told(post: Post) -> None:
     ],
 )
 def test_parameters_made_here_can_be_left_out(post: Post, path: str, request_: dict[str, Any]) -> None:
-    full, smaller = ask(post, request_, path), ask(post, request_ | {"exclude": ["parameters"]}, path)
+    full, smaller = answered(post, request_, path), answered(post, request_ | {"exclude": ["parameters"]}, path)
     assert full.pop("parameters")
     assert smaller == full
 
 
 @pytest.mark.parametrize("exclude", [["parameters"], ["checkpoint"], ["parameters", "checkpoint"], []])
 def test_the_end_of_a_training_can_be_left_out(post: Post, exclude: list[str]) -> None:
-    full, smaller = ask(post, training(), TRAINING), ask(post, training(exclude=exclude), TRAINING)
+    full, smaller = answered(post, training(), TRAINING), answered(post, training(exclude=exclude), TRAINING)
     expected = {key: value for key, value in full.items() if key not in exclude}
     assert smaller == expected | ({"parameters": {}} if "parameters" in exclude else {})
     assert full["parameters"] and full["checkpoint"]
@@ -134,8 +127,7 @@ def test_the_end_of_a_training_can_be_left_out(post: Post, exclude: list[str]) -
 
 
 @pytest.mark.parametrize(
-    ("path", "request_"),
-    [(GRADIENTS, xor()), (TRAINING, training()), (DERIVED, next(iter(DERIVATIVES.values())))],
+    ("path", "request_"), [(GRADIENTS, xor()), (TRAINING, training()), (DERIVED, next(iter(DERIVATIVES.values())))]
 )
 def test_only_what_is_listed_can_be_left_out(post: Post, path: str, request_: dict[str, Any]) -> None:
     document = assert_problem(post(request_ | {"exclude": ["parmeters"]}, path), "invalid")

@@ -38,7 +38,7 @@ RESERVED = 1 << 20
 
 
 class Counting:
-    """A work that counts, and emits each step or each `every`-th one."""
+    """A work that counts its steps, and emits each of them or every `every`-th one."""
 
     def __init__(
         self, steps: float = 3, every: int = 1, seconds: float = 0.0, failure: Exception | None = None
@@ -84,7 +84,7 @@ def context_of(app: Flask, form: wire.Form = "ndjson", base64: bool = False, **e
 
 
 class Laboratory:
-    """An application with an operation that may stream, whose next work a test chooses."""
+    """An application with an endpoint that may stream; the test chooses its next work."""
 
     def __init__(self, **settings: Any) -> None:
         self.app = create_app(Settings(**({"log_requests": False} | settings)))
@@ -116,11 +116,11 @@ class Laboratory:
         self.client: FlaskClient = self.app.test_client()
 
     def open(self, accept: str) -> TestResponse:
-        """Return an answer that has not been read yet."""
+        """Ask, and return the answer before any of its body is read."""
         return self.client.post("/v1/counting", json={}, headers={"Accept": accept})
 
     def ask(self, accept: str) -> TestResponse:
-        """Return an answer that has been read to its end, and closed."""
+        """Ask, and return the answer once it is read to its end and closed."""
         return self.client.post("/v1/counting", json={}, headers={"Accept": accept}, buffered=True)
 
     def assert_everything_was_given_back(self) -> None:

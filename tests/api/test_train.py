@@ -58,7 +58,7 @@ def test_the_steps_of_gradient_descent_by_hand(told: Told) -> None:
 
 
 def test_every_step_has_the_loss_and_gradients_of_its_parameters(told: Told, post: Post) -> None:
-    """Before the update, which is why the parameters are those after the step before."""
+    """Loss and gradients are those before the update: of the parameters that the step before recorded."""
     answer = told(optimizer="adam", steps=5, trace={"include": ["parameters", "gradients"]})
     parameters = xor()["parameters"]
     for number, step in enumerate(answer["steps"], 1):

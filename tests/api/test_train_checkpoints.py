@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from tests.api.training import numbers_in
 from tests.conftest import MakeClient
 from tests.support import assert_problem, network, strict_json
 
@@ -111,10 +112,5 @@ def test_checkpoints_count_as_numbers_of_the_trace(make_client: MakeClient) -> N
     (error,) = document["errors"]
     assert (error["pointer"], error["limit"]) == ("#/trace", "trace_elements")
 
-    def count(value: Any) -> int:
-        if isinstance(value, dict | list):
-            return sum(map(count, value.values() if isinstance(value, dict) else value))
-        return 1
-
     steps = make_client().post(PATH, json=body).json["steps"]
-    assert count(steps) <= error["asked"] <= 1.5 * count(steps)
+    assert numbers_in(steps) <= error["asked"] <= 1.5 * numbers_in(steps)

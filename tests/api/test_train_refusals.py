@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from werkzeug.test import TestResponse
 
-from service import memory
+from service.capacity import memory
 from tests.api.test_several import TWO
-from tests.api.training import EVERYTHING, NDJSON, PATH, VALIDATION, Told, Train, lines, training
+from tests.api.training import EVERYTHING, NDJSON, PATH, VALIDATION, Told, Train, lines, numbers_in, training
 from tests.conftest import MakeClient, Post
 from tests.support import assert_problem, every, faults, network
 
@@ -60,13 +60,8 @@ def test_the_estimate_of_a_trace_is_no_less_than_it_holds(
     body = training(optimizer=optimizer, steps=20, trace={"include": include})
     error = refused(make_client(max_trace_elements=1).post(PATH, json=body), body)
 
-    def count(value: Any) -> int:
-        if isinstance(value, dict | list):
-            return sum(map(count, value.values() if isinstance(value, dict) else value))
-        return 1
-
     answer = make_client().post(PATH, json=body).json
-    assert count(answer["steps"]) <= error["asked"]
+    assert numbers_in(answer["steps"]) <= error["asked"]
 
 
 def test_more_operations_than_the_limit_are_refused(make_client: MakeClient) -> None:

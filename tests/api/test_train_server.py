@@ -26,7 +26,7 @@ SOON = 10.0
 
 
 class Stream:
-    """An answer that is read while it comes."""
+    """A response that is read while the server writes it."""
 
     def __init__(self, server: Server, body: Any, accept: str = NDJSON) -> None:
         content = json.dumps(body).encode()
@@ -55,7 +55,7 @@ class Stream:
         self.connection.close()
 
     def pieces(self) -> Iterator[bytes]:
-        """Yield the chunks that the server wrote."""
+        """Yield the chunks as the server wrote them."""
         while (size := int(self.file.readline(), 16)) > 0:
             yield self.file.read(size)
             assert self.file.readline() == b"\r\n"
@@ -105,7 +105,7 @@ def ended(server: Server, outcome: str) -> float:
 
 
 def assert_idle(server: Server) -> None:
-    """Assert that nothing is computed any more."""
+    """Assert that the server computes nothing any more."""
 
     def idle() -> bool:
         before = server.cpu_seconds
@@ -197,7 +197,7 @@ def test_a_bounded_number_of_streams_leaves_the_others_their_answers(trainer: Se
 
 
 def full(server: Server, held: ExitStack) -> list[Stream]:
-    """Open as many streams as one client may."""
+    """Open as many streams as one client may have at once."""
     streams = [held.enter_context(Stream(server, endless(**SILENT))) for _ in range(STREAMS)]
     for stream in streams:
         next(stream.records())

@@ -27,11 +27,7 @@ WIDE = {
 }
 COMPUTED: dict[str, tuple[str, dict[str, Any], int]] = {
     # Path, request, and the least number of looks at the watch.
-    "an unseen recurrent network": (
-        "/v1/gradients",
-        RECURRENT | {"inputs": SEQUENCE, "targets": [[0.5] * 3]},
-        8,
-    ),
+    "an unseen recurrent network": ("/v1/gradients", RECURRENT | {"inputs": SEQUENCE, "targets": [[0.5] * 3]}, 8),
     "gradients": ("/v1/gradients", WIDE, 2),
     "a hessian": (
         "/v1/derivatives",
@@ -143,7 +139,7 @@ class Counting(Ticket):
 def ask(
     client: FlaskClient, path: str, body: dict[str, Any], most: float = math.inf, error: type[Exception] = Abandoned
 ) -> tuple[TestResponse, int]:
-    """Return the answer, and how often the computation looked at its watch."""
+    """Return the answer, and how often the computation looked at its watch; a look after `most` raises `error`."""
     admission = client.application.extensions["nabla.admission"]
     ticket = Counting(admission, "address:test", time.monotonic())
     ticket.most, ticket.error = most, error

@@ -46,7 +46,7 @@ def assert_trees_close(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 
 def rounded(value: Any, dtype: str) -> Any:
-    """Return an answer with lists in place of typed arrays, and with numbers as `dtype` has them."""
+    """Return an answer with typed arrays as lists, and with numbers rounded to `dtype`."""
     if isinstance(value, dict):
         return {key: rounded(item, dtype) for key, item in plain(value).items()}
     if isinstance(value, list):
@@ -55,7 +55,7 @@ def rounded(value: Any, dtype: str) -> Any:
 
 
 def times(factor: float, tree: dict[str, Any], plus: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return a tree times a number, plus another."""
+    """Return a tree multiplied by a number, plus another tree."""
     result: dict[str, Any] = {}
     for layer, name, array in leaves(tree):
         result.setdefault(layer, {})[name] = factor * array + (0.0 if plus is None else np.array(plus[layer][name]))
@@ -63,8 +63,15 @@ def times(factor: float, tree: dict[str, Any], plus: dict[str, Any] | None = Non
 
 
 def lines(response: TestResponse) -> list[Any]:
-    """Return the lines of a stream, without signs of life."""
+    """Return the JSON lines of a stream, without heartbeats."""
     assert response.headers["Content-Type"].split(";")[0] == NDJSON
     content = response.get_data()
     assert content.endswith(b"\n")
     return [strict_json(line) for line in content.splitlines() if line != b"{}"]
+
+
+def numbers_in(value: Any) -> int:
+    """Return how many numbers and words a JSON value holds."""
+    if isinstance(value, dict | list):
+        return sum(map(numbers_in, value.values() if isinstance(value, dict) else value))
+    return 1

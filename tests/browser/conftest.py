@@ -39,7 +39,7 @@ Visit = Callable[..., Demo]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a browser that is not there: by a mark, which pytest tells of in one line for each file."""
+    """Skip the tests of this folder if there is no browser; pytest reports that in one line for each file."""
     if CHROMIUM is None:
         for item in items:
             if item.path.parent == Path(__file__).parent:
@@ -48,7 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="package")
 def launch() -> Iterator[Launch]:
-    """Start Chromium with some flags more. With this folder its event loop ends, for others have theirs."""
+    """Yield a function that starts Chromium with more flags. Its event loop ends after the tests of this folder."""
     with sync_playwright() as playwright:
         yield lambda *flags: playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *flags])
 
@@ -71,10 +71,9 @@ def tab(chromium: Browser, server: Server) -> Iterator[Tab]:
 
 @pytest.fixture
 def visit(chromium: Browser, server: Server, built_demo: Path) -> Iterator[Visit]:
-    """
-    Open a link of the demo in a tab of its own: `visit("race", "zh", color_scheme="dark")`.
+    """Return a function that opens a link of the demo in a new tab: `visit("race", "zh", color_scheme="dark")`.
 
-    Motion is reduced unless a test is about it: then what is asked for is there at once, and nothing is drawn in vain.
+    Motion is reduced unless a test is about it, so that results show at once.
     """
     demos: list[Demo] = []
 

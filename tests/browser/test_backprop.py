@@ -44,7 +44,7 @@ def written(demo: Demo, address: str) -> list[float]:
 
 
 def tab(demo: Demo, name: str) -> Locator:
-    """Return a tab of the evidence, open."""
+    """Open a tab of the evidence, and return it."""
     demo.page.get_by_role("tab", name=demo.text(f"backprop.tabs.{name}"), exact=True).click()
     return demo.page.get_by_role("tabpanel")
 
@@ -64,7 +64,7 @@ def backprop(visit: Visit) -> Demo:
 
 
 def stream(demo: Demo, body: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the lines of a training that no page asked for."""
+    """Return the lines of a training, which the test itself asks for."""
     content = json.dumps(body).encode()
     answer = demo.server.send(head(TRAIN, len(content), Accept="application/x-ndjson") + content)
     text = answer.body
@@ -204,7 +204,7 @@ def test_a_weight_is_edited_by_hand(backprop: Demo) -> None:
 
 
 def training(**changes: Any) -> dict[str, Any]:
-    """Return the training of the lab, asked by somebody else."""
+    """Return the request of the lab's training, some keys changed."""
     return ALL | {
         "seed": 0,
         "optimizer": {"type": "momentum", "learning_rate": 0.7},

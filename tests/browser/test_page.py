@@ -39,7 +39,7 @@ def ready(demo: Demo, lab: str) -> None:
 
 
 def copied(demo: Demo, label: str, form: str = "curl") -> str:
-    """Return the request that drew a panel, as a program, from the dialog that a button of this name opens."""
+    """Return the request behind a panel as a program, from the dialog that the button `label` opens."""
     demo.page.get_by_role("button", name=label, exact=True).first.click()
     dialog = demo.page.get_by_role("dialog")
     dialog.get_by_role("button", name=demo.text(f"stage.copy.{form}"), exact=True).click()
@@ -259,7 +259,7 @@ def test_without_webgl_the_map_serves(launch: Launch, visit: Visit) -> None:
 
 
 def run(command: list[str]) -> Any:
-    """Return the JSON that a program prints."""
+    """Run a command, and return the JSON that it prints."""
     finished = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     return json.loads(finished.stdout.replace("'", '"').replace("True", "true").replace("None", "null"))
 

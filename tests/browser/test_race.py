@@ -34,12 +34,12 @@ def full(numbers: list[float]) -> list[float]:
 
 
 def titled(place: Locator) -> list[float]:
-    """Return the numbers of a point, in full."""
+    """Return all coordinates in a part of the page, in full precision."""
     return [float(each) for each in (place.get_attribute("title") or "").split(", ")]
 
 
 def panel(demo: Demo, key: str) -> Locator:
-    """Return a part of the evidence, open."""
+    """Open a panel of the evidence, and return it."""
     part = demo.page.locator("details.panel").filter(
         has=demo.page.get_by_role("heading", name=demo.text(key), exact=True)
     )
@@ -54,7 +54,7 @@ def answered(demo: Demo) -> None:
 
 
 def ends(demo: Demo) -> list[tuple[str, float, list[float] | None]]:
-    """Return optimizer, shown value and valley of each ball."""
+    """Return optimizer, shown value and valley of each ball on the page."""
     found = []
     for row in panel(demo, "race.ends").locator(".runs > li").all():
         valley = row.locator("p.end .number")
@@ -63,7 +63,7 @@ def ends(demo: Demo) -> list[tuple[str, float, list[float] | None]]:
 
 
 def told(answer: dict[str, Any], step: int | None = None) -> list[tuple[str, float, list[float] | None]]:
-    """Return the same from an answer: at the end, or after `step` steps."""
+    """Return the same as `ends` from an answer of the service: at the end, or after `step` steps."""
     found = []
     for run in answer["runs"]:
         value = run["value"] if step is None or step >= run["steps_done"] else run["values"][step]
@@ -168,7 +168,7 @@ def start_of(demo: Demo) -> list[float]:
 
 
 def moved(demo: Demo, before: list[float]) -> list[float]:
-    """Wait until the start is elsewhere, and until the ends are those from there."""
+    """Wait until the start has moved and the runs from there have ended; return the new start."""
     demo.wait(
         "before => [...document.querySelectorAll('fieldset .row input')].some((each, i) => +each.value !== before[i])",
         before,

@@ -33,7 +33,7 @@ const choose = (select, value) => {
 
 
 class Docs(Tab):
-    """/docs in the browser."""
+    """The page /docs in a browser tab."""
 
     def __init__(self, browser: Browser, server: Server, root: str = "", **options: Any) -> None:
         context = browser.new_context(**({"viewport": WINDOW} | options))
@@ -42,11 +42,11 @@ class Docs(Tab):
         self.until("return document.querySelector('.opblock')")
 
     def what(self, script: str, *arguments: Any) -> Any:
-        """Return the result of a script that gets the helpers and its arguments."""
+        """Return the result of a script, which gets the page's helpers and the arguments."""
         return self.run(f"(arguments) => {{ {HELPERS} {script} }}", arguments)
 
     def until(self, script: str, *arguments: Any) -> Any:
-        """Return the same as soon as it returns something."""
+        """Return the result of a script as soon as it is a true value."""
         return self.wait(f"(arguments) => {{ {HELPERS} {script} }}", arguments)
 
     def open(self, name: str) -> None:

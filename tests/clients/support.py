@@ -12,7 +12,7 @@ ADDRESS = "http://127.0.0.1:8000"
 
 
 def guide_command(tool: str, server: Server) -> list[str]:
-    """Return the words of the guide's command that uses a tool, with the address of a running server."""
+    """Return the words of the guide's command that calls `tool`, with the address of a running server."""
     lines = [line for language, text in blocks(GUIDE) if language == "sh" for line in text.splitlines()]
     (command,) = (line for line in lines if tool in line)
     return shlex.split(command.replace(ADDRESS, f"http://127.0.0.1:{server.port}"))

@@ -46,7 +46,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def generate(server: Server, folder: Path) -> Path:
-    """Generate the package; gives its folder."""
+    """Generate the client package, and return its folder."""
     command = guide_command("openapi-python-client", server)
     # It formats what it wrote with the ruff of this environment.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -70,7 +70,7 @@ def run(program: str, folder: Path, *arguments: str) -> str:
 
 
 def given_by(operation: dict[str, Any]) -> str:
-    """Return the class that the answer of an operation is of."""
+    """Return the name of the class for an operation's answer."""
     ((media_type, content), *_) = operation["responses"]["200"]["content"].items()
     return "str" if media_type == "text/plain" else content["schema"]["$ref"].rsplit("/", 1)[1]
 

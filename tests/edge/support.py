@@ -1,4 +1,4 @@
-"""An edge in a thread of the tests, before an application that they give, with short deadlines."""
+"""An edge that runs in a thread of the test, in front of any application, with short deadlines."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import contextlib
 import json
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -34,7 +33,7 @@ KEEP_ALIVE = 0.5
 
 
 class Running:
-    """A running edge: for its clients a port, for the tests its inside too."""
+    """A running edge: its port for clients, and its objects for the tests."""
 
     def __init__(self, app: Any, listener: socket.socket | None = None, **options: Any) -> None:
         self.loop = asyncio.new_event_loop()
@@ -59,11 +58,11 @@ class Running:
         await asyncio.sleep(0.05)
 
     def stop(self) -> None:
-        """Begin to stop."""
+        """Ask the edge to stop."""
         self.loop.call_soon_threadsafe(self._stop.set)
 
     def join(self) -> None:
-        """Wait until everything is over."""
+        """Wait until the edge has ended."""
         self.stop()
         self._thread.join(30)
         assert not self._thread.is_alive()
@@ -72,25 +71,25 @@ class Running:
         assert not self.edge.connections
 
     def connect(self) -> socket.socket:
-        """Return a new connection."""
+        """Open a connection to the edge."""
         connection = socket.create_connection((LOOPBACK, self.port), timeout=20)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connection
 
     def send(self, content: bytes) -> Answer:
-        """Return the answer to a request on a connection of its own."""
+        """Send a request on a new connection, and return the answer."""
         with self.connect() as connection:
             connection.sendall(content)
             return read_answer(connection)
 
     def get(self, path: str) -> Answer:
-        """Return a GET request on a connection of its own."""
+        """Send a GET request on a new connection, and return the answer."""
         return self.send(f"GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n".encode())
 
 
 @contextlib.contextmanager
 def running(app: Any = None, **settings: Any) -> Iterator[Running]:
-    """Yield an edge before an application, by default the service."""
+    """Yield an edge in front of an application, by default the service."""
     settings = SHORT | settings
     if app is None:
         app = create_app(Settings(**settings))
@@ -103,7 +102,7 @@ def running(app: Any = None, **settings: Any) -> Iterator[Running]:
 
 
 def plain(answer: Callable[[dict[str, Any], Any], Any]) -> Flask:
-    """Return an application of one WSGI function, with what the edge knows of the service."""
+    """Return an application with one WSGI function as its only view, and with the service's state for the edge."""
     app = create_app(Settings(log_requests=False))
     app.wsgi_app = answer  # type: ignore[method-assign, assignment]
     return app
@@ -117,17 +116,9 @@ def at_once(*cases: Callable[[], None]) -> None:
 
 
 def all_of(connection: socket.socket) -> bytes:
-    """Return everything until the connection ends, however that is."""
+    """Return all bytes until the connection ends, in whatever way."""
     parts = []
     with contextlib.suppress(ConnectionError):
         while part := connection.recv(1 << 20):
             parts.append(part)
     return b"".join(parts)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Wait until something is true."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come true"
-        time.sleep(0.01)

@@ -13,7 +13,8 @@ import pytest
 from service.capacity.memory import Account
 from service.edge import edge as edges
 from service.edge.pool import Pool
-from tests.edge.support import LIVE, XOR, Running, all_of, plain, running, wait_until
+from tests.conftest import wait_for
+from tests.edge.support import LIVE, XOR, Running, all_of, plain, running
 from tests.support import assert_problem, head, read_answer
 
 PATIENT = {"max_header_seconds": 20.0, "max_body_seconds": 20.0}
@@ -31,9 +32,9 @@ def test_connections_that_rest_make_room(monkeypatch: pytest.MonkeyPatch, bound:
         busy = [held.enter_context(server.connect()) for _ in range(6)]
         for connection in busy:
             connection.sendall(head("/v1/gradients", len(XOR)) + XOR[:100])
-        wait_until(lambda: len(server.edge._idle) == 0 and len(server.edge.connections) == 6)
+        wait_for(lambda: len(server.edge._idle) == 0 and len(server.edge.connections) == 6)
         idle = [held.enter_context(server.connect()) for _ in range(30)]
-        wait_until(lambda: len(server.edge._idle) <= 7)
+        wait_for(lambda: len(server.edge._idle) <= 7)
         _works(server)
         assert all_of(idle[0]) == b""  # long gone
         for connection in busy:
@@ -42,7 +43,7 @@ def test_connections_that_rest_make_room(monkeypatch: pytest.MonkeyPatch, bound:
         more = [held.enter_context(server.connect()) for _ in range(12)]
         for connection in more:
             connection.sendall(head("/v1/gradients", len(XOR)) + XOR[:100])
-        wait_until(lambda: len(server.edge._idle) == 0)
+        wait_for(lambda: len(server.edge._idle) == 0)
         with server.connect() as connection:
             document = assert_problem(read_answer(connection), "busy")
         assert ("this address" in document["detail"]) == (bound != "max_connections")
@@ -98,18 +99,18 @@ def test_bodies_are_held_in_the_account_as_they_arrive() -> None:
         time.sleep(0.05)
         assert account.held == 0
         one.sendall(bytes((2 << 20) - 1))
-        wait_until(lambda: account.held == 2 << 20)
+        wait_for(lambda: account.held == 2 << 20)
         other.setblocking(False)
         rest = bytes(2 << 20)
         rest = rest[other.send(rest) :]
-        wait_until(lambda: any(inside.hungry for inside in server.edge.connections))
+        wait_for(lambda: any(inside.hungry for inside in server.edge.connections))
         assert account.held <= 3 << 20
         one.sendall(b" ")
         assert read_answer(one).body == str(2 << 20).encode()
         other.setblocking(True)
         other.sendall(rest)
         assert read_answer(other).body == str(2 << 20).encode()
-        wait_until(lambda: account.held == 0)
+        wait_for(lambda: account.held == 0)
 
 
 def _length(environ: dict[str, Any], start_response: Any) -> Any:
@@ -133,16 +134,16 @@ def test_a_body_for_which_there_is_no_memory_is_refused(monkeypatch: pytest.Monk
 
 
 def test_a_client_that_left_while_its_answer_was_made() -> None:
-    """Its memory is given back when the thread ends, not before."""
+    """The memory is given back when the thread ends, not before."""
     app = plain(_slowly_large)
     account: Account = app.extensions["nabla.memory"]
     with running(app) as server:
         connection = server.connect()
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         connection.sendall(LIVE.replace(b"/health/live", b"/"))
-        wait_until(lambda: server.edge.pool.busy == 1)
+        wait_for(lambda: server.edge.pool.busy == 1)
         connection.close()
-        wait_until(lambda: server.edge.pool.busy == 0)
+        wait_for(lambda: server.edge.pool.busy == 0)
         assert account.held == 0
         _works(server)
 
@@ -165,7 +166,7 @@ def test_a_system_without_more_threads_has_jobs_wait(monkeypatch: pytest.MonkeyP
     pool.run(lambda: done.append(1))
     assert pool.threads == 1 and not done
     gate.set()
-    wait_until(lambda: done == [1])
+    wait_for(lambda: done == [1])
 
 
 def _no_thread(thread: threading.Thread) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from service.capacity.memory import Account
-from tests.edge.support import Running, all_of, at_once, plain, running, wait_until
+from tests.conftest import wait_for
+from tests.edge.support import Running, all_of, at_once, plain, running
 from tests.support import assert_problem, head, read_answer, xor
 
 LATE = 10.0
@@ -35,7 +36,7 @@ def _timed_out(connection: socket.socket, what: str) -> None:
 
 
 def test_heads_and_bodies_have_deadlines(server: Running) -> None:
-    """Silent ones and ones of a byte now and then; a head of which no byte came is closed without an answer."""
+    """Clients are silent, or send a byte now and then; one that sent no byte gets no answer."""
 
     def silent_head() -> None:
         with server.connect() as connection:
@@ -84,7 +85,7 @@ def test_heads_and_bodies_have_deadlines(server: Running) -> None:
             _timed_out(connection, "head")
 
     at_once(silent_head, slow_head, nothing, half_body, half_chunk, idle, slow_head_later)
-    wait_until(lambda: not server.edge.connections)
+    wait_for(lambda: not server.edge.connections)
 
 
 def test_a_body_has_time_for_its_length(server: Running) -> None:
@@ -112,7 +113,7 @@ def _endless(environ: dict[str, Any], start_response: Any) -> Any:
 
 @pytest.mark.parametrize("application", [_large, _endless])
 def test_who_does_not_read_is_cut_off(application: Any) -> None:
-    """Documents and streams alike, and the memory of the answer is given back."""
+    """Documents and streams are cut off alike, and the memory of the answer is given back."""
     app = plain(application)
     account: Account = app.extensions["nabla.memory"]
     with running(app) as server:
@@ -124,17 +125,17 @@ def test_who_does_not_read_is_cut_off(application: Any) -> None:
             connection.sendall(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
             connections.append(connection)
         if application is _large:
-            wait_until(lambda: account.held > 0)
-        wait_until(lambda: server.edge.pool.threads > 0)
+            wait_for(lambda: account.held > 0)
+        wait_for(lambda: server.edge.pool.threads > 0)
         assert server.get("/health/live").status_code == 200
-        wait_until(lambda: not server.edge.connections)
-        wait_until(lambda: account.held == 0 and server.edge.pool.busy == 0)
+        wait_for(lambda: not server.edge.connections)
+        wait_for(lambda: account.held == 0 and server.edge.pool.busy == 0)
         for connection in connections:
             connection.close()
 
 
 def test_a_slow_reader_gets_everything() -> None:
-    """Slow, but above the least rate: 4 MB in more time than `max_send_seconds`."""
+    """The client reads slowly, but above the least rate: 4 MB in more time than `max_send_seconds`."""
     size = 4 << 20
 
     def answer(environ: dict[str, Any], start_response: Any) -> Any:

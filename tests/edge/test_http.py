@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from service.observing.access import Access
-from tests.edge.support import LIVE, XOR, Running, all_of, plain, running, wait_until
+from tests.conftest import wait_for
+from tests.edge.support import LIVE, XOR, Running, all_of, plain, running
 from tests.support import PROBLEM, Answer, assert_problem, every, head, read_answer, strict_json, xor
 
 CHUNKED = head("/v1/gradients", None, Transfer_Encoding="chunked")
@@ -32,7 +33,7 @@ def opened() -> Iterator[Running]:
 
 
 def answers(content: bytes) -> list[Answer]:
-    """Return answers in a row, all of them with a length."""
+    """Split bytes into the answers that they contain, one after the other."""
     found = []
     while content:
         first, _, rest = content.partition(b"\r\n\r\n")
@@ -121,7 +122,7 @@ def test_a_small_body_that_is_refused_keeps_the_connection(server: Running) -> N
 
 
 def test_bodies_that_are_too_long(opened: Running) -> None:
-    """By their head, and in chunks when they are; the client that goes on sending gets the answer."""
+    """A body is refused by its head, or in chunks once it is too long; a client that sends on gets the answer."""
     assert_problem(opened.send(head("/v1/gradients", 2**20 + 1)), "too-large")
     chunk = b"10000\r\n" + bytes(65536) + b"\r\n"
     with opened.connect() as connection:
@@ -140,7 +141,7 @@ def test_a_client_that_sends_on_and_on_is_left(opened: Running) -> None:
                 connection.sendall(bytes(65536))
                 time.sleep(0.01)
         assert time.monotonic() < end
-    wait_until(lambda: not opened.edge.connections)
+    wait_for(lambda: not opened.edge.connections)
 
 
 def test_chunks(opened: Running) -> None:
@@ -330,7 +331,7 @@ def test_pipelined_requests_larger_than_what_is_looked_at_ahead(opened: Running)
 
 
 def test_answers_of_the_edge_are_recorded(opened: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As those of the application are: with a route that clients cannot invent, a client, sizes and a reason."""
+    """They are recorded as the application's: with a known route, a client, sizes and a reason."""
     records: list[Access] = []
     monkeypatch.setattr("service.edge.answers.record", records.append)
     opened.send(b"nonsense\r\n\r\n")

@@ -27,7 +27,7 @@ TRAIN = "/v1/train"
 
 
 def refused(port: int) -> bool:
-    """Return whether nobody listens."""
+    """Return whether nobody listens on a port."""
     try:
         socket.create_connection((LOOPBACK, port), timeout=5).close()
     except ConnectionRefusedError:

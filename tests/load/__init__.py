@@ -1,1 +1,1 @@
-"""The attacks of `benchmarks/attacks`, small: what they must not bring about."""
+"""The attacks of `benchmarks/attacks` in small, with assertions on what they must not bring about."""

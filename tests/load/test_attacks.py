@@ -1,4 +1,4 @@
-"""Small attacks on a real server: it answers others meanwhile, refuses what it refuses properly, and stays whole.
+"""Small attacks on a real server: it keeps answering others, refuses attackers properly, and stays whole.
 
 Nothing here measures how long something takes: `make attack` does that.
 """
@@ -67,7 +67,7 @@ def gauge(server: Server, name: str) -> float:
 
 
 async def normal(port: int, rounds: int) -> list[int]:
-    """Return statuses of normal requests, one after the other."""
+    """Return the statuses of normal requests, sent one after the other."""
     requests = (LIVE, GRADIENTS) * rounds
     return [(await ask(port, request, timeout=PATIENCE)).status for request in requests]
 

@@ -9,10 +9,10 @@ from typing import Any
 import jsonschema
 import pytest
 
+from schemas.common import ChoicesField
 from schemas.components import Components
 from schemas.fields import LONG_LIST, StrictField
 from schemas.tensor import TensorField
-from schemas.training import OptimizersField
 from service.api.catalogue import REGISTRIES
 from service.engine.declarations import Declaration, Registry
 from service.engine.options import Option, Value
@@ -38,7 +38,7 @@ def requires(declaration: Declaration) -> list[Option]:
 
 
 def bad(option: Option) -> Iterator[Any]:
-    """Return values that the option refuses."""
+    """Yield values that the option must refuse."""
     if option.required or option.default is not None:
         yield None
     yield from option.refused()
@@ -49,7 +49,7 @@ TOGETHER: dict[str, dict[str, Any]] = {"piecewise_constant": {"boundaries": [1],
 
 
 def path_of(registry: Registry[Any]) -> str:
-    """Return the path for a request of `request_with`."""
+    """Return the path to which to post what `request_with` returns."""
     return "/v1/train" if registry.plural in ("optimizers", "schedules") else "/v1/gradients"
 
 
@@ -133,7 +133,7 @@ def subclasses(parent: type[StrictField]) -> Iterator[type[StrictField]]:
 
 def test_every_field_describes_itself() -> None:
     fields = set(subclasses(StrictField))
-    assert {TensorField, OptimizersField} < fields
+    assert {TensorField, ChoicesField} < fields
     assert [field for field in fields if field.json_schema is StrictField.json_schema] == []
     with pytest.raises(NotImplementedError, match="StrictField does not say what it takes"):
         StrictField().json_schema(Components())

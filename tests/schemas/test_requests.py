@@ -24,7 +24,7 @@ INITIALISED = {key: value for key, value in PLAIN.items() if key != "parameters"
 
 @pytest.fixture
 def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Return the tasks that were compiled."""
+    """Return a list that grows by each task that is compiled."""
     tasks: list[Any] = []
     compile_it = EvaluationTask.compile
 
@@ -248,7 +248,7 @@ def test_unknown_keys_are_told_in_the_order_of_the_body(post: Post) -> None:
 
 
 def kinds_of(hint: Any) -> tuple[type, ...]:
-    """Return the classes that a type allows a value to have."""
+    """Return the classes of values that a type annotation allows."""
     if get_origin(hint) in (NotRequired, Union, UnionType):
         return tuple(kind for part in get_args(hint) for kind in kinds_of(part))
     found = get_origin(hint) or hint

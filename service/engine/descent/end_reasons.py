@@ -71,7 +71,7 @@ class EndReasons:
         norm = self.ends.norms[run]
         valley, basin = valleys.of_run[run], valleys.basins[run]
         if valley == UNTOLD:
-            return "it has arrived at a stationary point, one of more than are told"
+            return "it has arrived at a stationary point, one of more than are listed"
         if run in self.ends.on_kinks:
             kink = self.ends.on_kinks[run]
             return f"it stands on {_named(kink)}, so whether it has arrived is not known: {kink.text}"
