@@ -245,7 +245,7 @@ def agree(one: Any, other: Any) -> bool:
 
 
 def main(arguments: list[str]) -> int:
-    """Compare openapi.yaml with the schemas, or write it: a number keeps its committed digits if it agrees with them."""
+    """Compare openapi.yaml with the schemas, or write it: a number keeps its committed digits if they agree."""
     committed = yaml.load(SPECIFICATION.read_text(), Loader=_LOADER) if SPECIFICATION.exists() else None
     document = describe()
     same = agree(document, committed)
