@@ -82,9 +82,12 @@ def _values(case: Any, count: int) -> Sequence[Any]:
     return [case] if count == 1 else cast(Sequence[Any], case)
 
 
+_XOR = json.dumps({key: value for key, value in GRADIENTS["xor"].items() if key != "include"})
+
+
 def xor(**changes: Any) -> dict[str, Any]:
     """Return the XOR request of the documentation, with some keys changed; `...` leaves one out."""
-    request = {key: value for key, value in copy.deepcopy(GRADIENTS["xor"]).items() if key != "include"} | changes
+    request = json.loads(_XOR) | changes
     return {key: value for key, value in request.items() if value is not ...}
 
 
@@ -151,14 +154,12 @@ def pointers(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, .
 
 
 def replaced(document: Any, path: tuple[Any, ...], value: Any) -> Any:
-    """Return a copy of a JSON document with another value at `path`."""
+    """Return a JSON document with another value at `path`; what lies beside the path is shared, not copied."""
     if not path:
         return value
-    document = copy.deepcopy(document)
-    inner = document
-    for key in path[:-1]:
-        inner = inner[key]
-    inner[path[-1]] = value
+    key, *rest = path
+    document = copy.copy(document)
+    document[key] = replaced(document[key], tuple(rest), value) if rest else value
     return document
 
 
