@@ -26,22 +26,25 @@ demo: $(VENV)/.runtime ## build the demo, the page at /, if it is not what demo/
 # Tests start dozens of processes: without compiled files each would compile everything again.
 test: export PYTHONDONTWRITEBYTECODE :=
 
-# One process more than there are cores: some tests wait for servers and browsers. What `check` says follows the tests.
+# One process more than there are cores: some tests wait for servers and browsers. What `lint` says follows the tests.
 .PHONY: test
 test: $(VENV)/.dev ## set everything up and run every check and test
 	@$(BIN)/python scripts/demo.py || [ $$? = 3 ]
 	@checks=$$(mktemp); trap 'rm -f "$$checks"' EXIT; \
-	$(MAKE) --no-print-directory check >"$$checks" 2>&1 & \
+	$(MAKE) --no-print-directory lint >"$$checks" 2>&1 & \
 	$(BIN)/python -m pytest -n $$($(BIN)/python -c 'import os; print((os.cpu_count() or 1) + 1)') --dist worksteal; \
 	tested=$$?; wait $$!; checked=$$?; cat "$$checks"; \
 	[ $$tested = 0 ] && [ $$checked = 0 ]
 
 .PHONY: check
-check: $(VENV)/.dev ## format, lint, types, and openapi.yaml against the schemas
+check: lint ## format, lint, types, and openapi.yaml against the schemas
+	@$(BIN)/python -m service.openapi --check
+
+.PHONY: lint
+lint: $(VENV)/.dev ## format, lint and types: what `check` does that no test does
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
-	@$(BIN)/python -m service.openapi --check
 
 .PHONY: format
 format: $(VENV)/.dev ## format the code and mend what the linter can mend

@@ -244,10 +244,8 @@ _Dumper.add_representer(list, _list)
 _Dumper.add_representer(str, _text)
 
 
-def write() -> str:
-    """Return the text for openapi.yaml. Numbers that agree with the committed ones keep the committed digits."""
-    committed = yaml.load(SPECIFICATION.read_text(), Loader=_LOADER) if SPECIFICATION.exists() else None
-    document = kept(describe(), committed)
+def written(document: dict[str, Any]) -> str:
+    """Return the text of openapi.yaml."""
     text: str = yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
     return text
 
@@ -275,14 +273,15 @@ def agree(one: Any, other: Any) -> bool:
 
 
 def main(arguments: list[str]) -> int:
-    text = write()
-    committed = SPECIFICATION.read_text() if SPECIFICATION.exists() else ""
-    same = agree(*(yaml.load(each, Loader=_LOADER) for each in (text, committed)))
+    """Compare openapi.yaml with the schemas, or write it: a number keeps its committed digits if they agree."""
+    committed = yaml.load(SPECIFICATION.read_text(), Loader=_LOADER) if SPECIFICATION.exists() else None
+    document = describe()
+    same = agree(document, committed)
     if arguments == ["--check"]:
         print("openapi.yaml is up to date" if same else "openapi.yaml is out of date: run 'make openapi'")
         return 0 if same else 1
     if not same:
-        SPECIFICATION.write_text(text)
+        SPECIFICATION.write_text(written(kept(document, committed)))
     return 0
 
 

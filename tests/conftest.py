@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
+import importlib
+import io
 import json
 import os
 import signal
@@ -20,8 +23,9 @@ from typing import Any
 import hypothesis
 import pytest
 from flask import Flask
-from flask.testing import FlaskClient
-from werkzeug.test import TestResponse
+from flask.testing import EnvironBuilder, FlaskClient
+from werkzeug.test import TestResponse, run_wsgi_app
+from werkzeug.wrappers import Request
 
 from scripts import demo
 from service.app import create_app
@@ -35,9 +39,30 @@ hypothesis.settings.load_profile("nabla")
 _data = tempfile.TemporaryDirectory(prefix="nabla-tests-")
 os.environ["XDG_DATA_HOME"] = _data.name
 
+TESTS = Path(__file__).parent
+JSON = "application/json"
 Post = Callable[..., TestResponse]
 MakeClient = Callable[..., FlaskClient]
 ServerFactory = Callable[..., AbstractContextManager[Server]]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Import the tests from another one on in each process of pytest-xdist.
+
+    pytest rewrites every module of tests before it is compiled, which takes six seconds for all of them. Processes that
+    begin with the same module rewrite all of them at the same time; so each rewrites some, and reads what others wrote.
+    """
+    config = session.config
+    if "PYTEST_XDIST_WORKER" not in os.environ or config.args_source is not config.ArgsSource.TESTPATHS:
+        return
+    modules = sorted(".".join(path.relative_to(ROOT).with_suffix("").parts) for path in TESTS.rglob("test_*.py"))
+    worker = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
+    start = worker * len(modules) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    for module in modules[start:] + modules[:start]:
+        # What fails here fails again where pytest reports it.
+        with contextlib.suppress(Exception, pytest.skip.Exception):
+            importlib.import_module(module)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -92,12 +117,25 @@ def client(app: Flask) -> FlaskClient:
 
 @pytest.fixture(scope="session")
 def post(client: FlaskClient) -> Post:
-    """Return a function that posts a body to `/v1/gradients` or another path: an object as JSON, bytes as they are."""
+    """Return a function that posts a body to `/v1/gradients` or another path: an object as JSON, bytes as they are.
+
+    The environment of a path is made once. To make one, and then all that the test client keeps for later, takes as
+    long as a small answer, and tests post tens of thousands of bodies.
+    """
+
+    @functools.cache
+    def environment(path: str) -> dict[str, Any]:
+        base = client.environ_base
+        builder = EnvironBuilder(client.application, path, method="POST", environ_base=base, content_type=JSON)
+        return builder.get_environ()
 
     def send(body: Any, path: str = "/v1/gradients", **headers: str) -> TestResponse:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return client.post(path, data=content, content_type="application/json", headers=named)
+        environ = environment(path) | {"CONTENT_LENGTH": str(len(content)), "wsgi.input": io.BytesIO(content)}
+        environ["wsgi.errors"] = sys.stderr
+        environ |= {f"HTTP_{name.upper()}": value for name, value in headers.items()}
+        answer = run_wsgi_app(client.application, environ)
+        return client.response_wrapper(*answer, Request(environ))
 
     return send
 

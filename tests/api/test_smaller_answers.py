@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from service.api.examples import DERIVATIVES, TRAIN
-from tests.api.test_openapi import DOCUMENT, errors
+from tests.api.test_openapi import DOCUMENT
 from tests.api.training import NDJSON, training
 from tests.conftest import Post
-from tests.support import ROOT, answered, assert_problem, faults, network, strict_json, xor
+from tests.support import ROOT, answered, assert_problem, faults, network, strict_json, violations, xor
 
 GRADIENTS, FORWARD, TRAINING, DERIVED = "/v1/gradients", "/v1/forward", "/v1/train", "/v1/derivatives"
 EXAMPLES = ("lenet", "residual_mlp", "transformer_block", "two_inputs_two_outputs", "character_lstm")
@@ -50,7 +50,7 @@ def test_norms_are_those_of_the_arrays_that_are_not_sent(post: Post, name: str, 
     assert answer["gradient_norm"] == pytest.approx(together, rel=tolerance)
     assert "layers" not in answer and "parameters" not in answer and answer["gradients"] == {}
     operation = DOCUMENT["paths"][GRADIENTS]["post"]["responses"]["200"]["content"]["application/json"]
-    assert errors(operation["schema"], answer) == []
+    assert violations(operation["schema"], answer) == []
 
 
 def test_norms_need_no_arrays_in_the_answer(post: Post) -> None:

@@ -4,6 +4,7 @@ An example has the fewest inputs, of the first shape that the layer takes, and o
 From there each option alone gets other values.
 """
 
+import functools
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class Example:
     def names(self) -> list[str]:
         return [f"x{position}" for position in range(self.declaration.takes[0])]
 
-    @property
+    @functools.cached_property
     def definition(self) -> NetworkDefinition:
         chosen = ChoiceField(layers).deserialize({"type": self.declaration.name, **self.options})
         return network(LayerDefinition("it", chosen, tuple(self.names)), inputs=self.names)
@@ -97,6 +98,7 @@ def values_of(option: Option) -> Iterator[Any]:
     yield from usual
 
 
+@functools.cache  # several tests ask for it, in both modes
 def base(declaration: Layer) -> Example:
     """Return the first example of a layer, with the defaults of all options that have one."""
     required = [option for option in declaration.options if option.required]
@@ -109,16 +111,19 @@ def base(declaration: Layer) -> Example:
     raise AssertionError(f"no network of the layer {declaration.name!r} could be made; give it a shape in {__name__}")
 
 
-def variations(declaration: Layer) -> Iterator[tuple[str, list[Example]]]:
-    """Yield for each option examples that differ from `base` in it, and only in it where such an example fits."""
+@functools.cache
+def variations(declaration: Layer) -> list[tuple[str, list[Example]]]:
+    """Return for each option examples that differ from `base` in it, and only in it where such an example fits."""
     start = base(declaration)
+    variations = []
     for option in declaration.options:
         found = list(_changed(start, option, [{}]))
         if not found:
             others = [other for other in declaration.options if other is not option]
             also = [{other.name: value} for other in others for value in values_of(other)]
             found = list(itertools.islice(_changed(start, option, also), 1))
-        yield option.name, found
+        variations.append((option.name, found))
+    return variations
 
 
 def _changed(start: Example, option: Option, also: list[dict[str, Any]]) -> Iterator[Example]:

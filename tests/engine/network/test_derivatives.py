@@ -45,6 +45,8 @@ RECORDED = {layers[each["type"]].name for each in LAYERS}
 LAYERS += [record(base(each), training) for each in layers if each.name not in RECORDED for training in (False, True)]
 # Relative error, and absolute error as a share of the largest number of the answer (at least 1).
 EXACT, SINGLE = (1e-12, 1e-15), (1e-4, 2e-6)
+PUSHED = 3
+"""How many vectors are pushed through a Jacobian at once."""
 COMBINATIONS = list(itertools.product(KINDS, OF, WRT))
 
 
@@ -104,6 +106,7 @@ class Case:
         if parameters is None:
             parameters = evaluate(definition, inputs, training=details.get("training", False)).parameters
         self.parameters = as_arrays(parameters, details.get("dtype", "float64"))
+        self._compiled = {}
 
     def derivation(self, kind, of, wrt, vectors=0, limits=ROOMY):
         details = self.details
@@ -122,15 +125,21 @@ class Case:
     def derive(self, kind, of="outputs", wrt="inputs", vectors=(), **limits):
         return self.derivation(kind, of, wrt, len(vectors), **limits).run(self.feed(of), vectors)
 
+    def compiled(self, *what):
+        """Return a derivation that checks of the case share; `what` is as in `derivation`."""
+        if what not in self._compiled:
+            self._compiled[what] = self.derivation(*what)
+        return self._compiled[what]
+
     def products(self, kind, of, wrt, rows):
         """Return the products with the rows of a matrix, as rows of a matrix."""
-        derivation = self.derivation(kind, of, wrt, len(rows))
+        derivation = self.compiled(kind, of, wrt, len(rows))
         entries = [entry_of(derivation.sent, row) for row in rows]
         return np.array([flat(entry) for entry in derivation.run(self.feed(of), entries).result])
 
     def sizes(self, of, wrt):
         """Return the number of outputs, and the number of variables."""
-        derivation = self.derivation("jvp", of, wrt, 1)
+        derivation = self.compiled("jvp", of, wrt, PUSHED)
         return derivation.of.size, derivation.sent.size
 
 
@@ -154,17 +163,17 @@ def assert_close(actual, expected, relative=1e-10):
 def assert_adjoint(case, of, wrt, rng):
     """Assert that u·(J v) = (u J)·v."""
     rows, columns = case.sizes(of, wrt)
-    u, v = rng.standard_normal((2, rows)), rng.standard_normal((3, columns))
+    u, v = rng.standard_normal((2, rows)), rng.standard_normal((PUSHED, columns))
     pushed = case.products("jvp", of, wrt, v)
     pulled = case.products("vjp", of, wrt, u)
-    assert pushed.shape == (3, rows) and pulled.shape == (2, columns)
+    assert pushed.shape == (PUSHED, rows) and pulled.shape == (2, columns)
     terms = np.abs(u) @ np.abs(pushed).T + np.abs(pulled) @ np.abs(v).T
     np.testing.assert_allclose(u @ pushed.T, pulled @ v.T, rtol=0.0, atol=1e-12 * max(terms.max(), 0.01))
 
 
 def assert_symmetric(case, wrt, rng):
     """Assert that v·(H w) = w·(H v)."""
-    vectors = rng.standard_normal((2, case.sizes("loss", wrt)[1]))
+    vectors = rng.standard_normal((2, case.sizes("outputs", wrt)[1]))
     one, other = case.products("hvp", "loss", wrt, vectors)
     terms = np.abs(vectors[0]) @ np.abs(other) + np.abs(vectors[1]) @ np.abs(one)
     assert abs(vectors[0] @ other - vectors[1] @ one) <= 1e-11 * max(terms, 0.01)
@@ -190,7 +199,7 @@ def test_both_modes_and_both_halves_agree_for_every_type_of_layer(record):
         parameters={"it": record["parameters"]} if record["parameters"] else {},
         training=record["training"],
     )
-    model = case.derivation("jvp", "outputs", "parameters" if record["gradients"] else "inputs", 1).model
+    model = case.compiled("jvp", "outputs", "parameters" if record["gradients"] else "inputs", PUSHED).model
     sides = ["parameters"] * bool(record["gradients"])
     sides += ["inputs"] * any(x.dtype != "int64" for x in model.inputs.values())
     for wrt in sides:
