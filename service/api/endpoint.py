@@ -42,6 +42,8 @@ class Endpoint:
     gives: Schema | None = None
     examples: Mapping[str, Example] = field(default_factory=dict)
     """Request bodies by name; the responses are computed when openapi.yaml is written."""
+    mistake: Example | None = None
+    """A request body that the endpoint refuses."""
     parameters: tuple[Mapping[str, Any], ...] = ()
     """Path and query parameters, in the form of OpenAPI."""
     media_types: tuple[str, ...] = ("application/json",)
@@ -98,10 +100,12 @@ def post(
     summary: str,
     tag: str,
     examples: Mapping[str, Example],
+    mistake: Example,
     streams: tuple[type[Schema], ...] = (),
 ) -> Callable[[Callable[[R, Context], dict[str, Any] | Response]], Callable[..., Response]]:
     """Decorator: let the function below answer POST requests at `path`.
 
+    OpenAPI shows the `examples` with their responses, and the `mistake`, a request that is refused with 422.
     With `streams`, the schemas of the lines of a stream, the client may ask for one; then the function returns the
     whole response. If requests have the field `language`, `context.language` is the language of the response, and its
     headers say so.
@@ -141,7 +145,7 @@ def post(
 
         handle.__name__ = view.__name__
         handle.__doc__ = view.__doc__
-        details = {"takes": takes, "gives": gives, "examples": examples, "streams": streams}
+        details = {"takes": takes, "gives": gives, "examples": examples, "mistake": mistake, "streams": streams}
         describe("POST", path, summary=summary, tag=tag, **details)(handle)
         blueprint.post(path)(handle)
         return handle

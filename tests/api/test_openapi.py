@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 
 from service import openapi
 from service.api.endpoint import in_order
-from service.api.examples import MISTAKES, XOR_NETWORK, XOR_PARAMETERS, misspelt
+from service.api.examples import XOR_NETWORK, XOR_PARAMETERS, misspelt
 from service.engine.network.layers import layers
 from service.problems import KINDS, MEDIA_TYPE
 from tests.conftest import Post
@@ -44,6 +44,7 @@ EXAMPLES = [
     for name in operation["requestBody"]["content"]["application/json"]["examples"]
 ]
 BODIES = {operation.path: operation.examples for operation in in_order()}
+MISTAKES = {operation.path: operation.mistake for operation in in_order()}
 
 
 def errors(schema: Any, value: Any) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from werkzeug.test import TestResponse
 
-from service import memory
+from service.capacity import memory
 from tests.api.test_several import TWO
 from tests.api.training import EVERYTHING, NDJSON, PATH, VALIDATION, Told, Train, lines, training
 from tests.conftest import MakeClient, Post
