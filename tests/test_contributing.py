@@ -148,8 +148,9 @@ KIND = """
 import json, sys
 from service.engine import options as module
 exec(sys.stdin.read(), vars(module))
+from service.engine.building import OddInteger
 from service.engine.network.activations import activations
-window = module.OddInteger(name="window", default=3, minimum=1, description="how many neighbours count")
+window = OddInteger(name="window", default=3, minimum=1, description="how many neighbours count")
 activations.declare("windowed", en="A test.", zh="测试。", options=(window,))(lambda x, window: x * float(window))
 from service.app import create_app
 from service.config import Settings
@@ -213,6 +214,7 @@ found = interpret(values, {x: module.np.array(4.0)})
 print(json.dumps({"numpy": OPERATIONS["reciprocal"].numpy, "values": [float(found[each]) for each in values]}))
 """
 PROGRAMS = {
+    "a kind of option": KIND,
     "an operation": OPERATION,
     "an activation": ACTIVATION,
     "a loss": LOSS,
@@ -220,10 +222,10 @@ PROGRAMS = {
     "an optimizer": OPTIMIZER,
     "a word to expressions": WORD,
     "a preset": PRESET,
-    "a kind of option": KIND,
     "an endpoint": ENDPOINT,
 }
-"""The endpoint stands last: it imports the schemas, which know what was declared before."""
+"""A kind stands first: blocks import it from `building`. The endpoint stands last: it imports the schemas, which know
+what was declared before."""
 TOGETHER = """
 import contextlib, functools, io, json, sys
 programs = json.load(sys.stdin)
@@ -414,17 +416,25 @@ def test_commands_find_what_they_name(command, last, shown):
 
 # --- the generic tests take them up ---------------------------------------------------------------
 
-ADDED = {"an activation": "bent_identity", "a loss": "quantile", "a layer": "scale", "an optimizer": "signum"}
+ADDED = {
+    "an activation": "bent_identity",
+    "a loss": "quantile",
+    "a layer": "scale",
+    "an optimizer": "signum",
+    "a kind of option": "OddInteger",
+}
 MISTAKES = {
     "an activation": ("return 0.5 * (", "return with_slope(x, x, x) + 0.5 * ("),
     "a loss": ("_average(maximum(", "_average(with_slope(error, error, error) + maximum("),
     "a layer": ("same(x * ", "same(with_slope(x, x, x) + x * "),
     "an optimizer": ("(1.0 - beta) * (", "beta * ("),
+    "a kind of option": ('super().schema() | {"not": {"multipleOf": 2}}', '{"anyOf": [{"const": 1}, {"const": 3}]}'),
 }
-"""Three have a wrong slope, the optimizer's mean forgets too much."""
+"""Three have a wrong slope, the optimizer's mean forgets too much, and the schema of the kind has no type."""
 GENERIC = """
 import contextlib, json, sys
 import pytest
+from service.engine import options
 from service.engine.descent.optimizers import signed
 from service.engine.graph.operations import sqrt, with_slope
 from service.engine.network import activations, losses
@@ -432,9 +442,16 @@ from service.engine.network.layers import core
 from tests.engine.descent.references import REFERENCES
 snippets, tests = json.load(sys.stdin)
 modules = {"an activation": activations, "a loss": losses, "a layer": core, "an optimizer": signed}
+modules |= {"a kind of option": options}
 for thing, snippet in snippets:
-    exec(snippet, vars(modules[thing]) | {"sqrt": sqrt, "with_slope": with_slope})
+    vars(modules[thing]).update(sqrt=sqrt, with_slope=with_slope)
+    exec(snippet, vars(modules[thing]))
 REFERENCES["spoilt_signum"] = REFERENCES["signum"]
+for kind in ("OddInteger", "spoilt_OddInteger"):
+    window = getattr(options, kind)(name="window", default=3, minimum=1, description="A test.")
+    activations.activations.declare(
+        f"times_{kind}", en="A test.", zh="测试。", latex="f(x) = wx", derivative="f'(x) = w", options=(window,)
+    )(lambda x, window: x * float(window))
 class Outcomes:
     def pytest_runtest_logreport(self, report):
         if report.when == "call" or report.outcome != "passed":
@@ -463,9 +480,8 @@ def test_the_generic_tests_take_up_what_is_added_and_find_mistakes_in_it():
     snippets = [(thing, SNIPPETS[thing]) for thing in ADDED]
     for thing, change in MISTAKES.items():
         assert change[0] in SNIPPETS[thing]
-        snippets.append(
-            (thing, SNIPPETS[thing].replace(*change).replace(f'"{ADDED[thing]}"', f'"spoilt_{ADDED[thing]}"'))
-        )
+        changed = SNIPPETS[thing].replace(*change)
+        snippets.append((thing, re.sub(rf'(?<=[" ]){ADDED[thing]}(?=["(])', f"spoilt_{ADDED[thing]}", changed)))
     tests = [f"tests/{test}" for test in GENERIC_TESTS]
     every = run(GENERIC, json.dumps([snippets, [*tests, "-k", " or ".join(ADDED.values())]]))
     spoilt = {test for test, outcome, _ in every if outcome == "failed" and "spoilt_" in test}

@@ -62,7 +62,7 @@ _BOUNDS = {
     "exclusiveMaximum": "exclusive_maximum",
     "enum": "values",
 }
-"""The names in the catalogue for the keywords of JSON Schema about numbers and words."""
+"""The names in the catalogue for keywords of JSON Schema. It shows no others; `openapi.yaml` has all."""
 
 
 def _option(option: Option) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def _option(option: Option) -> dict[str, Any]:
 
 def _type(schema: Mapping[str, Any]) -> str:
     """Return the type of an option in a word or two; if a number may stand for a list, it is the type of the list."""
-    if "anyOf" in schema:
+    if "type" not in schema:
         return _type(schema["anyOf"][-1])
     if schema["type"] == "array":
         items = schema["items"]

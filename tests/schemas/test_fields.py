@@ -125,6 +125,24 @@ def test_the_schema_of_an_option_takes_what_it_accepts_and_little_else(
                 assert any(large), (option.name, value)
 
 
+TYPES = {"integer", "number", "string", "boolean", "array"}
+
+
+@every(("registry", "declaration"), BLOCKS)
+def test_the_schema_of_an_option_has_its_type_at_the_top(registry: Registry[Any], declaration: Declaration) -> None:
+    """The catalogue shows the type. Where a number may stand for a list, `anyOf` has the list last."""
+    for option in declaration.options:
+        if isinstance(option, Value):
+            schema = option.schema()
+            top = schema if "type" in schema else schema.get("anyOf", [{}])[-1]
+            shown = [top, top.get("items", {}).get("anyOf", [top.get("items")])[0]] if "items" in top else [top]
+            kind = type(option).__name__
+            assert all(each.get("type") in TYPES for each in shown), (
+                f"{kind}.schema() has no `type` at its top: {schema}"
+            )
+            assert all(type(each) in (str, int, float, bool) for each in schema.get("enum", ())), f"{kind}: {schema}"
+
+
 def subclasses(parent: type[StrictField]) -> Iterator[type[StrictField]]:
     for child in parent.__subclasses__():
         yield child
