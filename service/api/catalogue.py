@@ -65,7 +65,8 @@ _BOUNDS = {
 """The names in the catalogue for keywords of JSON Schema. It shows no others; `openapi.yaml` has all."""
 
 
-def _option(option: Option) -> dict[str, Any]:
+def option_entry(option: Option) -> dict[str, Any]:
+    """Return an option in the form of the catalogue."""
     if isinstance(option, Reference):
         schema: dict[str, Any] = {}
         kind, more = "choice", {"of": f"/v1/{option.registry.plural}"}
@@ -96,7 +97,7 @@ def _entry(plural: str, declaration: Declaration) -> dict[str, Any]:
         "description": dict(declaration.description),
         "latex": declaration.latex,
         "derivative": declaration.derivative,
-        "options": [_option(option) for option in declaration.options],
+        "options": [option_entry(option) for option in declaration.options],
         "sources": list(declaration.sources),
         "href": f"/v1/{REGISTRIES[plural].path}/{declaration.name}",
     }

@@ -115,7 +115,7 @@ def function_gradient(request: LoadedFunctionGradient, context: Context) -> dict
         answer["symbolic"] = symbolic_of(expression, formulas)
     if graph is not None:
         answer["graph"], whole = backpropagation_of(graph, points[0])
-    warnings = [*cautions_of(expression), *lost_at(calculus.problems, ~calculus.finite)]
+    warnings = [*cautions_of(expression), *lost_at(calculus.problems, ~calculus.finite, "points")]
     if graph is not None and not whole:
         finite = False
         message = "some values, slopes or adjoints of the graph are not finite, and null"

@@ -76,6 +76,7 @@ HIDDEN = -1e9
         "attention_output_kernel": "[num_heads, value_dim, outputs]",
         "attention_output_bias": "[outputs]",
     },
+    unit_axes=dict.fromkeys(("query_kernel", "key_kernel", "value_kernel"), (-2, -1)),
 )
 def multi_head_attention(
     layer: LayerContext, query: Node, value: Node | None = None, key: Node | None = None

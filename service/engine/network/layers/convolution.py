@@ -223,6 +223,7 @@ def conv2d(layer: LayerContext, x: Node) -> LayerOutput:
     derivative=r"\frac{\partial L}{\partial W_{kcm}} = \sum_{n,p} x_{n,\,sp + dk,\,c}\, \delta_{np,cm}",
     sources=(KERAS + "convolution_layers/depthwise_convolution2d/",),
     parameters={"kernel": "[*kernel_size, channels, depth_multiplier]", "bias": "[channels * depth_multiplier]"},
+    unit_axes={"kernel": (-2, -1)},
 )
 def depthwise_conv2d(layer: LayerContext, x: Node) -> LayerOutput:
     x = to_channels_last(layer, x, 2)
@@ -264,6 +265,7 @@ def depthwise_conv2d(layer: LayerContext, x: Node) -> LayerOutput:
     derivative=r"\frac{\partial L}{\partial x_{np}} = \sum_k \delta_{n,\,sp + dk} W_k",
     sources=(KERAS + "convolution_layers/convolution2d_transpose/",),
     parameters={"kernel": "[*kernel_size, filters, channels]", "bias": "[filters]"},
+    unit_axes={"kernel": (-2,)},
 )
 def conv2d_transpose(layer: LayerContext, x: Node) -> LayerOutput:
     x = to_channels_last(layer, x, 2)
