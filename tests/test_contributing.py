@@ -68,16 +68,16 @@ from service.config import Settings
 from service.openapi import describe
 client = create_app(Settings(log_requests=False)).test_client()
 body = {
-    "network": {"layers": [{"type": "scale", "name": "s", "factor_regularizer": {"l2": 0.5}}]},
+    "network": {"layers": [{"type": "feature_gain", "name": "s", "factor_regularizer": {"l2": 0.5}}]},
     "parameters": {"s": {"factor": [2.0, 3.0]}},
     "inputs": [[1.0, 5.0], [2.0, 7.0]], "targets": [[0.0, 0.0], [0.0, 0.0]],
     "loss": "half_squared_error", "reduction": "sum", "include": ["per_sample"],
 }
 print(json.dumps({
-    "entry": client.get("/v1/layers/scale").json,
+    "entry": client.get("/v1/layers/feature_gain").json,
     "answer": client.post("/v1/gradients", json=body).json,
     "wrong": client.post("/v1/gradients", json=body | {"parameters": {"s": {"factor": [2.0]}}}).json,
-    "options": list(describe()["components"]["schemas"]["ScaleLayer"]["properties"]),
+    "options": list(describe()["components"]["schemas"]["FeatureGainLayer"]["properties"]),
 }))
 """
 
@@ -433,7 +433,7 @@ def test_commands_find_what_they_name(command, last, shown):
 ADDED = {
     "an activation": "bent_identity",
     "a loss": "quantile",
-    "a layer": "scale",
+    "a layer": "feature_gain",
     "an optimizer": "signum",
     "a kind of option": "OddInteger",
 }

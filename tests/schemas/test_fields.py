@@ -126,7 +126,7 @@ def test_the_schema_of_an_option_takes_what_it_accepts_and_little_else(
                 assert any(large), (option.name, value)
 
 
-TYPES = {"integer", "number", "string", "boolean", "array"}
+TYPES = ("integer", "number", "string", "boolean", "array")
 
 
 def assert_typed(option: Value) -> None:
