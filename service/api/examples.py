@@ -370,7 +370,7 @@ FIT: dict[str, Example] = {
 
 
 def misspelt(example: Mapping[str, Any]) -> Example:
-    """Return an example with one key in the singular."""
-    key = next(key for key in example if key.endswith("s"))
+    """Return an example with one key in the singular, or else its longest key without the last letter."""
+    key = next((key for key in example if key.endswith("s")), max(example, key=len))
     body = {key[:-1] if name == key else name: value for name, value in example.items()}
     return Example(f"A key is misspelt: {key[:-1]} in place of {key}.", **body)
