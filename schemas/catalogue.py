@@ -32,7 +32,7 @@ class BlockOptionSchema(Schema):
     maximum = fields.Float()
     exclusive_minimum = fields.Float()
     exclusive_maximum = fields.Float()
-    values = fields.List(fields.String())
+    values = fields.List(fields.Raw(metadata={"type": ["string", "number", "boolean"]}))
     of = fields.String(metadata={"description": "the part of the catalogue that this option chooses from"})
 
 

@@ -22,7 +22,7 @@ from schemas.fields import StrictField
 from schemas.system import ProblemSchema
 from service import __version__, wire
 from service.api.endpoint import TAGS, Endpoint, in_order
-from service.api.examples import MISTAKES, Example, misspelt
+from service.api.examples import Example, misspelt
 from service.api.system import SPECIFICATION
 from service.app import create_app
 from service.config import Settings
@@ -115,8 +115,8 @@ def _problems(operation: Endpoint, client: Any) -> dict[str, Any]:
     if operation.takes is not None:
         first = next(iter(operation.examples.values()))
         wrong = {"misspelt_key": misspelt(first)}
-        if operation.path in MISTAKES:
-            wrong["mistake"] = MISTAKES[operation.path]
+        if operation.mistake is not None:
+            wrong["mistake"] = operation.mistake
         asked = {
             name: (example.summary, operation.path, {"method": "POST", "json": example})
             for name, example in wrong.items()

@@ -68,16 +68,16 @@ from service.config import Settings
 from service.openapi import describe
 client = create_app(Settings(log_requests=False)).test_client()
 body = {
-    "network": {"layers": [{"type": "scale", "name": "s", "factor_regularizer": {"l2": 0.5}}]},
+    "network": {"layers": [{"type": "feature_gain", "name": "s", "factor_regularizer": {"l2": 0.5}}]},
     "parameters": {"s": {"factor": [2.0, 3.0]}},
     "inputs": [[1.0, 5.0], [2.0, 7.0]], "targets": [[0.0, 0.0], [0.0, 0.0]],
     "loss": "half_squared_error", "reduction": "sum", "include": ["per_sample"],
 }
 print(json.dumps({
-    "entry": client.get("/v1/layers/scale").json,
+    "entry": client.get("/v1/layers/feature_gain").json,
     "answer": client.post("/v1/gradients", json=body).json,
     "wrong": client.post("/v1/gradients", json=body | {"parameters": {"s": {"factor": [2.0]}}}).json,
-    "options": list(describe()["components"]["schemas"]["ScaleLayer"]["properties"]),
+    "options": list(describe()["components"]["schemas"]["FeatureGainLayer"]["properties"]),
 }))
 """
 
@@ -148,8 +148,9 @@ KIND = """
 import json, sys
 from service.engine import options as module
 exec(sys.stdin.read(), vars(module))
+from service.engine.building import OddInteger
 from service.engine.network.activations import activations
-window = module.OddInteger(name="window", default=3, minimum=1, description="how many neighbours count")
+window = OddInteger(name="window", default=3, minimum=1, description="how many neighbours count")
 activations.declare("windowed", en="A test.", zh="测试。", options=(window,))(lambda x, window: x * float(window))
 from service.app import create_app
 from service.config import Settings
@@ -181,10 +182,13 @@ from service.config import Settings
 from service.openapi import describe
 client = create_app(Settings(log_requests=False)).test_client()
 body = {"expression": "x^2 + 3y", "points": [[1, 0], [2, 0]]}
+# log has no value at -1, where the formula of its slope gives -1.
+lost = {"expression": "log(x)", "points": [[1], [0], [-1]]}
 document = describe()
 components = document["components"]["schemas"]
 print(json.dumps({
     "answers": [client.post("/v1/functions/slopes", json=body).json for _ in range(2)],
+    "lost": client.post("/v1/functions/slopes", json=lost).json,
     "wrong": [
         client.post("/v1/functions/slopes", json=change).json["errors"][0]
         for change in (body | {"points": [[1]]}, {"points": [[1]]}, body | {"point": [1]}, body | {"expression": "x +"})
@@ -213,6 +217,7 @@ found = interpret(values, {x: module.np.array(4.0)})
 print(json.dumps({"numpy": OPERATIONS["reciprocal"].numpy, "values": [float(found[each]) for each in values]}))
 """
 PROGRAMS = {
+    "a kind of option": KIND,
     "an operation": OPERATION,
     "an activation": ACTIVATION,
     "a loss": LOSS,
@@ -220,10 +225,10 @@ PROGRAMS = {
     "an optimizer": OPTIMIZER,
     "a word to expressions": WORD,
     "a preset": PRESET,
-    "a kind of option": KIND,
     "an endpoint": ENDPOINT,
 }
-"""The endpoint stands last: it imports the schemas, which know what was declared before."""
+"""A kind stands first: blocks import it from `building`. The endpoint stands last: it imports the schemas, which know
+what was declared before."""
 TOGETHER = """
 import contextlib, functools, io, json, sys
 programs = json.load(sys.stdin)
@@ -251,11 +256,15 @@ def run(program, snippet):
     return json.loads(finished.stdout)
 
 
+def schema_and_view():
+    """Return the two examples of the section about endpoints."""
+    return re.findall(r"```python\n(.*?)```", dict(SECTIONS)["an endpoint"], re.DOTALL)
+
+
 @pytest.fixture(scope="module")
 def added():
     """Run all programs in one process, declarations first, and return the findings of each."""
-    endpoint = re.search(r"## How to add an endpoint\n(.*?)\n## ", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
-    snippets = SNIPPETS | {"an endpoint": json.dumps(re.findall(r"```python\n(.*?)```", endpoint[1], re.DOTALL))}
+    snippets = SNIPPETS | {"an endpoint": json.dumps(schema_and_view())}
     first = "from service.app import create_app\n"
     programs = {}
     for thing, program in PROGRAMS.items():
@@ -375,7 +384,12 @@ def test_a_kind_of_option_is_one_class(added):
 
 def test_an_endpoint_is_a_schema_and_a_view(added):
     found = added["an endpoint"]
-    assert found["answers"] == [{"slopes": [[2.0, 3.0], [4.0, 3.0]], "warnings": []}] * 2
+    assert found["answers"] == [{"slopes": [[2.0, 3.0], [4.0, 3.0]], "finite": True, "warnings": []}] * 2
+    assert found["lost"]["slopes"] == [[1.0], [None], [None]]
+    assert not found["lost"]["finite"]
+    (warning,) = found["lost"]["warnings"]
+    assert (warning["code"], warning["quantity"]) == ("non_finite", "slopes[1]")
+    assert "at 2 of the points" in warning["message"]
     assert [error["pointer"] for error in found["wrong"]] == ["#/points", "#/expression", "#/point", "#/expression"]
     assert found["wrong"][2]["detail"] == "unknown key; did you mean 'points'?"
     assert found["method"] == 405
@@ -383,8 +397,10 @@ def test_an_endpoint_is_a_schema_and_a_view(added):
     assert described["description"] == "Compute the slope of a function along each of its variables."
     (example,) = described["responses"]["200"]["content"]["application/json"]["examples"].values()
     assert example["value"] == found["answers"][0]
+    mistake = described["responses"]["default"]["content"]["application/problem+json"]["examples"]["mistake"]
+    assert [error["pointer"] for error in mistake["value"]["errors"]] == ["#/points"]
     assert found["request"] == ["expression", "variables", "points"]
-    assert found["response"] == ["slopes", "warnings"]
+    assert found["response"] == ["slopes", "finite", "warnings"]
 
 
 # --- how to debug ---------------------------------------------------------------------------------
@@ -414,7 +430,13 @@ def test_commands_find_what_they_name(command, last, shown):
 
 # --- the generic tests take them up ---------------------------------------------------------------
 
-ADDED = {"an activation": "bent_identity", "a loss": "quantile", "a layer": "scale", "an optimizer": "signum"}
+ADDED = {
+    "an activation": "bent_identity",
+    "a loss": "quantile",
+    "a layer": "feature_gain",
+    "an optimizer": "signum",
+    "a kind of option": "OddInteger",
+}
 MISTAKES = {
     "an activation": ("return 0.5 * (", "return with_slope(x, x, x) + 0.5 * ("),
     "a loss": ("_average(maximum(", "_average(with_slope(error, error, error) + maximum("),
@@ -425,16 +447,25 @@ MISTAKES = {
 GENERIC = """
 import contextlib, json, sys
 import pytest
+from service.engine import options
 from service.engine.descent.optimizers import signed
 from service.engine.graph.operations import sqrt, with_slope
-from service.engine.network import activations, losses
+from service.engine.network import activations, losses, regularizers
 from service.engine.network.layers import core
 from tests.engine.descent.references import REFERENCES
 snippets, tests = json.load(sys.stdin)
 modules = {"an activation": activations, "a loss": losses, "a layer": core, "an optimizer": signed}
+modules |= {"a kind of option": options}
 for thing, snippet in snippets:
-    exec(snippet, vars(modules[thing]) | {"sqrt": sqrt, "with_slope": with_slope})
+    vars(modules[thing]).update(sqrt=sqrt, with_slope=with_slope)
+    exec(snippet, vars(modules[thing]))
 REFERENCES["spoilt_signum"] = REFERENCES["signum"]
+window = options.OddInteger(name="window", default=3, minimum=1, description="A test.")
+regularizers.regularizers.declare(
+    "with_OddInteger", en="A test.", zh="测试。", latex=r"k \\sum w^2", options=(window,)
+)(lambda w, window: regularizers.ridge(w, float(window)))
+"""
+RUNNING = """
 class Outcomes:
     def pytest_runtest_logreport(self, report):
         if report.when == "call" or report.outcome != "passed":
@@ -463,11 +494,10 @@ def test_the_generic_tests_take_up_what_is_added_and_find_mistakes_in_it():
     snippets = [(thing, SNIPPETS[thing]) for thing in ADDED]
     for thing, change in MISTAKES.items():
         assert change[0] in SNIPPETS[thing]
-        snippets.append(
-            (thing, SNIPPETS[thing].replace(*change).replace(f'"{ADDED[thing]}"', f'"spoilt_{ADDED[thing]}"'))
-        )
+        changed = SNIPPETS[thing].replace(*change)
+        snippets.append((thing, re.sub(rf'(?<=[" ]){ADDED[thing]}(?=["(])', f"spoilt_{ADDED[thing]}", changed)))
     tests = [f"tests/{test}" for test in GENERIC_TESTS]
-    every = run(GENERIC, json.dumps([snippets, [*tests, "-k", " or ".join(ADDED.values())]]))
+    every = run(GENERIC + RUNNING, json.dumps([snippets, [*tests, "-k", " or ".join(ADDED.values())]]))
     spoilt = {test for test, outcome, _ in every if outcome == "failed" and "spoilt_" in test}
     found = [(test, outcome, message) for test, outcome, message in every if "spoilt_" not in test]
     assert [(test, message) for test, outcome, message in found if outcome == "failed"] == []
@@ -476,4 +506,41 @@ def test_the_generic_tests_take_up_what_is_added_and_find_mistakes_in_it():
     assert [test.split("::")[1] for test, outcome, _ in found if outcome == "skipped"] == [waiting]
     for name in ADDED.values():
         assert len({test.split("::")[0] for test, *_ in found if name in test}) >= 3
-        assert any(f"spoilt_{name}" in test for test in spoilt)
+    for thing in MISTAKES:
+        assert any(f"spoilt_{ADDED[thing]}" in test for test in spoilt)
+
+
+DOCUMENT = """
+import contextlib, json, sys
+import pytest
+from schemas import functions as schemas
+from service.api import functions as views
+(schema, *written), tests = json.load(sys.stdin)
+exec(schema, vars(schemas))
+for view in written:
+    exec(view, vars(views) | vars(schemas))
+from service import openapi
+from tests import support
+document = support.read_yaml(openapi.write())
+support.openapi_document = lambda: document
+"""
+
+
+def test_the_tests_of_the_document_take_up_an_endpoint_and_find_a_mistake_in_it():
+    """The endpoint as it stands, and once more with a response that has another key than its schema."""
+    schema, view = schema_and_view()
+    right, wrong = '{"slopes": slopes, ', '{"slope": slopes, '
+    assert right in view
+    spoilt = (
+        view.replace(right, wrong).replace("function_slopes", "spoilt_function_slopes").replace("/slopes", "/spoilt")
+    )
+    tests = ["tests/api/test_openapi.py", "-k", "function_slopes"]
+    every = run(DOCUMENT + RUNNING, json.dumps([[schema, view, spoilt], tests]))
+    found = [(test, outcome, message) for test, outcome, message in every if "spoilt" not in test]
+    assert [(test, message) for test, outcome, message in found if outcome != "passed"] == []
+    for test in ("every_operation_says", "examples_give_the_answers", "problems_that_stand"):
+        assert any(test in name for name, *_ in found)
+    assert {name.split("[")[0] for name, outcome, _ in every if outcome == "failed"} == {
+        "tests/api/test_openapi.py::test_examples_are_as_their_schemas_say",
+        "tests/api/test_openapi.py::test_examples_give_the_answers_that_stand_beside_them",
+    }

@@ -15,10 +15,12 @@ from urllib.parse import urlsplit
 
 from flask.testing import FlaskClient
 
+from service.api.catalogue import REGISTRIES
 from service.config import Listening, Settings
 from tests.support import ROOT, every, strict_json
 
 README = ROOT / "README.md"
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 CONFIGURATION = ROOT / "docs" / "configuration.md"
 ENGINE = ROOT / "docs" / "engine.md"
 SKIPPED = {".venv", "node_modules"}
@@ -80,6 +82,23 @@ def test_other_commands_of_the_readme_are_targets_of_the_makefile() -> None:
     for command in commands:
         assert re.fullmatch(r"make [a-z-]+", command), command
         assert command.removeprefix("make ") in targets
+
+
+COUNT = re.compile(r"(more than )?(\d+)\s+(?:types\s+of\s+)?([a-z]+)", re.IGNORECASE)
+
+
+@every("path", [README, CONTRIBUTING, *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name)
+def test_counts_of_blocks_are_those_of_the_registries(path: Path) -> None:
+    for more, number, plural in COUNT.findall(BLOCK.sub("", path.read_text())):
+        if plural in REGISTRIES:
+            # The misprinted optimizers are there to be seen failing.
+            count = sum(not getattr(block, "counter_example", False) for block in REGISTRIES[plural])
+            assert int(number) < count if more else int(number) == count, f"{path.name}: {count} {plural}"
+
+
+def test_the_readme_counts_what_there_is() -> None:
+    counted = {plural for *_, plural in COUNT.findall(README.read_text())}
+    assert {"layers", "optimizers", "schedules"} <= counted
 
 
 def test_the_code_of_the_engine_page_prints_what_stands_below_it() -> None:

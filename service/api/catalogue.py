@@ -62,10 +62,11 @@ _BOUNDS = {
     "exclusiveMaximum": "exclusive_maximum",
     "enum": "values",
 }
-"""The names in the catalogue for the keywords of JSON Schema about numbers and words."""
+"""The names in the catalogue for keywords of JSON Schema. It shows no others; `openapi.yaml` has all."""
 
 
-def _option(option: Option) -> dict[str, Any]:
+def option_entry(option: Option) -> dict[str, Any]:
+    """Return an option in the form of the catalogue."""
     if isinstance(option, Reference):
         schema: dict[str, Any] = {}
         kind, more = "choice", {"of": f"/v1/{option.registry.plural}"}
@@ -84,7 +85,7 @@ def _type(schema: Mapping[str, Any]) -> str:
 
     A value that may be one number or a list of numbers has the type of the list.
     """
-    if "anyOf" in schema:
+    if "type" not in schema:
         return _type(schema["anyOf"][-1])
     if schema["type"] == "array":
         items = schema["items"]
@@ -99,7 +100,7 @@ def _entry(plural: str, declaration: Declaration) -> dict[str, Any]:
         "description": dict(declaration.description),
         "latex": declaration.latex,
         "derivative": declaration.derivative,
-        "options": [_option(option) for option in declaration.options],
+        "options": [option_entry(option) for option in declaration.options],
         "sources": list(declaration.sources),
         "href": f"/v1/{REGISTRIES[plural].path}/{declaration.name}",
     }

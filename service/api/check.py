@@ -14,6 +14,7 @@ from schemas.evaluation import LoadedNetwork
 from service.api.answers import listed
 from service.api.context import Context
 from service.api.endpoint import post
+from service.api.examples import GRADIENTS, Example
 from service.api.function_answers import cautions_of
 from service.api.insight_examples import CHECK
 from service.api.network_request import built, in_terms_of, task_and_feed
@@ -35,6 +36,11 @@ blueprint = Blueprint("check", __name__)
     summary="Is the gradient right?",
     tag="Insight",
     examples=CHECK,
+    mistake=Example(
+        "The claimed bias has three numbers, and the layer has two units.",
+        **{key: value for key, value in GRADIENTS["xor"].items() if key != "include"}
+        | {"claimed": {"hidden": {"bias": [0, 0, 0]}}},
+    ),
 )
 def check(request: LoadedCheck, context: Context) -> dict[str, Any]:
     """Check a gradient against slopes that come from values alone, without any rule of differentiation.

@@ -10,7 +10,7 @@ from schemas.derivatives import DerivativesRequest, DerivativesResponse, LoadedD
 from service.api.answers import listed, number, unnamed
 from service.api.context import Context
 from service.api.endpoint import post
-from service.api.examples import DERIVATIVES
+from service.api.examples import DERIVATIVES, Example
 from service.api.network_request import compiled, in_terms_of, task_and_feed
 from service.engine.network.derivatives import Derivative, DerivativeTask
 
@@ -28,6 +28,10 @@ RESULT_FACTOR = 5
     summary="Jacobians, Hessians and products with vectors",
     tag="Networks",
     examples=DERIVATIVES,
+    mistake=Example(
+        "The direction has three numbers, and the inputs have two.",
+        **DERIVATIVES["jvp"] | {"vectors": [[[1, 0, 0]]]},
+    ),
 )
 def derivatives(request: LoadedDerivatives, context: Context) -> dict[str, Any]:
     """Compute exact derivatives `of` the outputs or the loss, with respect to (`wrt`) the inputs or trainable

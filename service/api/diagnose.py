@@ -17,6 +17,7 @@ from service.api.answers import NUMBER_BYTES
 from service.api.context import Context
 from service.api.diagnose_answers import curve_of, findings_of, health_of, or_null, row_entry, run_entry
 from service.api.endpoint import post
+from service.api.examples import Example
 from service.api.insight_examples import DIAGNOSE
 from service.api.network_request import built, compiled, in_terms_of, task_and_feed
 from service.api.streaming import admission_of, collect, respond
@@ -51,6 +52,12 @@ STEP_BYTES, LOOK_BYTES = 200, 1_000
     summary="Why does my network not learn?",
     tag="Insight",
     examples=DIAGNOSE,
+    mistake=Example(
+        "There is no such activation, and a depth of 0 is none.",
+        sweep={"depths": [0, 5], "activations": ["sigmod"], "seeds": [0, 1]},
+        seed=0,
+        inputs=[[0.5, 1], [1, 0.5]],
+    ),
     streams=(DiagnoseStepSchema, DiagnoseSummary),
 )
 def diagnose_gradients(request: LoadedDiagnose, context: Context) -> dict[str, Any] | Response:

@@ -48,6 +48,8 @@ class Endpoint:
     gives: Schema | None = None
     examples: Mapping[str, Example] = field(default_factory=dict)
     """Request bodies by name; the responses are computed when openapi.yaml is written."""
+    mistake: Example | None = None
+    """A request body that the endpoint refuses."""
     parameters: tuple[Mapping[str, Any], ...] = ()
     """Path and query parameters, in the form of OpenAPI."""
     media_types: tuple[str, ...] = ("application/json",)
@@ -131,6 +133,7 @@ def post(
     summary: str,
     tag: str,
     examples: Mapping[str, Example],
+    mistake: Example,
     streams: tuple[type[Schema], ...] = (),
     files: bool = False,
     reads: Reads = lambda *_: None,
@@ -139,7 +142,8 @@ def post(
     """Return a decorator that makes a function the view of POST requests at `path`.
 
     The function gets the loaded request and the `Context`, and returns the object of the response, which is written as
-    JSON. `streams` are the schemas of the lines of a stream, if the client may ask for one; then the function returns
+    JSON. OpenAPI shows the `examples` with their responses, and the `mistake`, a request that is refused with 422.
+    `streams` are the schemas of the lines of a stream, if the client may ask for one; then the function returns
     the whole `Response` itself. With `files`, the client may ask for the tensors of the response as a file, and for
     the layout of PyTorch. If requests have the field `language`, `context.language` is the language of the response,
     and its headers say so. `reads` makes a request of a body that is not a JSON object; it returns None for one that
@@ -193,7 +197,13 @@ def post(
 
         handle.__name__ = view.__name__
         handle.__doc__ = view.__doc__
-        described = {"takes": takes, "gives": gives, "examples": examples, "streams": streams} | details
+        described = {
+            "takes": takes,
+            "gives": gives,
+            "examples": examples,
+            "mistake": mistake,
+            "streams": streams,
+        } | details
         if files:
             described |= {"parameters": OF_FILES, "files": True}
         describe("POST", path, summary=summary, tag=tag, **described)(handle)

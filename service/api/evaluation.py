@@ -10,7 +10,7 @@ from schemas.evaluation import ForwardRequest, ForwardResponse, GradientsRequest
 from service.api.answers import answer_bytes, listed, number, unnamed
 from service.api.context import Context
 from service.api.endpoint import post
-from service.api.examples import FORWARD, GRADIENTS
+from service.api.examples import FORWARD, GRADIENTS, Example
 from service.api.layouts import layout_of
 from service.api.network_request import compiled, in_terms_of, task_and_feed
 from service.engine.network.evaluate import EvaluationTask, LayerValues, Result
@@ -27,6 +27,10 @@ blueprint = Blueprint("evaluation", __name__)
     tag="Networks",
     examples=FORWARD,
     files=True,
+    mistake=Example(
+        "The samples have three numbers, and the first kernel takes two.",
+        **FORWARD["xor"] | {"inputs": [[0, 0, 1], [0, 1, 1]]},
+    ),
 )
 def forward(request: LoadedEvaluation, context: Context) -> dict[str, Any]:
     """Run a network forward. With `include: ["layers"]` the response has each layer's pre-activation and output."""
@@ -42,6 +46,10 @@ def forward(request: LoadedEvaluation, context: Context) -> dict[str, Any]:
     tag="Networks",
     examples=GRADIENTS,
     files=True,
+    mistake=Example(
+        "There are four samples and three targets.",
+        **GRADIENTS["xor"] | {"targets": [[0], [1], [1]]},
+    ),
 )
 def gradients(request: LoadedEvaluation, context: Context) -> dict[str, Any]:
     """Compute loss, outputs and the exact gradient of the loss with respect to every parameter.

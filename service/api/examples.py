@@ -434,84 +434,9 @@ FIT: dict[str, Example] = {
     ),
 }
 
-MISTAKES: dict[str, Example] = {
-    "/v1/networks": Example(
-        "The kernel has two rows, and the samples have three numbers.",
-        network=XOR_NETWORK | {"input_shape": [3]},
-        parameters=XOR_PARAMETERS,
-    ),
-    "/v1/forward": Example(
-        "The samples have three numbers, and the first kernel takes two.",
-        **FORWARD["xor"] | {"inputs": [[0, 0, 1], [0, 1, 1]]},
-    ),
-    "/v1/gradients": Example(
-        "There are four samples and three targets.",
-        **GRADIENTS["xor"] | {"targets": [[0], [1], [1]]},
-    ),
-    "/v1/gradients/explain": Example(
-        "The parameter has no such row.",
-        network=XOR_NETWORK,
-        parameters=XOR_PARAMETERS,
-        **XOR_DATA,
-        loss="half_squared_error",
-        parameter="hidden.kernel[2][0]",
-    ),
-    "/v1/derivatives": Example(
-        "The direction has three numbers, and the inputs have two.",
-        **DERIVATIVES["jvp"] | {"vectors": [[[1, 0, 0]]]},
-    ),
-    "/v1/graph": Example(
-        "The point has one number, and the function has two variables.", expression="x^2 - y^2", point=[3]
-    ),
-    "/v1/gradients/check": Example(
-        "The claimed bias has three numbers, and the layer has two units.",
-        **{key: value for key, value in GRADIENTS["xor"].items() if key != "include"}
-        | {"claimed": {"hidden": {"bias": [0, 0, 0]}}},
-    ),
-    "/v1/gradients/verify": Example(
-        "The layer has two units: no arrangement of its biases has three numbers.",
-        **{key: value for key, value in GRADIENTS["xor"].items() if key != "include"}
-        | {"claimed": {"hidden": {"bias": [0, 0, 0]}}},
-    ),
-    "/v1/gradients/diagnose": Example(
-        "There is no such activation, and a depth of 0 is none.",
-        sweep={"depths": [0, 5], "activations": ["sigmod"], "seeds": [0, 1]},
-        seed=0,
-        inputs=[[0.5, 1], [1, 0.5]],
-    ),
-    "/v1/landscape": Example(
-        "The layer has two units, counted from 0.",
-        **{key: value for key, value in GRADIENTS["xor"].items() if key != "include"}
-        | {"along": [{"parameter": "hidden.bias[2]"}]},
-    ),
-    "/v1/train": Example(
-        "The optimizer has an option that belongs to another one.",
-        **TRAIN["xor"] | {"optimizer": {"type": "sgd", "beta_1": 0.9}},
-    ),
-    "/v1/train/compare": Example(
-        "The name of an optimizer is misspelt.",
-        **COMPARE["xor"] | {"optimizers": ["sgd", "rmsporp"]},
-    ),
-    "/v1/functions/gradient": Example("A parenthesis is left open.", expression="(x - 1", points=[[0]]),
-    "/v1/functions/stationary": Example(
-        "The box ends before it begins.", **STATIONARY["double_well"] | {"box": [3, -3]}
-    ),
-    "/v1/functions/descend": Example(
-        "A start has two numbers, and the function has one variable.",
-        **DESCEND["double_well"] | {"starts": [[2, 1]]},
-    ),
-    "/v1/functions/surface": Example(
-        "A surface has two variables, and the function has three.", **SURFACE["rosenbrock"] | {"expression": "x*y*z"}
-    ),
-    "/v1/functions/fit": Example(
-        "The points have three numbers each.", **FIT["three_points"] | {"points": [[1, 2, 3], [2, 3, 5]]}
-    ),
-}
-"""A refused request of each endpoint; OpenAPI shows the response among the errors of the endpoint."""
-
 
 def misspelt(example: Mapping[str, Any]) -> Example:
-    """Return an example in which one key lacks its final s: a typical mistake, for the documentation of errors."""
-    key = next(key for key in example if key.endswith("s"))
+    """Return an example in which one key is misspelt: a typical mistake, for the documentation of errors."""
+    key = next((key for key in example if key.endswith("s")), max(example, key=len))
     body = {key[:-1] if name == key else name: value for name, value in example.items()}
     return Example(f"A key is misspelt: {key[:-1]} in place of {key}.", **body)

@@ -9,6 +9,7 @@ from flask import Blueprint
 from schemas.explain import ExplainRequest, ExplainResponse, LoadedExplain
 from service.api.context import Context
 from service.api.endpoint import post
+from service.api.examples import XOR_DATA, XOR_NETWORK, XOR_PARAMETERS, Example
 from service.api.insight_examples import EXPLAIN
 from service.api.network_request import built, in_terms_of, task_and_feed
 from service.engine.insight.explain import ExplainTask, WorkedDerivation
@@ -31,6 +32,14 @@ STEP_BYTES = 4_000
     summary="How a gradient comes about",
     tag="Insight",
     examples=EXPLAIN,
+    mistake=Example(
+        "The parameter has no such row.",
+        network=XOR_NETWORK,
+        parameters=XOR_PARAMETERS,
+        **XOR_DATA,
+        loss="half_squared_error",
+        parameter="hidden.kernel[2][0]",
+    ),
 )
 def explain(request: LoadedExplain, context: Context) -> dict[str, Any]:
     """Derive gradients with every number on the way: sums, activations, errors, deltas, gradients and the update.

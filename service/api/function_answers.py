@@ -119,7 +119,11 @@ def cautions_of(expression: Expression) -> list[Caution]:
     ]
 
 
-def lost_at(problems: Mapping[int, Sequence[PointProblem]], lost: Array) -> list[Caution]:
+def lost_at(problems: Mapping[int, Sequence[PointProblem]], lost: Array, key: str) -> list[Caution]:
+    """Return a warning if a number of any point is not finite, with the reason at the first of these points.
+
+    `lost` is true for these points. `key` is the key of the response that has an entry for each point.
+    """
     places = np.flatnonzero(lost)
     if not len(places):
         return []
@@ -130,7 +134,7 @@ def lost_at(problems: Mapping[int, Sequence[PointProblem]], lost: Array) -> list
     message = (
         f"at {len(places):,} of the points something is not finite, and null in lists; first at point {first}{why}"
     )
-    return [Caution("non_finite", message, quantity=f"points[{first}]")]
+    return [Caution("non_finite", message, quantity=f"{key}[{first}]")]
 
 
 def symbolic_of(expression: Expression, formulas: Formulas) -> dict[str, Any]:

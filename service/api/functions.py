@@ -34,7 +34,7 @@ from service.api.answers import NUMBER_BYTES, listed
 from service.api.context import Context
 from service.api.descents import DescendWork, RollingWork, basins
 from service.api.endpoint import post
-from service.api.examples import DESCEND, FIT, FUNCTION_GRADIENT, STATIONARY, SURFACE
+from service.api.examples import DESCEND, FIT, FUNCTION_GRADIENT, STATIONARY, SURFACE, Example
 from service.api.function_answers import (
     backpropagation_of,
     cautions_of,
@@ -82,6 +82,7 @@ blueprint = Blueprint("functions", __name__)
     summary="The calculus of a typed function",
     tag="Functions",
     examples=FUNCTION_GRADIENT,
+    mistake=Example("A parenthesis is left open.", expression="(x - 1", points=[[0]]),
 )
 def function_gradient(request: LoadedFunctionGradient, context: Context) -> dict[str, Any]:
     """Compute value, gradient, Hessian and class of a typed function at each point.
@@ -114,7 +115,7 @@ def function_gradient(request: LoadedFunctionGradient, context: Context) -> dict
         answer["symbolic"] = symbolic_of(expression, formulas)
     if graph is not None:
         answer["graph"], whole = backpropagation_of(graph, points[0])
-    warnings = [*cautions_of(expression), *lost_at(calculus.problems, ~calculus.finite)]
+    warnings = [*cautions_of(expression), *lost_at(calculus.problems, ~calculus.finite, "points")]
     if graph is not None and not whole:
         finite = False
         message = "some values, slopes or adjoints of the graph are not finite, and null"
@@ -131,6 +132,7 @@ def function_gradient(request: LoadedFunctionGradient, context: Context) -> dict
     summary="Minima, maxima and saddles in a box",
     tag="Functions",
     examples=STATIONARY,
+    mistake=Example("The box ends before it begins.", **STATIONARY["double_well"] | {"box": [3, -3]}),
 )
 def function_stationary(request: LoadedStationary, context: Context) -> dict[str, Any]:
     """Find the points of a box where the gradient vanishes, with Newton's method from many starts.
@@ -173,6 +175,10 @@ def function_stationary(request: LoadedStationary, context: Context) -> dict[str
     summary="Runs of optimizers into valleys",
     tag="Functions",
     examples=DESCEND,
+    mistake=Example(
+        "A start has two numbers, and the function has one variable.",
+        **DESCEND["double_well"] | {"starts": [[2, 1]]},
+    ),
     streams=(DescentStepSchema, DescendSummary),
 )
 def function_descend(request: LoadedDescend, context: Context) -> dict[str, Any] | Response:
@@ -203,6 +209,9 @@ def function_descend(request: LoadedDescend, context: Context) -> dict[str, Any]
     summary="A function on a grid, with contour levels and basins",
     tag="Functions",
     examples=SURFACE,
+    mistake=Example(
+        "A surface has two variables, and the function has three.", **SURFACE["rosenbrock"] | {"expression": "x*y*z"}
+    ),
 )
 def function_surface(request: LoadedSurface, context: Context) -> dict[str, Any]:
     """Compute values on a grid for drawing, slopes, and contour levels that suit the function.
@@ -255,6 +264,7 @@ def function_surface(request: LoadedSurface, context: Context) -> dict[str, Any]
     summary="A line through points: closed form and descent",
     tag="Functions",
     examples=FIT,
+    mistake=Example("The points have three numbers each.", **FIT["three_points"] | {"points": [[1, 2, 3], [2, 3, 5]]}),
 )
 def function_fit(request: LoadedFit, context: Context) -> dict[str, Any]:
     """Fit a line by least squares: the loss as an expression of slope and intercept, its optimum, and descents to it.

@@ -13,6 +13,7 @@ from schemas.graph import GraphRequest, GraphResponse, LoadedGraph
 from service.api.answers import NUMBER_BYTES, listed
 from service.api.context import Context
 from service.api.endpoint import post
+from service.api.examples import Example
 from service.api.function_answers import cautions_of
 from service.api.insight_examples import GRAPH
 from service.api.network_request import built, in_terms_of, task_and_feed
@@ -39,6 +40,7 @@ blueprint = Blueprint("graph", __name__)
     summary="The computational graph, forward and backward",
     tag="Insight",
     examples=GRAPH,
+    mistake=Example("The point has one number, and the function has two variables.", expression="x^2 - y^2", point=[3]),
 )
 def graph(request: LoadedGraph, context: Context) -> dict[str, Any]:
     """Show every operation on the way to the loss and back to the gradients, with its value and its adjoint.

@@ -10,6 +10,7 @@ from schemas.landscape import LandscapeRequest, LandscapeResponse, LoadedLandsca
 from service.api.answers import NUMBER_BYTES, listed
 from service.api.context import Context
 from service.api.endpoint import post
+from service.api.examples import GRADIENTS, Example
 from service.api.insight_examples import LANDSCAPE
 from service.api.network_request import compiled, in_terms_of, task_and_feed
 from service.engine.errors import Path
@@ -34,6 +35,11 @@ blueprint = Blueprint("landscape", __name__)
     summary="The loss around the parameters, and its curvature",
     tag="Insight",
     examples=LANDSCAPE,
+    mistake=Example(
+        "The layer has two units, counted from 0.",
+        **{key: value for key, value in GRADIENTS["xor"].items() if key != "include"}
+        | {"along": [{"parameter": "hidden.bias[2]"}]},
+    ),
 )
 def landscape(request: LoadedLandscape, context: Context) -> dict[str, Any]:
     """Compute the loss along one weight or direction, or over two, with its exact slopes.

@@ -32,6 +32,7 @@ from service import wire
 from service.api.answer_files import as_file
 from service.api.context import Context, runtime
 from service.api.endpoint import OF_FILES, describe, post
+from service.api.examples import XOR_NETWORK, XOR_PARAMETERS, Example
 from service.api.layouts import layout_named
 from service.api.networks_examples import NETWORKS
 from service.api.stored import DEFINITION_FACTOR, hold, loaded_network, read
@@ -135,6 +136,11 @@ def _of_arrays(content: bytes, layout: str) -> Any:
     summary="Store a network",
     tag="Storage",
     examples=NETWORKS,
+    mistake=Example(
+        "The kernel has two rows, and the samples have three numbers.",
+        network=XOR_NETWORK | {"input_shape": [3]},
+        parameters=XOR_PARAMETERS,
+    ),
     reads=read_network,
     bodies=(wire.BINARY, wire.MULTIPART),
     created="Stored; 200 says that this key had stored it before.",

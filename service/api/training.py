@@ -14,7 +14,7 @@ from schemas.training_answers import CompareResponse, TrainingStepSchema, TrainR
 from service.api.answers import NUMBER_BYTES, listed
 from service.api.context import Context
 from service.api.endpoint import post
-from service.api.examples import COMPARE, TRAIN
+from service.api.examples import COMPARE, TRAIN, Example
 from service.api.layouts import layout_of
 from service.api.network_request import in_terms_of, task_and_feed, validation_of
 from service.api.streaming import admission_of, collect, respond
@@ -42,6 +42,10 @@ blueprint = Blueprint("training", __name__)
     summary="Optimizer steps, exact and live",
     tag="Training",
     examples=TRAIN,
+    mistake=Example(
+        "The optimizer has an option that belongs to another one.",
+        **TRAIN["xor"] | {"optimizer": {"type": "sgd", "beta_1": 0.9}},
+    ),
     streams=(TrainingStepSchema, TrainSummary),
     files=True,
 )
@@ -73,6 +77,10 @@ def train(request: LoadedTrain, context: Context) -> dict[str, Any] | Response:
     summary="Several optimizers on one problem",
     tag="Training",
     examples=COMPARE,
+    mistake=Example(
+        "The name of an optimizer is misspelt.",
+        **COMPARE["xor"] | {"optimizers": ["sgd", "rmsporp"]},
+    ),
 )
 def compare(request: LoadedCompare, context: Context) -> dict[str, Any]:
     """Train the same network on the same data with several optimizers, learning rates and seeds.

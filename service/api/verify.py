@@ -12,6 +12,7 @@ from schemas.verify import LoadedVerify, VerifyRequest, VerifyResponse
 from service.api.answers import listed
 from service.api.context import Context
 from service.api.endpoint import post
+from service.api.examples import GRADIENTS, Example
 from service.api.function_answers import cautions_of
 from service.api.insight_examples import VERIFY
 from service.api.network_request import built, in_terms_of, task_and_feed
@@ -41,6 +42,11 @@ SEARCHING = 0.15
     summary="Why is my gradient wrong?",
     tag="Insight",
     examples=VERIFY,
+    mistake=Example(
+        "The layer has two units: no arrangement of its biases has three numbers.",
+        **{key: value for key, value in GRADIENTS["xor"].items() if key != "include"}
+        | {"claimed": {"hidden": {"bias": [0, 0, 0]}}},
+    ),
 )
 def verify(request: LoadedVerify, context: Context) -> dict[str, Any]:
     """Compare a claimed gradient with the exact one, and name the mistake that produces its numbers.

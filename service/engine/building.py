@@ -7,17 +7,19 @@ the functions that build nodes of the graph, such as `exp` and `reshape`. Buildi
 # ruff: noqa: F403
 
 from service.engine.arrays import Array as Array
-from service.engine.declarations import Declaration as Declaration
-from service.engine.declarations import Reference as Reference
-from service.engine.declarations import Registry as Registry
-from service.engine.declarations import Selection as Selection
+from service.engine.declarations import (
+    Declaration as Declaration,
+)
+from service.engine.declarations import (
+    Reference as Reference,
+)
+from service.engine.declarations import (
+    Registry as Registry,
+)
+from service.engine.declarations import (
+    Selection as Selection,
+)
 from service.engine.graph.ir import Node as Node
 from service.engine.graph.ir import Shape as Shape
 from service.engine.graph.operations import *
-from service.engine.options import Choice as Choice
-from service.engine.options import Flag as Flag
-from service.engine.options import Integer as Integer
-from service.engine.options import Integers as Integers
-from service.engine.options import Number as Number
-from service.engine.options import Numbers as Numbers
-from service.engine.options import Option as Option
+from service.engine.options import *

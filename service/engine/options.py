@@ -15,6 +15,9 @@ from typing import Any
 from service.engine.foreign import NUMBERS
 from service.engine.suggestions import suggest
 
+__all__ = ["Choice", "Flag", "Integer", "Integers", "Number", "Numbers", "Option"]
+"""The kinds, and their base. Blocks get them from `building.py`."""
+
 LARGEST_INTEGER = 2**63 - 1
 """The largest integer that an option takes: JSON parsers of other languages read it exactly or nearly so."""
 LARGEST_EXACT_INTEGER = 2**53 - 1

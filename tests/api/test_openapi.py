@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 
 from service import openapi
 from service.api.endpoint import in_order
-from service.api.examples import MISTAKES, XOR_NETWORK, XOR_PARAMETERS, misspelt
+from service.api.examples import XOR_NETWORK, XOR_PARAMETERS, misspelt
 from service.engine.network.layers import layers
 from service.problems import KINDS, MEDIA_TYPE
 from tests.conftest import Post
@@ -43,6 +43,7 @@ EXAMPLES = [
     for name in operation["requestBody"]["content"]["application/json"]["examples"]
 ]
 BODIES = {operation.path: operation.examples for operation in in_order() if operation.takes is not None}
+MISTAKES = {operation.path: operation.mistake for operation in in_order()}
 
 
 def test_the_committed_file_is_what_the_code_writes() -> None:

@@ -40,6 +40,9 @@ def _takes(option: Option, value: Any) -> bool:
 
 def outermost(option: Option) -> Iterator[Any]:
     """Yield the extreme accepted values: the bounds, and the largest numbers where there is no bound."""
+    if type(option) not in (Integer, Integers, Number, Numbers):
+        yield from option.accepted()  # a kind that is derived from one of them may refuse its largest numbers
+        return
     match option:
         case Number():
             bounds = list(option.accepted())[1:]
@@ -61,5 +64,3 @@ def outermost(option: Option) -> Iterator[Any]:
             yield from ([option.minimum] * count, [LARGEST_INTEGER] * count)
         case Numbers():
             yield from ([LARGEST], [-LARGEST if option.minimum is None else option.minimum])
-        case _:
-            yield from option.accepted()

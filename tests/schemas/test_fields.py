@@ -9,13 +9,14 @@ from typing import Any
 import jsonschema
 import pytest
 
+from schemas.catalogue import BlockOptionSchema
 from schemas.common import ChoicesField
 from schemas.components import Components
 from schemas.fields import LONG_LIST, StrictField
 from schemas.tensor import TensorField
-from service.api.catalogue import REGISTRIES
+from service.api.catalogue import REGISTRIES, option_entry
 from service.engine.declarations import Declaration, Registry
-from service.engine.options import Option, Value
+from service.engine.options import Integer, Option, Value
 from service.problems import MOST_ERRORS
 from tests.conftest import Post
 from tests.support import assert_problem, every, faults, network, xor
@@ -123,6 +124,47 @@ def test_the_schema_of_an_option_takes_what_it_accepts_and_little_else(
                 # To JSON Schema 1.0 is an integer, and no number is too large.
                 large = (type(part) is float or (type(part) is int and part >= 2**63) for part in parts(value))
                 assert any(large), (option.name, value)
+
+
+TYPES = ("integer", "number", "string", "boolean", "array")
+
+
+def assert_typed(option: Value) -> None:
+    """Assert that a schema has what the catalogue shows: its type, which `anyOf` has last for a number or a list."""
+    schema = option.schema()
+    top = schema if "type" in schema else schema.get("anyOf", [{}])[-1]
+    shown = [top, top["items"].get("anyOf", [top["items"]])[0]] if "items" in top else [top]
+    kind = type(option).__name__
+    assert all(each.get("type") in TYPES for each in shown), f"{kind}.schema() has no `type` at its top: {schema}"
+    scalar = all(type(each) in (str, int, float, bool) for each in schema.get("enum", ()))
+    assert scalar, f"{kind}.schema() has an `enum` of other values than numbers, words and flags: {schema}"
+
+
+@every(("registry", "declaration"), BLOCKS)
+def test_the_schema_of_an_option_has_its_type_at_the_top(registry: Registry[Any], declaration: Declaration) -> None:
+    for option in declaration.options:
+        if isinstance(option, Value):
+            assert_typed(option)
+
+
+@every("wrong", [{"anyOf": [{"const": 1}, {"const": 2}]}, {"enum": [1, 2]}, {"type": ["integer", "null"]}, {}])
+def test_a_schema_without_a_type_is_found(wrong: dict[str, Any]) -> None:
+    class Wrong(Integer):
+        def schema(self) -> dict[str, Any]:
+            return wrong
+
+    with pytest.raises(AssertionError, match=r"Wrong.schema\(\) has no `type` at its top"):
+        assert_typed(Wrong())
+
+
+def test_the_catalogue_shows_an_enum_of_integers() -> None:
+    class Small(Integer):
+        def schema(self) -> dict[str, Any]:
+            return {"type": "integer", "enum": [1, 2, 4]}
+
+    assert_typed(Small())
+    entry = BlockOptionSchema().dump(option_entry(Small(name="size", default=1)))
+    assert (entry["type"], entry["values"]) == ("integer", [1, 2, 4])
 
 
 def subclasses(parent: type[StrictField]) -> Iterator[type[StrictField]]:

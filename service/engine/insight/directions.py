@@ -31,18 +31,6 @@ PARALLEL = 1e-9
 """Directions span no plane if their cosine is closer than this to 1 or -1."""
 FLAT = 1e-12
 """Singular values below this share of the first one are rounding."""
-UNIT_AXES: Mapping[tuple[str, str], tuple[int, ...]] = {
-    **{(f"depthwise_conv{n}d", "kernel"): (-2, -1) for n in (1, 2)},
-    **{(f"separable_conv{n}d", "depthwise_kernel"): (-2, -1) for n in (1, 2)},
-    **{(f"conv{n}d_transpose", "kernel"): (-2,) for n in (1, 2, 3)},
-    ("maxout", "kernel"): (-2, -1),
-    ("embedding", "embeddings"): (0,),
-    ("multi_head_attention", "query_kernel"): (-2, -1),
-    ("multi_head_attention", "key_kernel"): (-2, -1),
-    ("multi_head_attention", "value_kernel"): (-2, -1),
-}
-"""Axes of a kernel that number its filters, where that is not the last one alone: all weights into one unit, or of
-one word, are a filter."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +89,13 @@ def random_direction(
 
 
 def _by_filter(way: Array, weights: Array, layer: LayerDefinition, name: str) -> Array:
+    """Scale a way to the lengths of the filters: a filter is all weights into one unit, or of one word."""
     if not name.endswith(("kernel", "embeddings")):
         return np.zeros(way.shape)
     selection = layer.layer
     while "layer" in selection.options:  # a wrapper has the parameters of the layer inside
         selection = selection.options["layer"]
-    units = UNIT_AXES.get((selection.name, name), (-1,))
+    units = selection.declaration.unit_axes.get(name, (-1,))
     others = tuple(axis for axis in range(way.ndim) if axis not in units and axis - way.ndim not in units)
     lengths = np.sqrt((weights * weights).sum(others, keepdims=True))
     own = np.sqrt((way * way).sum(others, keepdims=True))

@@ -83,6 +83,7 @@ CAUSAL = Flag(name="use_causal_mask", default=False, description="no position se
         "attention_output_kernel": "[num_heads, value_dim, outputs]",
         "attention_output_bias": "[outputs]",
     },
+    unit_axes=dict.fromkeys(("query_kernel", "key_kernel", "value_kernel"), (-2, -1)),
 )
 def multi_head_attention(
     layer: LayerContext, query: Node, value: Node | None = None, key: Node | None = None

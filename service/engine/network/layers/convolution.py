@@ -249,6 +249,7 @@ DEPTHWISE = (
 DEPTHWISE_FORMULAS = {
     "latex": r"z_{np,cm} = \sum_k x_{n,\,sp + dk,\,c} W_{kcm} + b_{cm},\quad a = f(z)",
     "derivative": r"\frac{\partial L}{\partial W_{kcm}} = \sum_{n,p} x_{n,\,sp + dk,\,c}\, \delta_{np,cm}",
+    "unit_axes": {"kernel": (-2, -1)},
 }
 
 
@@ -299,6 +300,7 @@ TRANSPOSED = {
     "latex": r"z_{nq} = \sum_{sp + dk = q} x_{np} W_k^\top + b,\quad a = f(z)",
     "derivative": r"\frac{\partial L}{\partial x_{np}} = \sum_k \delta_{n,\,sp + dk} W_k",
     "parameters": {"kernel": "[*kernel_size, filters, channels]", "bias": "[filters]"},
+    "unit_axes": {"kernel": (-2,)},
 }
 
 

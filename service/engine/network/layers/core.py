@@ -63,6 +63,7 @@ def dense(layer: LayerContext, x: Node) -> LayerOutput:
     r"[p = \operatorname{argmax}]",
     sources=("Goodfellow et al. 2013, arXiv:1302.4389",),
     parameters={"kernel": "[inputs, units, pieces]", "bias": "[units, pieces]"},
+    unit_axes={"kernel": (-2, -1)},
 )
 def maxout(layer: LayerContext, x: Node) -> LayerOutput:
     inputs, units, pieces = x.shape[-1], layer.options["units"], layer.options["pieces"]
@@ -139,6 +140,7 @@ def prelu(layer: LayerContext, x: Node) -> LayerOutput:
     sources=(KERAS + "core_layers/embedding/",),
     takes_indices=True,
     parameters={"embeddings": "[input_dim, output_dim]"},
+    unit_axes={"embeddings": (0,)},
 )
 def embedding(layer: LayerContext, x: Node) -> LayerOutput:
     rows, width = layer.options["input_dim"], layer.options["output_dim"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, Protocol
 
 from service.engine.building import (
@@ -42,6 +42,8 @@ class Layer(Declaration):
     """The layer reads a sequence step by step. `bidirectional` takes such layers."""
     parameters: Mapping[str, str] | None = None
     """The names of the parameters and their shapes in words, for the catalogue."""
+    unit_axes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """The axes of a kernel that number its units, by the name of the kernel, where that is not the last axis alone."""
 
 
 layers: Registry[Layer] = Registry("layer", "layers", Layer)

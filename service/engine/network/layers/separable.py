@@ -33,6 +33,7 @@ FORMULAS = {
         "pointwise_kernel": "[*(1, …), channels * depth_multiplier, filters]",
         "bias": "[filters]",
     },
+    "unit_axes": {"depthwise_kernel": (-2, -1)},
 }
 
 
