@@ -51,7 +51,9 @@ def pytest_collection(session: pytest.Session) -> None:
     config = session.config
     if "PYTEST_XDIST_WORKER" not in os.environ or config.args_source is not config.ArgsSource.TESTPATHS:
         return
-    modules = sorted(".".join(path.relative_to(ROOT).with_suffix("").parts) for path in TESTS.rglob("test_*.py"))
+    ignored = [config.invocation_params.dir / path for path in config.getoption("ignore") or ()]
+    paths = [path for path in sorted(TESTS.rglob("test_*.py")) if not {path, *path.parents} & {*ignored}]
+    modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
     worker = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
     start = worker * len(modules) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     for module in modules[start:] + modules[:start]:
@@ -128,7 +130,7 @@ def post(client: FlaskClient) -> Post:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         environ = environment(path) | {"CONTENT_LENGTH": str(len(content)), "wsgi.input": io.BytesIO(content)}
         environ["wsgi.errors"] = sys.stderr
-        environ |= {f"HTTP_{name.upper()}": value for name, value in headers.items()}
+        environ |= {f"HTTP_{name.upper()}".replace("-", "_"): value for name, value in headers.items()}
         answer = run_wsgi_app(client.application, environ)
         return client.response_wrapper(*answer, Request(environ))
 
