@@ -26,15 +26,20 @@ demo: $(VENV)/.runtime ## build the demo, the page at /, if it is not what demo/
 # Tests start dozens of processes: without compiled files each would compile everything again.
 test: export PYTHONDONTWRITEBYTECODE :=
 
-# One process more than there are cores: some tests wait for servers and browsers. What `lint` says follows the tests.
+# Tests in a browser have a process of their own, so that one Chromium and one server do; the others have as many as there
+# are cores. What the browser's and `lint` say follows the others.
+BROWSER := tests/browser tests/test_demo.py
+
 .PHONY: test
 test: $(VENV)/.dev ## set everything up and run every check and test
 	@$(BIN)/python scripts/demo.py || [ $$? = 3 ]
-	@checks=$$(mktemp); trap 'rm -f "$$checks"' EXIT; \
-	$(MAKE) --no-print-directory lint >"$$checks" 2>&1 & \
-	$(BIN)/python -m pytest -n $$($(BIN)/python -c 'import os; print((os.cpu_count() or 1) + 1)') --dist worksteal; \
-	tested=$$?; wait $$!; checked=$$?; cat "$$checks"; \
-	[ $$tested = 0 ] && [ $$checked = 0 ]
+	@said=$$(mktemp -d); trap 'rm -rf "$$said"' EXIT; \
+	$(MAKE) --no-print-directory lint >"$$said/lint" 2>&1 & lint=$$!; \
+	$(BIN)/python -m pytest $(BROWSER) >"$$said/browser" 2>&1 & browser=$$!; \
+	$(BIN)/python -m pytest -n $$($(BIN)/python -c 'import os; print(os.cpu_count() or 1)') --dist worksteal \
+		$(BROWSER:%=--ignore=%); tested=$$?; \
+	wait $$browser; browsed=$$?; wait $$lint; linted=$$?; cat "$$said/browser" "$$said/lint"; \
+	[ $$tested = 0 ] && [ $$browsed = 0 ] && [ $$linted = 0 ]
 
 .PHONY: check
 check: lint ## format, lint, types, and openapi.yaml against the schemas

@@ -13,24 +13,22 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
-from typing import Any
-
 import hypothesis
 import pytest
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from flask import Flask
 from flask.testing import EnvironBuilder, FlaskClient
-from werkzeug.test import TestResponse, run_wsgi_app
-from werkzeug.wrappers import Request
-
+from pathlib import Path
 from scripts import demo
 from service.app import create_app
 from service.config import Settings
 from tests.support import LOOPBACK, ROOT, Server, openapi_document
+from typing import Any
+from werkzeug.test import TestResponse, run_wsgi_app
+from werkzeug.wrappers import Request
 
 hypothesis.settings.register_profile("nabla", deadline=None, derandomize=True, max_examples=40, database=None)
 hypothesis.settings.load_profile("nabla")
@@ -56,7 +54,9 @@ def pytest_collection(session: pytest.Session) -> None:
     config = session.config
     if "PYTEST_XDIST_WORKER" not in os.environ or config.args_source is not config.ArgsSource.TESTPATHS:
         return
-    modules = sorted(".".join(path.relative_to(ROOT).with_suffix("").parts) for path in TESTS.rglob("test_*.py"))
+    ignored = [config.invocation_params.dir / path for path in config.getoption("ignore") or ()]
+    paths = [path for path in sorted(TESTS.rglob("test_*.py")) if not {path, *path.parents} & {*ignored}]
+    modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
     worker = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
     start = worker * len(modules) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     for module in modules[start:] + modules[:start]:
@@ -133,7 +133,7 @@ def post(client: FlaskClient) -> Post:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         environ = environment(path) | {"CONTENT_LENGTH": str(len(content)), "wsgi.input": io.BytesIO(content)}
         environ["wsgi.errors"] = sys.stderr
-        environ |= {f"HTTP_{name.upper()}": value for name, value in headers.items()}
+        environ |= {f"HTTP_{name.upper()}".replace("-", "_"): value for name, value in headers.items()}
         answer = run_wsgi_app(client.application, environ)
         return client.response_wrapper(*answer, Request(environ))
 
