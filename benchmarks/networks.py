@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from service.engine.network.activations import activations
-from service.engine.network.definition import INPUT, LayerDefinition, NetworkDefinition
+from service.engine.network.definition import INPUT, LayerDefinition
+from service.engine.network.layered import NetworkDefinition
 from service.engine.network.layers import layers
 from service.engine.network.losses import losses
 from service.engine.network.task import Task

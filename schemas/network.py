@@ -41,7 +41,8 @@ from schemas.keras import Unreadable, is_document, read
 from schemas.onnx import definition_of, file_schema, is_onnx
 from service.engine.declarations import Registry
 from service.engine.errors import MOST_ERRORS, Path
-from service.engine.network.definition import INPUT, Definition, LayerDefinition, NetworkDefinition
+from service.engine.network.definition import INPUT, Definition, LayerDefinition
+from service.engine.network.layered import NetworkDefinition
 from service.engine.network.layers import layers
 from service.engine.suggestions import suggest
 

@@ -17,7 +17,7 @@ from schemas.tensor_files import load_npz, load_safetensors
 from service.engine.arrays import Array
 from service.engine.errors import MOST_ERRORS
 from service.engine.layouts.pytorch import from_pytorch
-from service.engine.network.definition import NetworkDefinition
+from service.engine.network.layered import NetworkDefinition
 
 FORMATS: Mapping[str, Callable[[bytes], dict[str, Array]]] = {"safetensors": load_safetensors, "npz": load_npz}
 LAYOUTS = ("nabla", "pytorch")

@@ -26,8 +26,8 @@ from service.engine.graph.differentiate import differentiate
 from service.engine.graph.ir import Graph, Node, NoGradient
 from service.engine.graph.operations import broadcast, sum_over
 from service.engine.graph.plan import Program
+from service.engine.network.layered import assemble
 from service.engine.network.layers import layers
-from service.engine.network.model import assemble
 
 Tensor = torch.Tensor
 

@@ -12,7 +12,8 @@ from schemas.evaluation import LoadedNetwork
 from schemas.parameter_files import PyTorchTree
 from service.api.context import Context
 from service.engine.layouts.pytorch import to_pytorch, unlike_pytorch
-from service.engine.network.definition import Definition, NetworkDefinition
+from service.engine.network.definition import Definition
+from service.engine.network.layered import NetworkDefinition
 from service.engine.network.parameters import Tree
 from service.problems import Problem
 

@@ -20,9 +20,10 @@ from service.api.catalogue import REGISTRIES
 from service.api.context import runtime
 from service.api.endpoint import ENDPOINTS, describe, in_order
 from service.api.examples import FUNCTION_GRADIENT, GRADIENTS
-from service.engine.network.definition import INPUT, LayerDefinition, NetworkDefinition
+from service.engine.network.definition import INPUT, LayerDefinition
 from service.engine.network.evaluate import EvaluationTask
 from service.engine.network.feed import Feed
+from service.engine.network.layered import NetworkDefinition
 from service.engine.network.layers import layers
 from service.engine.network.losses import losses
 from service.engine.network.task import Task

@@ -8,7 +8,8 @@ from typing import NamedTuple
 from service.engine.errors import MOST_ERRORS, Fault
 from service.engine.graph.ir import Shape, sealing
 from service.engine.limits import Limits
-from service.engine.network.definition import Definition, NetworkDefinition
+from service.engine.network.definition import Definition
+from service.engine.network.layered import NetworkDefinition
 from service.engine.network.parameters import ParameterVector, Tree
 from service.engine.network.prepare import prepare
 from service.engine.network.task import Task

@@ -19,7 +19,8 @@ import numpy as np
 from service.engine.arrays import Array
 from service.engine.declarations import Selection
 from service.engine.errors import MOST_ERRORS, Fault
-from service.engine.network.definition import LayerDefinition, NetworkDefinition
+from service.engine.network.definition import LayerDefinition
+from service.engine.network.layered import NetworkDefinition
 from service.engine.network.layers import Layer
 from service.engine.network.parameters import Tree
 

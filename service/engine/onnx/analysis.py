@@ -13,6 +13,7 @@ from service.engine.onnx.file import Body, File, Function, Step
 from service.engine.onnx.refusal import Refusal
 from service.engine.onnx.registry import SAME, operator_of
 from service.engine.onnx.tensors import DTYPES, is_float
+from service.engine.onnx.unsupported import unsupported
 
 MODEL = "model"
 """The layer of parameters whose names have no dot."""
@@ -227,7 +228,6 @@ def dtypes_of(linked: Linked, steps: Sequence[Step]) -> dict[str, str]:
 
 def unbuildable(linked: Linked, output: str, dtypes: Mapping[str, str]) -> tuple[str, str, str] | None:
     """The first node, its operator and the reason why an output cannot be built; None where nothing is known of any."""
-    from service.engine.onnx.assembly import unsupported
 
     graph = linked.file.graph
     inputs = {name: dtype for name, dtype, _ in graph.inputs if name not in graph.initializers}

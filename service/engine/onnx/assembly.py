@@ -23,6 +23,7 @@ from service.engine.onnx.composing import shape_of_all
 from service.engine.onnx.file import PATH, Body, Step
 from service.engine.onnx.refusal import Refusal
 from service.engine.onnx.registry import SAME, Operator, operator_of
+from service.engine.onnx.unsupported import unsupported
 from service.engine.onnx.values import Sequences, Value
 
 MOST_KNOWN = 2**21
@@ -344,48 +345,3 @@ MISSING = _Missing(np.zeros(0))
 def _rootless(scope: Scope) -> Scope:
     """Where a function stands: it sees no names of its caller, but counts as deeper."""
     return Scope(Body([], [], {}, {}, []), scope.parent and _rootless(scope.parent), {})
-
-
-def unsupported(step: Step) -> str:
-    """Why a node without an operator is not read."""
-    if step.domain not in DOMAINS:
-        return (
-            f"the domain {step.domain[:60]!r} is not part of ONNX; only its operators and those of ai.onnx.ml are read"
-        )
-    return REASONS.get(step.operation, "this operator is not read")
-
-
-DOMAINS = ("", "ai.onnx.ml", "ai.onnx.preview")
-_QUANTISED = "quantised numbers have steps instead of slopes; export the model before it is quantised"
-_RANDOM = "random numbers would differ from run to run"
-_SEQUENCE = "sequences and optional values are not read"
-_TEXT = "strings are not read"
-_BITS = "bits of integers have no gradient"
-REASONS: dict[str, str] = {
-    **dict.fromkeys(
-        ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger",
-         "MatMulInteger"),
-        _QUANTISED,
-    ),
-    **dict.fromkeys(
-        ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"), _RANDOM
-    ),
-    **dict.fromkeys(
-        (
-         "SequenceMap", "Optional", "OptionalGetElement",
-         "OptionalHasElement", "ZipMap"),
-        _SEQUENCE,
-    ),
-    **dict.fromkeys(
-        ("StringNormalizer", "StringConcat", "StringSplit", "RegexFullMatch", "TfIdfVectorizer", "ImageDecoder",
-         "LabelEncoder", "CategoryMapper", "DictVectorizer"),
-        _TEXT,
-    ),
-    **dict.fromkeys(("BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "BitCast"), _BITS),
-    "NonZero": "how many elements are not 0 only becomes known when the graph runs",
-    "Unique": "how many elements differ only becomes known when the graph runs",
-    "NonMaxSuppression": "how many boxes are kept only becomes known when the graph runs",
-    "TreeEnsembleClassifier": "trees are constant between jumps, so they have no gradient",
-    "TreeEnsembleRegressor": "trees are constant between jumps, so they have no gradient",
-    "TreeEnsemble": "trees are constant between jumps, so they have no gradient",
-}  # fmt: skip

@@ -12,11 +12,11 @@ from service.engine.errors import InvalidRequest
 from service.engine.graph.ir import Graph
 from service.engine.insight.explain import ExplainTask, WorkedDerivation
 from service.engine.network.activations import activations
-from service.engine.network.definition import LayerDefinition, NetworkDefinition
+from service.engine.network.definition import LayerDefinition
 from service.engine.network.feed import Feed
+from service.engine.network.layered import NetworkDefinition, assemble
 from service.engine.network.layers import Layer, layers
 from service.engine.network.losses import Loss, losses
-from service.engine.network.model import assemble
 from service.engine.network.regularizers import regularizers
 from service.engine.network.task import Task
 from tests.engine.network import layer_examples

@@ -8,9 +8,10 @@ import numpy as np
 from service.engine.declarations import Reference, Registry, Selection
 from service.engine.graph.ir import Shape
 from service.engine.limits import Limits
-from service.engine.network.definition import INPUT, LayerDefinition, NetworkDefinition
+from service.engine.network.definition import INPUT, LayerDefinition
 from service.engine.network.evaluate import Evaluation, Result, compile_task
 from service.engine.network.feed import Feed
+from service.engine.network.layered import NetworkDefinition
 from service.engine.network.layers import layers
 from service.engine.network.losses import losses
 from service.engine.network.task import Task

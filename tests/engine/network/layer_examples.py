@@ -17,9 +17,9 @@ from schemas.declared import ChoiceField
 from service.engine.declarations import Declaration, Reference, Registry
 from service.engine.errors import InvalidRequest
 from service.engine.graph.ir import Graph
-from service.engine.network.definition import LayerDefinition, NetworkDefinition
+from service.engine.network.definition import LayerDefinition
+from service.engine.network.layered import NetworkDefinition, assemble
 from service.engine.network.layers import Layer, layers
-from service.engine.network.model import assemble
 from service.engine.options import Option
 from tests.engine.network.building import compiled, network, run
 from tests.engine.values import others

@@ -17,8 +17,8 @@ from service.engine.graph.differentiate import differentiate
 from service.engine.graph.ir import Graph
 from service.engine.graph.operations import sum_over
 from service.engine.graph.plan import Program
+from service.engine.network.layered import assemble
 from service.engine.network.layers import layers
-from service.engine.network.model import assemble
 from tests.engine.support import dense_gradients
 from tests.support import every
 

@@ -7,7 +7,7 @@ from service.engine.errors import Fault, InvalidRequest
 from service.engine.graph.interpreter import interpret
 from service.engine.graph.ir import Graph, check
 from service.engine.network.definition import INPUT
-from service.engine.network.model import assemble
+from service.engine.network.layered import assemble
 from tests.engine.network.building import dense, evaluate, layer, network
 
 

@@ -22,10 +22,11 @@ from service.engine.insight.health.diagnosis import INCLUDE, bytes_of, diagnose,
 from service.engine.insight.health.measures import Health
 from service.engine.limits import Limits
 from service.engine.network.activations import Activation, activations
-from service.engine.network.definition import INPUT, LayerDefinition, NetworkDefinition
+from service.engine.network.definition import INPUT, LayerDefinition
 from service.engine.network.evaluate import Evaluation, EvaluationTask
 from service.engine.network.feed import Feed
 from service.engine.network.initializers import Initializer
+from service.engine.network.layered import NetworkDefinition
 from service.engine.network.layers import layers
 from service.engine.network.losses import SHARES, SIGNS, Loss
 from service.engine.network.task import Task
