@@ -42,8 +42,8 @@ from service.lean_flask import Lean
 from service.observing.access import access_of, log_requests, peer_of, record, request_id
 from service.observing.timer import Timer
 from service.problems import MEDIA_TYPE, Problem, from_engine, from_status, from_store, from_unexpected
-from service.store.errors import StoreError
 from service.store.store import Store
+from service.store_errors import StoreError
 
 
 def create_app(settings: Settings | None = None) -> Flask:

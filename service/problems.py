@@ -33,7 +33,7 @@ from service.engine.errors import (
     Path,
 )
 from service.engine.options import LARGEST_EXACT_INTEGER
-from service.store.errors import NoStore, QuotaExceeded, StoreError, StoreFull
+from service.store_errors import NoStore, QuotaExceeded, StoreError, StoreFull
 
 error_log = logging.getLogger("nabla.error")
 MEDIA_TYPE = "application/problem+json"

@@ -23,7 +23,7 @@ from typing import Any
 from sqlalchemy import Connection, create_engine, event, exc, text
 from sqlalchemy.engine import URL, Engine
 
-from service.store.errors import NoStore, StoreError, StoreFull, StoreUnavailable
+from service.store_errors import NoStore, StoreError, StoreFull, StoreUnavailable
 
 BUSY_SECONDS = 5
 """How long a writer waits for another one, or for the server of the database."""

@@ -28,8 +28,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from service.store.content import Content
 from service.store.database import Database
-from service.store.errors import QuotaExceeded, StoreFull
 from service.store.tables import blobs, networks, owners
+from service.store_errors import QuotaExceeded, StoreFull
 
 LOCK = 0x6E6574
 """The number of the lock of those who add networks and remove them, in PostgreSQL."""

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from service.config import Settings
-from service.store.errors import NoStore, StoreError
 from service.store.loaded import LoadedNetworks
+from service.store_errors import NoStore, StoreError
 
 if TYPE_CHECKING:
     from service.store.database import Database

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, exc, inspect, make_url, text
 
 from service.store.database import BUSY_SECONDS, DAMAGED, Database, log
-from service.store.errors import StoreUnavailable
+from service.store_errors import StoreUnavailable
 
 if TYPE_CHECKING:
     from alembic.config import Config

@@ -24,12 +24,12 @@ from service.config import ConfigurationError, Settings
 from service.store import upgrade as upgrading
 from service.store.content import ID_DIGITS, Content, packed, unpacked
 from service.store.database import Database
-from service.store.errors import NoStore, QuotaExceeded, StoreFull, StoreUnavailable
 from service.store.loaded import LEASE_SECONDS, USED_SECONDS, LoadedNetworks
 from service.store.networks import AT_ONCE, Entry, Networks, Quotas, Told, Usage
 from service.store.store import DAY, Store, data_folder
 from service.store.tables import blobs, metadata, networks
 from service.store.upgrade import upgrade, version_of
+from service.store_errors import NoStore, QuotaExceeded, StoreFull, StoreUnavailable
 
 NOTHING = Told("{}", "{}")
 MANY = Quotas(networks=10**6, owner_bytes=10**9, total_bytes=10**9)
