@@ -90,9 +90,9 @@ def test_what_does_not_fit_is_named(post: Post, changes: dict[str, Any], pointer
     [
         ({"inputs": ["a", "a"]}, "#/network/inputs", "names an input twice"),
         ({"inputs": []}, "#/network/inputs", "takes a list of 1 to"),
-        ({"inputs": ["a", "b\n"]}, "#/network/inputs/1", "takes a name of 1 to 64 characters"),
-        ({"inputs": ["a", ""]}, "#/network/inputs/1", "takes a name of 1 to 64 characters"),
-        ({"inputs": ["a", "_schema"]}, "#/network/inputs/1", "takes a name of 1 to 64 characters"),
+        ({"inputs": ["a", "b\n"]}, "#/network/inputs/1", "takes a name of 1 to 128 characters"),
+        ({"inputs": ["a", ""]}, "#/network/inputs/1", "takes a name of 1 to 128 characters"),
+        ({"inputs": ["a", "_schema"]}, "#/network/inputs/1", "takes a name of 1 to 128 characters"),
         ({"inputs": ["left", "b"]}, "#/network/layers/0/name", "that name means an input of the network"),
         ({"input_shape": [2]}, "#/network/input_shape", "takes an object with a shape for each of 'a', 'b'"),
         ({"input_shape": {"c": [2]}}, "#/network/input_shape/c", "is no input of the network"),

@@ -20,6 +20,7 @@ from werkzeug.test import EnvironBuilder, TestResponse
 
 from schemas.requests import RequestSchema
 from service import wire
+from service.api.examples import Example
 from service.api import endpoint, streaming
 from service.api.context import Context, Runtime
 from service.api.endpoint import hung_up
@@ -101,6 +102,7 @@ class Laboratory:
             summary="",
             tag="System",
             examples={},
+            mistake=Example("It has a key.", key=1),
             streams=(Schema,),
         )
         def counting(_: dict[str, Any], context: Context) -> dict[str, Any] | Response:
@@ -127,7 +129,7 @@ class Laboratory:
         assert all(work.closed for work in self.made)
         assert self.running.memory.free == self.running.memory.total
         assert {(load.lane, load.busy, load.waiting) for load in self.running.admission.load()} == {
-            (lane, 0, 0) for lane in ("system", "tiny", "small", "medium", "heavy", "streams")
+            (lane, 0, 0) for lane in ("system", "tiny", "small", "medium", "heavy", "storage", "streams")
         }
         assert REGISTRY.get_sample_value("nabla_open_streams") == 0
 

@@ -69,9 +69,14 @@ def run(program: str, folder: Path, *arguments: str) -> str:
     return finished.stdout
 
 
+def success_of(operation: dict[str, Any]) -> dict[str, Any]:
+    """Return the response of an operation if all goes well."""
+    return next(response for status, response in operation["responses"].items() if status.startswith("2"))
+
+
 def given_by(operation: dict[str, Any]) -> str:
     """Return the name of the class for an operation's answer."""
-    ((media_type, content), *_) = operation["responses"]["200"]["content"].items()
+    ((media_type, content), *_) = success_of(operation)["content"].items()
     return "str" if media_type == "text/plain" else content["schema"]["$ref"].rsplit("/", 1)[1]
 
 
@@ -94,8 +99,8 @@ def check_operations_and_the_readme(generated: Path, server: Server) -> None:
     assert agree(in_order, wanted)
     paths = server.get("/openapi.json").json["paths"]
     operations = [operation for item in paths.values() for operation in item.values()]
-    untyped = {operation["operationId"] for operation in operations if not operation["responses"]["200"]["content"]}
-    assert untyped == {"openapi_yaml"}  # generators know no such media type
+    untyped = {operation["operationId"] for operation in operations if not success_of(operation).get("content")}
+    assert untyped == {"openapi_yaml", "remove_network"}  # generators do not know the type of the one; no body
     assert found["given"].keys() == {operation["operationId"] for operation in operations}
     for operation in operations:
         classes = {"Problem"} if operation["operationId"] in untyped else {given_by(operation), "Problem"}
