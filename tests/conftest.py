@@ -1,7 +1,5 @@
 """Fixtures of the HTTP-level tests: the application, its test client, and a real server."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import gc

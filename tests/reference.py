@@ -12,8 +12,6 @@ An operation needs one line in `RULES`: a function of its operands and the node;
 in `series.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

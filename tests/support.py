@@ -1,7 +1,5 @@
 """Helpers of the tests of HTTP: strict readers of answers, and a client of raw sockets."""
 
-from __future__ import annotations
-
 import copy
 import functools
 import inspect

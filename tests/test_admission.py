@@ -1,7 +1,5 @@
 """Admission: who has a slot, who waits, who is sent away. The clock is the test's; nothing sleeps."""
 
-from __future__ import annotations
-
 import heapq
 import itertools
 import statistics

@@ -1,7 +1,5 @@
 """Costs: estimates of the engine, and what was learned about them."""
 
-from __future__ import annotations
-
 import gc
 from typing import Any
 

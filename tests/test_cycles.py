@@ -1,7 +1,5 @@
 """Dropped objects are freed at once: no reference cycles wait for the garbage collector."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import json

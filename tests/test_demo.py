@@ -1,7 +1,5 @@
 """The demo, the page at `/`: how its files are sent, what stands there without it, and how it is built."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import os

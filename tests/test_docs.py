@@ -1,7 +1,5 @@
 """The documents: what they show is run, what they list is complete, where they point exists."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import io

@@ -1,7 +1,5 @@
 """docs/examples: every file is sent, its answer is compared with what the README says, and proved in another way."""
 
-from __future__ import annotations
-
 import copy
 import json
 import re

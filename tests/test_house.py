@@ -1,7 +1,5 @@
 """The house: every import goes down the table of CONTRIBUTING.md, as its row allows, and none goes in a circle."""
 
-from __future__ import annotations
-
 import ast
 import graphlib
 import re

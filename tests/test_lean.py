@@ -1,7 +1,5 @@
 """`service/lean_flask.py` finds for each request what Flask itself finds."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from flask import Flask

@@ -1,7 +1,5 @@
 """Logs that never stop the service, whoever reads them."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

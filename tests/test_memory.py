@@ -1,7 +1,5 @@
 """The account of a worker's memory: who gets it, who waits, who is refused."""
 
-from __future__ import annotations
-
 import math
 import threading
 import time

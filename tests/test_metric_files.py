@@ -1,7 +1,5 @@
 """The files of metrics: as many as workers at once, and gone with their server."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

@@ -1,7 +1,5 @@
 """The commands of docs/networks.md, run in their order, and the answers below them."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import json

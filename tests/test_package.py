@@ -1,7 +1,5 @@
 """The wheel: built from the repository, installed elsewhere, it serves everything; and the command `nabla`."""
 
-from __future__ import annotations
-
 import http.client
 import importlib.metadata
 import importlib.util

@@ -1,7 +1,5 @@
 """Answers in pieces: the same bytes as from one call, whatever is in them."""
 
-from __future__ import annotations
-
 import base64
 from typing import Any
 

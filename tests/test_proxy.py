@@ -1,7 +1,5 @@
 """Headers of proxies, and the proxies that are trusted."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

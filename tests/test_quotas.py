@@ -1,7 +1,5 @@
 """Quotas of clients, whichever worker answers."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The bill of materials, and the audit of the lock."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

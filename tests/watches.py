@@ -1,7 +1,5 @@
 """Watches for tests: they count looks, and end a computation at one of them."""
 
-from __future__ import annotations
-
 import math
 
 from service.engine.errors import DeadlineExceeded

@@ -1,7 +1,5 @@
 """The outermost values that options accept give numbers, or null with the reason, or a refusal at its place."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """The catalogue: everything a request may name is listed, and nothing else is accepted."""
 
-from __future__ import annotations
-
 from typing import Any
 from urllib.parse import quote
 

@@ -1,7 +1,5 @@
 """`/v1/gradients/check`: what a caller gets for what they send."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

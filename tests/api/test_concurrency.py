@@ -1,7 +1,5 @@
 """Many clients at once against a real server, and a stop while one of them is served."""
 
-from __future__ import annotations
-
 import http.client
 import json
 import os

@@ -1,7 +1,5 @@
 """Pages of this machine, and pages that are refused. Listed origins are tested with the other settings of access."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

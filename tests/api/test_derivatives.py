@@ -1,7 +1,5 @@
 """`/v1/derivatives`: what a caller gets for what they send."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 import json

@@ -1,7 +1,5 @@
 """`/v1/gradients/diagnose`: what a caller gets for what they send."""
 
-from __future__ import annotations
-
 import copy
 import json
 import math

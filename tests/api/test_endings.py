@@ -1,7 +1,5 @@
 """JSON answers end in one newline, so that a terminal's prompt stands in a line of its own."""
 
-from __future__ import annotations
-
 import gzip
 import json
 

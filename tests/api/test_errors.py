@@ -1,7 +1,5 @@
 """Every kind of problem, made by a real request, in the one shape that all have."""
 
-from __future__ import annotations
-
 import io
 import json
 import math

@@ -1,7 +1,5 @@
 """`/v1/gradients/explain` as a caller meets it: languages, choices, what is refused and how."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

@@ -4,8 +4,6 @@
 element, and says what stands there.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """`/v1/forward`: outputs without a loss."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """`/v1/functions/descend`: balls on a typed function, as one document and as streams."""
 
-from __future__ import annotations
-
 import time
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`/v1/functions/fit`: the line through points, in closed form and by descent."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

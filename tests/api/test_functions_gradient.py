@@ -1,7 +1,5 @@
 """`/v1/functions/gradient`: values, derivatives, formulas and the graph of a typed function."""
 
-from __future__ import annotations
-
 import base64
 import json
 from collections.abc import Iterator

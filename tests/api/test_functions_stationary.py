@@ -1,7 +1,5 @@
 """`/v1/functions/stationary`: minima, maxima and saddles of a typed function in a box."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

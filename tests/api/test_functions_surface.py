@@ -1,7 +1,5 @@
 """`/v1/functions/surface`: a typed function on a grid, contour levels, and basins."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Wrong and odd requests to `/v1/functions/…`: each is refused where it is wrong, in words that teach."""
 
-from __future__ import annotations
-
 import json
 import time
 from typing import Any

@@ -1,7 +1,5 @@
 """`/v1/gradients`: what a caller gets for what they send."""
 
-from __future__ import annotations
-
 import base64
 import gzip
 import json

@@ -1,7 +1,5 @@
 """`/v1/graph`: what a caller gets for what they send."""
 
-from __future__ import annotations
-
 import json
 import re
 from typing import Any

@@ -1,7 +1,5 @@
 """Mistakes of newcomers in requests, JSON, paths and expressions, and words that the answers must have."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

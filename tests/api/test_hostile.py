@@ -1,7 +1,5 @@
 """Bodies and requests made to do harm: each gets a problem document, and the service stays as it was."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import zlib

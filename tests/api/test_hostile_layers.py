@@ -1,7 +1,5 @@
 """Small requests that ask for giants: each is answered, in little memory, before the giant is made."""
 
-from __future__ import annotations
-
 import tracemalloc
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Bodies that would become many objects: refused at once, or within the memory that was reserved for them."""
 
-from __future__ import annotations
-
 import functools
 import gzip
 import json

@@ -1,7 +1,5 @@
 """`/v1/landscape`: what a caller gets for what they send."""
 
-from __future__ import annotations
-
 import copy
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The language of an answer: by the request, else by the header, and what the answer says of it."""
 
-from __future__ import annotations
-
 import pytest
 
 from service import wire

@@ -1,7 +1,5 @@
 """Large tensors as base64: the same answers as small ones, and little memory."""
 
-from __future__ import annotations
-
 import base64
 import gzip
 import json

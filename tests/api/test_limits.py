@@ -1,7 +1,5 @@
 """Each limit at its edge: what equals it passes, one more is refused with what was asked and what is allowed."""
 
-from __future__ import annotations
-
 import gzip
 import json
 from typing import Any

@@ -1,7 +1,5 @@
 """Log lines of the service: JSON for programs, text for people."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Stored networks: sent once, named by an id everywhere, owned by keys."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import io

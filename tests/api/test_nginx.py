@@ -1,7 +1,5 @@
 """The service behind nginx, with the configuration that is shipped. Skipped where there is no nginx."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """An ONNX file in place of a network, in every operation."""
 
-from __future__ import annotations
-
 import base64
 from typing import Any
 

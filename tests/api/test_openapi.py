@@ -1,7 +1,5 @@
 """The committed openapi.yaml: it is what the code says, and the service does what it says."""
 
-from __future__ import annotations
-
 import copy
 import re
 import warnings

@@ -1,7 +1,5 @@
 """Networks with several inputs or outputs, with integers, and with state: what is sent, answered and refused."""
 
-from __future__ import annotations
-
 import base64
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Norms instead of arrays, and what an answer may leave out."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

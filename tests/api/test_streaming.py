@@ -1,7 +1,5 @@
 """Work that is computed step by step: whose turn it is, what is sent and when, and every way it can end."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import socket
@@ -20,10 +18,10 @@ from werkzeug.test import EnvironBuilder, TestResponse
 
 from schemas.requests import RequestSchema
 from service import wire
-from service.api.examples import Example
 from service.api import endpoint, streaming
 from service.api.context import Context, Runtime
 from service.api.endpoint import hung_up
+from service.api.examples import Example
 from service.api.streaming import Turns, collect, respond, turns
 from service.app import create_app
 from service.config import Settings

@@ -1,7 +1,5 @@
 """Health, metrics, the description of the service, and the pages for people."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

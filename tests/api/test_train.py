@@ -1,7 +1,5 @@
 """`/v1/train`: what each step says, where a training ends, and how it goes on."""
 
-from __future__ import annotations
-
 import copy
 import math
 from typing import Any

@@ -1,7 +1,5 @@
 """Checkpoints in the steps of a training: whoever loses the connection loses no more than the steps since the last."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """`/v1/train/compare`: every optimizer with every learning rate and seed, side by side."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """`/v1/train` refuses what is too large or wrong, and names its place."""
 
-from __future__ import annotations
-
 import json
 import tracemalloc
 from collections.abc import Callable

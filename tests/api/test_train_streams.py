@@ -1,7 +1,5 @@
 """Streams of `/v1/train` say what its documents say."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

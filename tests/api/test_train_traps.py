@@ -1,7 +1,5 @@
 """Requests that once brought a training to give wrong numbers, to fail, or to run past its time."""
 
-from __future__ import annotations
-
 import json
 import time
 from typing import Any

@@ -1,7 +1,5 @@
 """`/v1/gradients/verify`: what it takes, what it refuses, and that it knows its own right answers."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

@@ -3,8 +3,6 @@
 The backward passes are those of `benchmarks/verdicts`, which hands in thousands; here is a part of them.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Mapping

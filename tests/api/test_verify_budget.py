@@ -1,7 +1,5 @@
 """`/v1/gradients/verify` on large networks: what the search may cost, and that a verdict comes all the same."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The time limit and clients that leave: every long computation looks at its watch, and stops where that says so."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable

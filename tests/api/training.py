@@ -1,7 +1,5 @@
 """Requests to `/v1/train`, and how answers of trainings are compared."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A real browser: Debian's Chromium, driven by Playwright. Without it these tests are skipped."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The application in a thread of this process: it is there at once, with any settings and under any path."""
 
-from __future__ import annotations
-
 import os
 import threading
 from collections.abc import Iterator

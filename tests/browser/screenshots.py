@@ -1,7 +1,5 @@
 """The pictures of README and docs. `make screenshots` makes them anew; a test run leaves them as they are."""
 
-from __future__ import annotations
-
 import base64
 import struct
 import zlib

@@ -1,7 +1,5 @@
 """A tab of Chromium that remembers whatever is wrong with its page."""
 
-from __future__ import annotations
-
 import json
 import re
 import time

@@ -1,7 +1,5 @@
 """axe-core, with the rules of WCAG 2.2 AA and its best practices, finds nothing in any look of the labs."""
 
-from __future__ import annotations
-
 from functools import cache
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The Backprop lab: each number on edges, neurons and in tables is the service's."""
 
-from __future__ import annotations
-
 import json
 import re
 from typing import Any

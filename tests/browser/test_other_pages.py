@@ -1,7 +1,5 @@
 """A page of another port of this machine: it reads a gradient and a stream, and nobody configured anything."""
 
-from __future__ import annotations
-
 import json
 import threading
 from functools import partial

@@ -1,7 +1,5 @@
 """The page around the labs: languages, colours, links, keys, widths, requests to copy; and life without WebGL."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """The Race lab: each number that it shows is the service's."""
 
-from __future__ import annotations
-
 import math
 import re
 import time

@@ -1,7 +1,5 @@
 """/docs in a real browser: what it shows, and that Execute works."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Helpers of the tests of generated clients."""
 
-from __future__ import annotations
-
 import shlex
 
 from tests.support import ROOT, Server

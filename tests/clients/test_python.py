@@ -1,7 +1,5 @@
 """A client that openapi-python-client generates: complete, well typed, and right."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import os

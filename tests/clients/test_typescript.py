@@ -1,7 +1,5 @@
 """Types that openapi-typescript generates: a strict program compiles with them, and reads right answers."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

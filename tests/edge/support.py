@@ -1,7 +1,5 @@
 """An edge that runs in a thread of the test, in front of any application, with short deadlines."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json

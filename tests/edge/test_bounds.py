@@ -1,7 +1,5 @@
 """Bounds: connections in all and of one address, bytes that are read ahead, memory of bodies."""
 
-from __future__ import annotations
-
 import socket
 import threading
 import time

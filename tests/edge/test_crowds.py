@@ -1,7 +1,5 @@
 """New connections go to the worker with fewest clients."""
 
-from __future__ import annotations
-
 import socket
 import time
 

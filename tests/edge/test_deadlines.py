@@ -1,7 +1,5 @@
 """Slow clients are cut off in time, with an answer if possible; all others are served meanwhile."""
 
-from __future__ import annotations
-
 import json
 import socket
 import time

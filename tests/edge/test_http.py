@@ -1,7 +1,5 @@
 """HTTP below the application: framing, connections, refusals and problems that the edge answers itself."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import re

@@ -1,7 +1,5 @@
 """The properties of gunicorn's parser that the edge relies on, and the edge's own part of it."""
 
-from __future__ import annotations
-
 import inspect
 
 import pytest

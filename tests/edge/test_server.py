@@ -1,7 +1,5 @@
 """The worker under gunicorn's master: stops, reloads, and clients that leave."""
 
-from __future__ import annotations
-
 import ctypes
 import json
 import os

@@ -3,8 +3,6 @@
 Nothing here measures how long something takes: `make attack` does that.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json

@@ -1,7 +1,5 @@
 """Every declared option of every registry, and every scalar field: bounds, types and places of refusals."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """Network definitions: names, references, unknown keys, and what a definition is refused for."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """The memory of recipes: it may save work, and must never be seen in an answer."""
 
-from __future__ import annotations
-
 import copy
 import json
 import threading

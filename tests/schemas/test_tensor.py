@@ -1,7 +1,5 @@
 """Tensors on the wire: what is taken bit by bit, and what is refused at which place."""
 
-from __future__ import annotations
-
 import base64
 import struct
 from typing import Any

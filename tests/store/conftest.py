@@ -1,7 +1,5 @@
 """Databases for the tests of the store: SQLite always, PostgreSQL where its programs are installed."""
 
-from __future__ import annotations
-
 import os
 import pwd
 import shutil

@@ -1,7 +1,5 @@
 """Networks in a database, SQLite and PostgreSQL alike."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

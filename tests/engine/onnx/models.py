@@ -1,7 +1,5 @@
 """Small ONNX files, made by the library that owns the format."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Run an ONNX file in the engine, and differentiate it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Exports of PyTorch have its outputs, and its gradients by the names of its state_dict."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Every family of operators gives what the reference implementation of the format gives, and has the right gradient."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What is read of a file, and what is refused by name."""
 
-from __future__ import annotations
-
 import random
 from typing import Any
 

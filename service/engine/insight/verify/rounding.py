@@ -67,7 +67,7 @@ TELLING = 6
 
 @dataclass(frozen=True)
 class Differences:
-    """Quotients of differences, (f(x + h) - f(x - h)) / 2h or one-sided, that explain a claim."""
+    """The finding that a claim was made of quotients of differences: (f(x + h) - f(x - h)) / 2h, or one-sided."""
 
     kind: str
     """`central_differences` or `forward_differences`."""
