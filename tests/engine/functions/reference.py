@@ -113,6 +113,11 @@ REFERENCE: dict[str, Callable[..., Any]] = {
     "max": max,
     "mod": lambda a, b: a - b * mp.floor(a / b) if b else NAN,
     "hypot": mp.hypot,
+    "less": lambda a, b: mpf(a < b),
+    "greater": lambda a, b: mpf(a > b),
+    "less_equal": lambda a, b: mpf(a <= b),
+    "greater_equal": lambda a, b: mpf(a >= b),
+    "where": lambda a, b, c: a if mp.isnan(a) else b if a else c,
     "pi": lambda: mpf(math.pi),
     "e": lambda: mpf(math.e),
 }
