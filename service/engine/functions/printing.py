@@ -265,10 +265,10 @@ class Latex(Text):
             return Fragment(text, comparison=self._condition(name, arguments))
         if name == "where":
             condition, a, b = arguments
+            # After the end of a row, TeX takes a bracket for the distance to the next one.
+            first, second = (self.group(each.text) if each.text[0] == "[" else each.text for each in (a, b))
             chosen = condition.comparison or rf"{condition.text} \ne 0"
-            return Fragment(
-                rf"\begin{{cases}} {a.text} & {chosen} \\ {b.text} & \text{{else}} \end{{cases}}", REMAINDER
-            )
+            return Fragment(rf"\begin{{cases}} {first} & {chosen} \\ {second} & \text{{else}} \end{{cases}}", REMAINDER)
         if name == "cbrt":
             single = arguments[0].bare and arguments[0].level == ATOM
             return Fragment(rf"\sqrt[3]{{{text}}}", POWER, head=rf"\sqrt[3]{{{text}" if single else "")

@@ -224,3 +224,42 @@ def test_drawings_quote_special_characters_of_names():
     drawn = dot(view, numbers, TELL)
     assert drawn.count("{") == drawn.count("}")
     assert drawn.count(" -> ") >= len(view.vertices) - 6
+
+
+PASSED_BY = {
+    "two reshape layers": (
+        layer("zero", "batch_normalization"),
+        layer("one", "reshape", target_shape=[6, 4]),
+        layer("two", "reshape", target_shape=[24]),
+    ),
+    "two permute layers": (
+        layer("zero", "batch_normalization"),
+        layer("one", "reshape", target_shape=[6, 4]),
+        layer("two", "permute", dims=[2, 1]),
+        layer("three", "permute", dims=[2, 1]),
+        layer("four", "flatten"),
+    ),
+    "pooling that keeps its axes": (
+        layer("one", "batch_normalization"),
+        layer("two", "global_average_pooling2d", keepdims=True),
+        layer("three", "reshape", target_shape=[3]),
+    ),
+}
+
+
+@every("case", list(PASSED_BY))
+def test_layers_that_the_graph_computes_past_are_shown(case):
+    """Two reshape operations become one, which leaves the first layer without a node on the way to the loss."""
+    definition = network(*PASSED_BY[case], dense("output", 1))
+    rng = np.random.default_rng(3)
+    graph, values = graph_of(definition, rng.standard_normal((2, 4, 2, 3)), rng.standard_normal((2, 1)))
+    view = by_layer(graph)
+    given = graph_inputs(graph, values), None, "half_squared_error", graph_targets(graph, values)
+    result = evaluate(definition, *given, include=("layers",))
+    by_name = {vertex.name: vertex for vertex in view.vertices}
+    for each in result.layers:
+        vertex = by_name[each.name]
+        np.testing.assert_allclose(values.of[vertex.source], each.output, rtol=1e-14)
+        if graph.model.layers[each.name].pre_activation is graph.model.layers[each.name].output:
+            np.testing.assert_allclose(values.of[vertex.adjoint_source], each.delta, rtol=1e-14, atol=1e-16)
+        assert by_name[f"{each.name}.backward"].inputs
