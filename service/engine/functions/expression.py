@@ -73,8 +73,16 @@ class Expression:
 
     @property
     def flat_words(self) -> list[str]:
-        """The words with a derivative that is 0 everywhere, so no gradient flows back through them."""
-        words = dict.fromkeys(step.word for step in self.steps)
+        """The words with a derivative that is 0 everywhere, so no gradient flows back through them. Conditions do not
+        count: there none is expected.
+        """
+        valued = [False] * len(self.steps)
+        valued[-1] = True
+        for place, step in reversed([*enumerate(self.steps)]):
+            chooses = step.word in vocabulary and vocabulary[step.word].chooses
+            for operand in step.operands[1:] if chooses else step.operands:
+                valued[operand] |= valued[place]
+        words = dict.fromkeys(step.word for step, counts in zip(self.steps, valued, strict=True) if counts)
         return [word for word in words if word in vocabulary and vocabulary[word].flat]
 
     def quoted(self, step: ExpressionStep) -> str:
