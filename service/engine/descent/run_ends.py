@@ -74,6 +74,7 @@ class RunEnds(EndPoints):
         self._arrivals_known = True
         if self._following and self._known is None:
             yield from self._search.find_basins()
+        self.valleys = self._search.valleys
         diverged = np.flatnonzero(self.runs.status == DIVERGED)
         explained: dict[int, str] = {}
         function = self.runs.compiled(BLOCK_POINTS, 2)
