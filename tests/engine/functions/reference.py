@@ -136,7 +136,8 @@ def evaluate(expression: Expression, point: Sequence[Any], factors: Sequence[Any
         else:
             arguments = [values[operand] for operand in step.operands]
             value = NAN
-            if not any(mp.isnan(argument) for argument in arguments):
+            needed = arguments if step.word != "where" else arguments[:1]
+            if not any(mp.isnan(argument) for argument in needed):
                 try:
                     value = REFERENCE[step.word](*arguments)
                 except (ValueError, ZeroDivisionError, OverflowError):
@@ -479,6 +480,10 @@ def random_expression(chance: random.Random, names: Sequence[str], depth: int) -
         return f"{chance.choice(SMOOTH)}({inner()})"
     if kind < 0.56:
         return f"{chance.choice(PAIRS)}({inner()}, {inner()})"
+    if kind < 0.60:
+        return f"where({inner()} {chance.choice(('<', '>', '<=', '>='))} {inner()}, {inner()}, {inner()})"
+    if kind < 0.62:
+        return f"where({inner()}, {inner()}, {inner()})"
     if kind < 0.70:
         return f"({inner()})^{chance.choice(('2', '2', '3', '4', '0.5', '1.5', '(1/3)', '-1', '2.5'))}"
     operator = chance.choice(("+", "-", "*", "*", "/"))

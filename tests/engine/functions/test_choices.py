@@ -71,6 +71,7 @@ def at_seam(text, point):
         ("where(x > 1, x^2, 2x - 1)", 1.0, 1.0, 2.0, math.nan, ["kink"]),
         ("where(x > 0, sqrt(x), 0)", 0.0, 0.0, math.nan, math.nan, ["jump"]),
         ("where(x, 2x, 1)", 0.0, 1.0, 0.0, math.nan, ["jump", "jump"]),
+        ("where(x, where(x > 0, 1, 0), x + 1)", 0.0, 1.0, math.nan, math.nan, ["jump"]),
         ("where(x >= 2, 5, x)", 2.0, 5.0, 0.0, math.nan, ["jump", "jump"]),
         ("where(sqrt(x) > 1, x, 2x)", -1.0, math.nan, math.nan, math.nan, ["domain"]),
     ],
