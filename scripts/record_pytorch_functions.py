@@ -87,6 +87,11 @@ FORMULAS: dict[str, Callable[..., Tensor]] = {
     "pow": torch.pow,
     "mod": torch.remainder,
     "hypot": torch.hypot,
+    "less": lambda a, b: (a < b).double(),
+    "greater": lambda a, b: (a > b).double(),
+    "less_equal": lambda a, b: (a <= b).double(),
+    "greater_equal": lambda a, b: (a >= b).double(),
+    "where": lambda a, b, c: torch.where(a != 0, b, c),
 }
 
 KINKS: dict[str, list[Point]] = {
@@ -162,6 +167,8 @@ EXPRESSIONS: dict[str, list[Point]] = {
     "(1 + (x + y + 1)^2*(19 - 14x + 3x^2 - 14y + 6x*y + 3y^2))"
     "*(30 + (2x - 3y)^2*(18 - 32x + 12x^2 + 48y - 36x*y + 27y^2))": [(0.0, -1.0), (1.1, 0.3), (-1.5, 1.9)],
     "-20*exp(-0.2*sqrt((x^2 + y^2)/2)) - exp((cos(2*pi*x) + cos(2*pi*y))/2) + 20 + e": [(0.4, -0.3), (1.5, 1.7)],
+    "where(x > y, x^2*y, sin(y) - x)": [(1.3, 0.4), (-1.3, 0.4)],
+    "if(x < 1, if(y <= 0, x*y, exp(x)), y^3) + (x >= y)*x": [(0.3, -0.4), (0.3, 0.4), (2.0, 1.5), (1.2, 3.0)],
     "sin(sin(sin(sin(x + y))))": [(0.3, 0.9), (2.0, -4.0)],
     "x*y*z + x^2*z - y*z^3": [(1.0, 2.0, 3.0), (-0.5, 0.25, 4.0)],
     "log(exp(x) + exp(y) + exp(z))": [(1.0, 2.0, 3.0), (-5.0, 0.5, 0.25)],

@@ -99,7 +99,7 @@ def test_every_word_is_understood_by_each_of_its_names(post: Post, word: Word) -
         if word.operator:
             expression = f"x {name} 0.5"
         else:
-            expression = f"{name}({', '.join(['x', '0.5'][: word.arguments])})" if word.arguments else f"x*{name}"
+            expression = f"{name}({', '.join(['x', '0.5', '2'][: word.arguments])})" if word.arguments else f"x*{name}"
         body = {"expression": expression, "points": [[1.25]], "include": ["hessian"]}
         answer = strict_json(post(body, "/v1/functions/gradient").get_data())
         answer["points"][0].pop("problems", None)  # which quote the expression

@@ -156,10 +156,13 @@ def checks_of(expression: Expression) -> list[Check]:
     """Return the singularities to check for at each point; most expressions have none."""
     literals = literals_of(expression)
     checks = []
+    constant = _constant_between_jumps(expression)
     for place, step in enumerate(expression.steps):
         if step.word in ("number", "variable"):
             continue
         singularities = vocabulary[step.word].singularities
+        if vocabulary[step.word].chooses and constant[step.operands[0]]:
+            continue  # the jumps of the condition are checked already
         if singularities:
             arguments = [literals[operand] for operand in step.operands]
             checks += [
@@ -168,6 +171,19 @@ def checks_of(expression: Expression) -> list[Check]:
                 if not singularity.harmless(*arguments)
             ]
     return checks
+
+
+def _constant_between_jumps(expression: Expression) -> list[bool]:
+    """Return for each step whether it changes only where a word in it jumps, as `x > 0` does."""
+    constant: list[bool] = []
+    for step in expression.steps:
+        if step.word in ("number", "variable"):
+            constant.append(step.word == "number")
+            continue
+        word = vocabulary[step.word]
+        operands = step.operands[1:] if word.chooses else step.operands
+        constant.append(word.flat or all(constant[place] for place in operands))
+    return constant
 
 
 class PointProblem(NamedTuple):
@@ -269,8 +285,11 @@ class Function:
             lost |= ~np.isfinite(results.hessians).all((-1, -2))
         values = self._values(points)
         found: dict[int, list[PointProblem]] = {}
+        counts = self._counts(values)
         for check in self.checks:
             met = check.singularity.where(*[values[place] for place in check.operands])
+            if counts is not None:
+                met = met & counts[check.step]
             step = self.expression.steps[check.step]
             for point in np.flatnonzero(np.broadcast_to(met, lost.shape)).tolist():
                 problems = found.setdefault(point, [])
@@ -278,7 +297,7 @@ class Function:
                     problems.append(PointProblem(check.singularity.kind, step, check.singularity.text))
         for point in np.flatnonzero(lost).tolist():
             if point not in found:
-                found[point] = [self._not_finite(point, values)]
+                found[point] = [self._not_finite(point, values, counts)]
         return found
 
     def _values(self, points: Array) -> list[Array]:
@@ -289,9 +308,25 @@ class Function:
         values = interpret(nodes, dict(zip(variables, points.T, strict=True)))
         return [np.broadcast_to(values[node], len(points)) for node in nodes]
 
-    def _not_finite(self, point: int, values: Sequence[Array]) -> PointProblem:
-        for step, value in zip(self.expression.steps, values, strict=True):
-            if not math.isfinite(value[point]):
+    def _counts(self, values: Sequence[Array]) -> list[Array] | None:
+        """Return at which points each step counts, because no choice hides it; None if there is no choice."""
+        steps = self.expression.steps
+        if not any(step.word in vocabulary and vocabulary[step.word].chooses for step in steps):
+            return None
+        counts = [np.zeros(values[0].shape, bool) for _ in steps]
+        counts[-1][...] = True
+        for place in range(len(steps) - 1, -1, -1):
+            word, operands, _, _, _ = steps[place]
+            chooses = word in vocabulary and vocabulary[word].chooses
+            for position, operand in enumerate(operands):
+                condition = values[operands[0]]
+                chosen = np.isnan(condition) | ((condition != 0.0) == (position == 1)) if chooses and position else True
+                counts[operand] |= counts[place] & chosen
+        return counts
+
+    def _not_finite(self, point: int, values: Sequence[Array], counts: Sequence[Array] | None) -> PointProblem:
+        for place, (step, value) in enumerate(zip(self.expression.steps, values, strict=True)):
+            if not math.isfinite(value[point]) and (counts is None or counts[place][point]):
                 return PointProblem("not_finite", step, "the value is beyond what 64-bit numbers hold")
         return PointProblem("not_finite", None, "a derivative is not finite here")
 

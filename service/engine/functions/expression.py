@@ -3,7 +3,8 @@
 The parser builds a flat list of steps and evaluates nothing. It takes bounded time for any text: length, nesting and
 steps are capped, and only nesting recurses. Every refusal names the place and what to write instead.
 
-    x + y, x - y              bind least, from the left
+    x < y, x >= y             bind least, and do not chain
+    x + y, x - y              from the left
     x * y, x / y, 2x, x(y+1)  a product without a sign binds as one with it: 1/2x is (1/2)*x
     -x, +x                    -x^2 is -(x^2)
     x^y, x**y                 from the right; the exponent may have a sign: 2^-x
@@ -35,8 +36,9 @@ MOST_VARIABLES = 20
 LONGEST_NAME = 31
 
 
-_SUM, _PRODUCT, _SIGN, _POWER = range(1, 5)
-_BINDING = {"add": _SUM, "subtract": _SUM, "multiply": _PRODUCT, "divide": _PRODUCT, "power": _POWER}
+_COMPARISON, _SUM, _PRODUCT, _SIGN, _POWER = range(1, 6)
+_BINDING = dict.fromkeys(("less", "greater", "less_equal", "greater_equal"), _COMPARISON)
+_BINDING |= {"add": _SUM, "subtract": _SUM, "multiply": _PRODUCT, "divide": _PRODUCT, "power": _POWER}
 _OPERAND = 'a number, a name or "("'
 
 
@@ -71,8 +73,16 @@ class Expression:
 
     @property
     def flat_words(self) -> list[str]:
-        """The words whose derivative is 0 everywhere, so that no gradient flows back through them."""
-        words = dict.fromkeys(step.word for step in self.steps)
+        """The words whose derivative is 0 everywhere, so that no gradient flows back through them. Conditions do
+        not count: nothing is expected of their gradients.
+        """
+        valued = [False] * len(self.steps)
+        valued[-1] = True
+        for place, step in reversed([*enumerate(self.steps)]):
+            chooses = step.word in vocabulary and vocabulary[step.word].chooses
+            for operand in step.operands[1:] if chooses else step.operands:
+                valued[operand] |= valued[place]
+        words = dict.fromkeys(step.word for step, counts in zip(self.steps, valued, strict=True) if counts)
         return [word for word in words if word in vocabulary and vocabulary[word].flat]
 
     def quoted(self, step: ExpressionStep) -> str:
@@ -142,7 +152,7 @@ class _Parser(Refusing):
         """Read the whole text, and refuse what is left over."""
         if self.tokens[0].kind == "end":
             raise _refused("the expression is empty; an expression is a formula such as x^2 + 3*sin(x)")
-        self.value(_SUM)
+        self.value(_COMPARISON)
         token = self.tokens[self.at]
         if token.kind == ")":
             raise self.refused(token, 'this ")" closes nothing: no "(" is open')
@@ -185,6 +195,9 @@ class _Parser(Refusing):
             else:
                 return left
             left = self.step(word, (left, right), start)
+            following = tokens[self.at]
+            if _BINDING[word] == _COMPARISON and _BINDING.get(OPERATORS.get(following.text, "")) == _COMPARISON:
+                raise self.refused(following, "comparisons do not chain; write a product, as in (0 < x)*(x < 1)")
 
     def operand(self) -> int:
         """Read what stands beside an operator; return the position of its step. That is a number, a name, a call,
@@ -232,14 +245,14 @@ class _Parser(Refusing):
         if self.tokens[self.at + 1].kind == ")":
             raise self.refused(opening, "there is nothing in these parentheses")
         outer = self.open(opening)
-        position = self.value(_SUM)
+        position = self.value(_COMPARISON)
         self.close(opening, ")", outer)
         return position
 
     def absolute(self, opening: Token) -> int:
         outer = self.open(opening)
         self.bars = outer + 1
-        position = self.value(_SUM)
+        position = self.value(_COMPARISON)
         self.close(opening, "|", outer)
         return self.step("abs", (position,), opening.start)
 
@@ -281,10 +294,10 @@ class _Parser(Refusing):
         outer = self.open(opening)
         operands: list[int] = []
         if self.tokens[self.at].kind != ")":
-            operands.append(self.value(_SUM))
+            operands.append(self.value(_COMPARISON))
             while self.tokens[self.at].kind == ",":
                 self.at += 1
-                operands.append(self.value(_SUM))
+                operands.append(self.value(_COMPARISON))
         self.close(opening, ")", outer)
         return tuple(operands)
 

@@ -8,6 +8,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from service.engine.functions.algebra import Exponent, NoFormula, Sum
+from service.engine.functions.choices import choice
 from service.engine.functions.printing import HALF, Rational
 from service.engine.functions.simplify import Tidier
 from service.engine.graph.ir import Node
@@ -52,7 +53,8 @@ READERS: dict[str, Callable[..., Sum]] = {
     "tanh_slope": lambda algebra, x: _one_minus(algebra, algebra.product(1, [(algebra.call("tanh", (x,)), 2)])),
     "logistic_slope": _read_logistic_slope,
     "gate": lambda algebra, mask, x: x,  # the factors of x show the branch as well
-    # The only word for a comparison is step, which takes the differences.
+    "where": choice,
+    # In text, a comparison that is no condition is a step of the difference.
     "greater": lambda algebra, a, b: algebra.call("greater", (a, b, algebra.total([(b, 1), (a, -1)]))),
     "greater_equal": lambda algebra, a, b: algebra.call("greater_equal", (a, b, algebra.total([(a, 1), (b, -1)]))),
 }

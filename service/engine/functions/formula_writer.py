@@ -12,7 +12,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 
-from service.engine.functions.algebra import Algebra, Atom, Base, Exponent, Factor, NoFormula, Sum, Term, WorkExhausted
+from service.engine.functions.algebra import (
+    Algebra,
+    Atom,
+    Base,
+    Exponent,
+    Factor,
+    NoFormula,
+    Sum,
+    Term,
+    WorkExhausted,
+)
+from service.engine.functions.choices import joined
 from service.engine.functions.formula_reader import Leaf, read
 from service.engine.functions.printing import HALF, Fragment, Latex, Rational, Text, latex_names
 from service.engine.functions.simplify import Tidier
@@ -223,7 +234,7 @@ class FormulaWriter:
             printer.typed = printer.small.typed = len(self._algebra.parts)
 
     def _printed(self, node: Node) -> Printed:
-        value = self._algebra.neat(self._read(node))
+        value = self._algebra.neat(joined(self._algebra, self._read(node)))
         latex, text = [printer.piece(value).text for printer in self._printers]
         return Printed(latex, text)
 

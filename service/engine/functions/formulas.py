@@ -120,8 +120,8 @@ def _levels(text: str) -> int:
 
 
 def slopes_of(word: Word) -> list[str]:
-    """Return the LaTeX of the derivatives of a word by each of its arguments, which are called a and b."""
-    names = ("a", "b")[: word.arguments]
+    """Return the LaTeX of the derivatives of a word by each of its arguments, which are called a, b and c."""
+    names = ("a", "b", "c")[: word.arguments]
     if not names:
         return []
     steps = [ExpressionStep("variable", (), 0, 1, name) for name in names]

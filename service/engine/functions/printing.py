@@ -40,7 +40,9 @@ _HEADS |= {f"a{name}h": rf"\operatorname{{ar{name}h}}" for name in ("sin", "cos"
 """Functions whose argument may stand without parentheses and whose power is put on the name."""
 _BEGINNINGS = tuple(_HEADS.values())
 _NAMES = {"sigmoid": r"\sigma", "max": r"\max", "min": r"\min", "sign": r"\operatorname{sgn}"}
-_COMPARISONS = {"greater": ">", "greater_equal": r"\ge"}
+_COMPARISONS = {"less": "<", "greater": ">", "less_equal": r"\le", "greater_equal": r"\ge"}
+_TYPED = {r"\le": "<=", r"\ge": ">="}
+_TURNED = {">": "<", r"\ge": r"\le"}
 _CALLABLE = frozenset(("f", "g", "h", "sigma", "phi", "psi", "zeta", "Gamma", "Phi", "Psi"))
 """Letters that a reader takes for functions where a parenthesis follows; σ is the logistic function."""
 _OPENINGS = ("(", r"\left(", "[")
@@ -61,6 +63,8 @@ class Fragment:
     """True for an argument that needs no parentheses: a name, a whole number, or one times a name."""
     callable: bool = False
     """True if the text ends in a name that a parenthesis after it would make a function."""
+    comparison: str = ""
+    """For a comparison, the text of it as a condition."""
     negates: Fragment | None = None
     """The fragment without its sign, where this one is just its negative."""
 
@@ -134,10 +138,25 @@ class Text:
         """Return the fragment of a function of arguments. A comparison has a last argument b - a or, for
         `greater_equal`, a - b."""
         if name == "greater":
-            return Fragment(f"1 - step({arguments[-1].text})", SUM)
+            return Fragment(f"1 - step({arguments[-1].text})", SUM, comparison=self._condition(name, arguments))
         if name == "greater_equal":
-            name, arguments = "step", arguments[-1:]
+            return Fragment(f"step({arguments[-1].text})", comparison=self._condition(name, arguments))
+        if name == "where":
+            condition, *others = arguments
+            texts = [condition.comparison or condition.text, *[other.text for other in others]]
+            return Fragment(f"{name}({', '.join(texts)})")
         return Fragment(f"{name}({', '.join(argument.text for argument in arguments)})")
+
+    def _condition(self, name: str, arguments: Sequence[Fragment]) -> str:
+        """Return a comparison as a condition, with a number on its right side."""
+        a, b, *_ = arguments
+        sign = _COMPARISONS[name]
+        if sign in _TURNED and a.text.isdecimal() and not b.text.isdecimal():
+            a, b, sign = b, a, _TURNED[sign]
+        return f"{a.text} {self._sign(sign)} {b.text}"
+
+    def _sign(self, sign: str) -> str:
+        return _TYPED.get(sign, sign)
 
     def rational(self, value: Rational, *, divides: bool = False) -> tuple[str, int]:
         """Return a positive number as a numerator, which may be a decimal, and a denominator. With `divides`, there is
@@ -179,7 +198,10 @@ class Latex(Text):
         return Fragment(latex, bare=True, callable=_callable(latex))
 
     def group(self, text: str) -> str:
-        return rf"\left({text}\right)" if r"\frac" in text else f"({text})"
+        return rf"\left({text}\right)" if r"\frac" in text or r"\begin" in text else f"({text})"
+
+    def _sign(self, sign: str) -> str:
+        return sign
 
     def _product(self, pieces: Sequence[Fragment]) -> Fragment:
         text, callable_ = "", False
@@ -238,7 +260,14 @@ class Latex(Text):
                 left, right = rf"\left{left}", rf"\right{right.strip()}"
             return Fragment(f"{left}{text}{right}")
         if name in _COMPARISONS:
-            return Fragment(f"[{arguments[0].text} {_COMPARISONS[name]} {arguments[1].text}]")
+            text = f"[{arguments[0].text} {_COMPARISONS[name]} {arguments[1].text}]"
+            return Fragment(text, comparison=self._condition(name, arguments))
+        if name == "where":
+            condition, a, b = arguments
+            # After the end of a row, TeX takes a bracket for the distance to the next one.
+            first, second = (self.group(each.text) if each.text[0] == "[" else each.text for each in (a, b))
+            chosen = condition.comparison or rf"{condition.text} \ne 0"
+            return Fragment(rf"\begin{{cases}} {first} & {chosen} \\ {second} & \text{{else}} \end{{cases}}", REMAINDER)
         if name == "cbrt":
             single = arguments[0].bare and arguments[0].level == ATOM
             return Fragment(rf"\sqrt[3]{{{text}}}", POWER, head=rf"\sqrt[3]{{{text}" if single else "")

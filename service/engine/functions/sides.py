@@ -337,7 +337,8 @@ def _settle(settled: Settled, row: int, place: int, sides: Sides) -> None:
     gradient[sides.vertical[place] & np.isfinite(gradient)] = np.nan
     # Several conventions together may give a number that is neither a slope of a side nor between them.
     least, most = sides.least[place], sides.most[place]
-    allowed = SAME * np.maximum(np.abs(least), np.abs(most)) + sides.gradient_errors[place]
+    # Where one side jumps, the other one decides alone, and there is no error of both.
+    allowed = SAME * np.maximum(np.abs(least), np.abs(most)) + np.nan_to_num(sides.gradient_errors[place])
     gradient[(gradient < least - allowed) | (gradient > most + allowed)] = np.nan
     gradient[sides.alone[place] | sides.unknown[place]] = np.nan
     smooth, steady, vertical = bool(sides.smooth[place]), bool(sides.steady[place]), sides.vertical[place].any()
@@ -353,7 +354,7 @@ def _settle(settled: Settled, row: int, place: int, sides: Sides) -> None:
             problems = [*problems, PointProblem("domain", None, ALONE)]
         elif known and not np.isfinite(gradient).all():
             problems = [*problems, PointProblem("kink", first, NO_SLOPE)]
-        elif not vertical and not np.isfinite(gradient).all() and all(each.kind != "not_finite" for each in problems):
+        elif not (vertical or np.isfinite(gradient).all() or {each.kind for each in problems} & {"jump", "not_finite"}):
             problems = [*problems, PointProblem("not_finite", None, UNKNOWN)]
     if results.hessians is not None:
         hessian, true = results.hessians[row], sides.hessians[place]

@@ -31,6 +31,8 @@ MOST_ROUNDS = 8
 _MODULES = "np|numpy|jnp|jax|math|cmath|Math|torch|tf|keras|K|F|nn|functional|sp|scipy|special|sympy|mp|mpmath|xp|cp"
 _RIGHT_SIDE = "a function has no name and no head here"
 
+_CHOICE = "a choice is a function here"
+
 _RULES = (
     _rule(r"^\s*\$+(.*?)\$+\s*$", r"\1", "an expression is no LaTeX"),
     _rule(r"\s*#.*$", "", "an expression has no comments"),
@@ -52,6 +54,9 @@ _RULES = (
     _rule(r"\\log_\{?(2|10)\}?", r"log\1"),
     _rule(r"\\([A-Za-z]+)", r"\1"),
     _rule(r"\^\{(\w+)\}", r"^\1"),
+    _rule(r"^(.+?)\s+if\s+(.+?)\s+else\s+(.+)$", r"where(\2, \1, \3)", _CHOICE),
+    _rule(r"^\s*if\s+([^:]+?)(?:\s+then\s+|\s*:\s*)(.+?)\s+else(?:\s*:)?\s+(.+)$", r"where(\1, \2, \3)", _CHOICE),
+    _rule(r"^([^?:]+?)\s*\?\s*([^?:]+?)\s*:\s*([^?:]+)$", r"where(\1, \2, \3)", _CHOICE),
     _rule(r"[\[{]", "("),
     _rule(r"[\]}]", ")"),
     _rule(r"[–—‐‑‒﹣]", "-"),
@@ -61,10 +66,14 @@ _RULES = (
     _rule(r"(?<=\d)_(?=\d)", ""),
 )  # fmt: skip
 
+_LOGIC = (
+    "there is no logic in an expression; where(x > 0, a, b) tells cases apart, and (x > 0)*(y > 0) is 1 if both hold"
+)
+
 HINTS = {
     "=": 'an expression has no "="; write the difference of both sides',
-    **dict.fromkeys("<>≤≥≠", "an expression is a value, not a comparison; max, min, step and abs(x) tell cases apart"),
-    **dict.fromkeys("&~?∧∨", "there is no logic in an expression; max, min, step and abs(x) tell cases apart"),
+    "≠": "the comparisons are <, >, <= and >=; where(x - y, a, b) is a where x is not y, else b",
+    **dict.fromkeys("&~?∧∨", _LOGIC),
     **dict.fromkeys("[]{}", "every bracket of an expression is a parenthesis, ( or )"),
     **dict.fromkeys('"`“”‘„«»', "quotation marks have no place in an expression"),
     **dict.fromkeys("'’′∂∇", "a derivative is computed, not typed: write the function only"),
@@ -104,8 +113,6 @@ ELSEWHERE = {
     "maximum": "max(…, …)",
     "minimum": "min(…, …)",
     "clip": "max(low, min(x, high))",
-    "where": "step(x), max or min",
-    "if": "step(x), max or min",
     "fmod": "mod(…, …)",
     "log_2": "log2(…)",
     "log_10": "log10(…)",
@@ -133,12 +140,14 @@ _WORDS = frozenset(
     )
 )
 """Names that begin with a function's by chance."""
+_CHOICES = ("if", "where")
+"""Functions of three arguments: a name that begins so, such as `iff` or `diffy`, does not mean them."""
 _LETTERS = re.compile(r"[0-9]*(?:[a-zA-Z][0-9]?|theta|alpha|beta|phi|omega)")
 """The probable argument of a function: a number, a letter, or both."""
 _KEYWORDS = {
     **dict.fromkeys(
-        ("and", "or", "not", "if", "else", "is", "in", "for", "while", "then"),
-        "there is no logic in an expression; max, min, step and abs(x) tell cases apart",
+        ("and", "or", "not", "else", "is", "in", "for", "while", "then"),
+        _LOGIC,
     ),
     **dict.fromkeys(("return", "def", "import", "print", "var", "let", "const"), "write the formula alone"),
     **dict.fromkeys(("nan", "inf", "infinity", "infty"), "there is no such number in an expression; try a large one"),
@@ -214,7 +223,13 @@ def of_a_function(name: str, functions: Collection[str]) -> str:
         for stop in range(len(name) - 1, start + 1, -1):
             function, argument = name[start:stop], name[stop:]
             letter = _LETTERS.fullmatch(argument.removeprefix("_"))
-            if function in functions and function.isascii() and letter and (argument.isalpha() or not start):
+            if (
+                function in functions
+                and function not in _CHOICES
+                and function.isascii()
+                and letter
+                and (argument.isalpha() or not start)
+            ):
                 factor = f"{name[:start]}*" if start else ""
                 return f"{factor}{function}({argument.removeprefix('_')})"
     return ""

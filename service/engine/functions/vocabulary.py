@@ -47,6 +47,8 @@ class Word(Declaration):
     operator: bool = False
     """Written between or before its arguments, by its aliases, and not called by its name."""
     singularities: tuple[Singularity, ...] = ()
+    chooses: bool = False
+    """True if the first argument chooses one of the others, and the rest does not count."""
     takes_literals: bool = False
     """True if `build` takes the literal numbers among the arguments as well."""
     plain: Callable[..., Node] | None = None
@@ -135,6 +137,48 @@ def multiply(a: Node, b: Node) -> Node:
 )
 def divide(a: Node, b: Node) -> Node:
     return a / b
+
+
+def _comparison(
+    name: str,
+    sign: str,
+    aliases: tuple[str, ...],
+    en: str,
+    zh: str,
+    build: Callable[..., Node],
+    plain: Callable[..., Node],
+) -> None:
+    vocabulary.declare(
+        name,
+        en=f"1 where a is {en} b, else 0; its slope is taken as 0 everywhere. Comparisons bind least.",
+        zh=f"a {zh} b 时取 1,否则取 0;斜率处处取 0。比较运算的优先级最低。",
+        arguments=2,
+        operator=True,
+        aliases=aliases,
+        latex=f"[a {sign} b]",
+        flat=True,
+        singularities=(_jump(lambda a, b: a == b, "a comparison jumps where both sides are equal"),),
+        plain=plain,
+    )(build)
+
+
+def _above(a: Node, b: Node) -> Node:
+    # A comparison in the graph would turn NaN into a number.
+    difference = a - b
+    value = operations.maximum(operations.sign(difference), 0.0)
+    return operations.with_slope(difference, value, 0.0 * value)
+
+
+def _at_least(a: Node, b: Node) -> Node:
+    return step(a - b)
+
+
+_comparison("less", "<", ("<",), "below", "小于", lambda a, b: _above(b, a), operations.less)
+_comparison("greater", ">", (">",), "above", "大于", _above, operations.greater)
+_comparison(
+    "less_equal", r"\le", ("<=", "≤"), "not above", "小于等于", lambda a, b: _at_least(b, a), operations.less_equal
+)
+_comparison("greater_equal", r"\ge", (">=", "≥"), "not below", "大于等于", _at_least, operations.greater_equal)
 
 
 @vocabulary.declare(
@@ -395,6 +439,24 @@ def step(a: Node) -> Node:
     # A comparison would turn NaN into a number.
     value = operations.maximum(operations.sign(operations.sign(a) + 0.5), 0.0)
     return operations.with_slope(a, value, 0.0 * value)
+
+
+@vocabulary.declare(
+    "where",
+    en="where(a, b, c) is b where the condition a is not 0, else c, as in where(x > 0, sqrt(x), 0). What is not chosen "
+    "needs no value.",
+    zh="where(a, b, c):条件 a 不为 0 时取 b,否则取 c,如 where(x > 0, sqrt(x), 0)。未选中的一方可以没有值。",
+    arguments=3,
+    aliases=("if",),
+    chooses=True,
+    latex=r"\begin{cases} b & a \ne 0 \\ c & \text{else} \end{cases}",
+    singularities=(
+        _jump(lambda a, b, c: (a == 0.0) & (b != c), "where jumps at 0 of its condition, if its values differ there"),
+        _kink(lambda a, b, c: (a == 0.0) & (b == c), "where has a kink at 0 of its condition"),
+    ),
+)
+def where(a: Node, b: Node, c: Node) -> Node:
+    return operations.where(a, b, c)
 
 
 _function(

@@ -173,12 +173,14 @@ class _Part:
     """A part of the elements of a value: those that one selection chooses, or the union of two parts. A selection, such
     as max, passes a derivative to some elements only."""
 
-    __slots__ = ("_mask", "above", "known", "node", "position")
+    __slots__ = ("_mask", "above", "hides", "known", "node", "position")
 
     def __init__(self, above: Sequence[_Part], node: Node | None = None, position: int = 0) -> None:
         self.above = above
         self.node = node
         self.position = position
+        self.hides: bool = (node is not None and _hides(node)) or any(part.hides for part in above)
+        """True if a choice hides the other elements: these may have any values, infinite ones too."""
         self.known = False
 
     @property
@@ -230,9 +232,28 @@ class _Reach:
             return None
         before = self.parts.get(there)
         self.parts[there] = part if before in (None, part) else _Part((before, part))
+        if part.hides and not gated:
+            # A value that is hidden may be infinite, and so may any slope that is made of it.
+            gated = operation.selects is None and operation.name not in _FINITE
         return part.mask if gated else None
 
 
+def _hides(node: Node) -> bool:
+    """Return whether a selection is a choice, or the gate of one in a derivative."""
+    if node.operation.name == "gate":
+        masks = [node.inputs[0]]
+        while masks:
+            mask = masks.pop()
+            if mask.operation.name == _CHOICE:
+                return True
+            if mask.operation.name in ("multiply", "maximum"):
+                masks += mask.inputs
+    return node.operation.name == _CHOICE
+
+
+_CHOICE = "where"
+_FINITE = frozenset(("add", "subtract", "negate", "mark"))
+"""Operations whose slopes are finite at any values."""
 _ELEMENT_BY_ELEMENT = frozenset(("with_slope", "mark"))
 """Views that show each element at its index."""
 

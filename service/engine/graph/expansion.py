@@ -231,6 +231,15 @@ def _minimum(a: Series, b: Series) -> Series:
     return _choose(a, b, -difference.sign(), difference)
 
 
+def _where(condition: Series, a: Series, b: Series) -> Series:
+    """Return a where the condition is not 0 beside the point, else b; nothing is known where that is unknown."""
+    sign = condition.sign()
+    unknown = np.isnan(sign)
+    chosen = a.where(sign == 0.0, b).where(unknown, lost(a))
+    chosen.gone = condition.gone | np.where(unknown, a.gone | b.gone, np.where(sign == 0.0, b.gone, a.gone))
+    return chosen
+
+
 def _stepped(a: Series, values: Array) -> Series:
     found = uniform(a, np.nan_to_num(values)).where(np.isnan(values), lost(a))
     found.gone = a.gone
@@ -345,6 +354,7 @@ RULES: dict[str, Callable[..., Series]] = {
     "round": _whole(np.rint, 0.5),
     "mod": lambda a, b: a - b * _floor(_quotient(a, b)),
     "hypot": lambda a, b: _sqrt(a * a + b * b),
+    "where": _where,
 }
 """The expansion of each operation, by name, as a function of the expansions of its inputs."""
 

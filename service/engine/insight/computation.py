@@ -139,9 +139,13 @@ class NetworkGraph:
         it is large, and what `watch` raises."""
         self.task = task
         self.prepared = prepare(task, limits, watch)
+        self.computation = Computation(_network_roots(self.prepared))
+        if not {layer.output for layer in self.prepared.model.layers.values()} <= set(self.computation.forward):
+            # The graph computes past a layer, as past the first of two reshape layers: each layer is to be shown.
+            self.prepared = prepare(task, limits, watch, distinct_layers=True)
+            self.computation = Computation(_network_roots(self.prepared))
         self.model = self.prepared.model
         self.feeder = Feeder(self.prepared, limits)
-        self.computation = Computation(_network_roots(self.prepared))
         self.weight = self.computation.weight
         self.nbytes = sum(node.size for node in self.computation.nodes) * 8
         limits.check_operations(sum(map(count_work, self.computation.nodes)))

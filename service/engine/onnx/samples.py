@@ -79,9 +79,24 @@ def _varies(x: Node, axis: int) -> bool:
         (source,) = x.inputs
         place = axis - (len(x.shape) - len(source.shape))
         return place >= 0 and source.shape[place] != 1 and _varies(source, place)
+    name = x.operation.name
     if x.operation.elementwise:
         return any(part.shape != () and _varies(part, axis) for part in x.operands)
-    return True
+    if name == "matmul":  # the first step of a recurrence multiplies a state of zeros
+        left, right = x.inputs
+        rank = len(x.shape)
+        parts = ((left, axis),) if axis == rank - 2 else ((right, axis),) if axis == rank - 1 else ()
+        return not parts or any(_varies(part, place) for part, place in parts)
+    if name == "slice" and axis != x.attributes[0]:
+        return _varies(x.inputs[0], axis)
+    return not _is_uniform(x)
+
+
+def _is_uniform(x: Node) -> bool:
+    """Whether all elements of a value are one number, as in a state of zeros."""
+    while x.operation.name in ("reshape", "transpose", "slice", "broadcast"):
+        (x,) = x.inputs
+    return math.prod(x.shape) == 1
 
 
 def _reduced(node: Node, axis: Axis, known: list[Axis | None], samples: int) -> Axis:

@@ -27,6 +27,7 @@ CLOSE = 1e-9
 HELD = 1e-4
 """Largest error of the engine for a value that float64 holds."""
 PLATEAUS = frozenset(("floor", "ceil", "round", "step", "sign", "relu", "max", "min", "mod", "abs", "atan2"))
+PLATEAUS |= {"where", "less", "greater", "less_equal", "greater_equal"}
 """Words that may stay 0: b^y ln b is no number there, though the slope of b^y is 0."""
 MANY_DIGITS = 9
 FEW_STEPS = 150

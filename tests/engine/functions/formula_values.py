@@ -40,6 +40,9 @@ FLOATS: Table = {
     "hypot": np.hypot,
     "greater": lambda a, b: np.greater(a, b) * 1.0,
     "greater_equal": lambda a, b: np.greater_equal(a, b) * 1.0,
+    "less": lambda a, b: np.less(a, b) * 1.0,
+    "less_equal": lambda a, b: np.less_equal(a, b) * 1.0,
+    "where": lambda a, b, c: np.where(np.isnan(a), a, np.where(np.not_equal(a, 0.0), b, c)),
 }
 """In arrays or numbers of 64 bits; not a number where there is no real value."""
 
@@ -117,6 +120,9 @@ DIGITS: Table = {
     "hypot": _real(mpmath.hypot),
     "greater": lambda a, b: mpmath.mpf(a > b),
     "greater_equal": lambda a, b: mpmath.mpf(a >= b),
+    "less": lambda a, b: mpmath.mpf(a < b),
+    "less_equal": lambda a, b: mpmath.mpf(a <= b),
+    "where": lambda a, b, c: a if mpmath.isnan(a) else b if a else c,
 }
 """In mpmath's numbers; not a number where there is no real value."""
 

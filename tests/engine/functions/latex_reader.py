@@ -13,7 +13,7 @@ Tree: TypeAlias = tuple[object, ...]
 """("number", digits), ("symbol", LaTeX), or a word of expressions followed by the trees of its arguments."""
 
 _TOKEN = re.compile(
-    r"\s*(?:(?P<number>[0-9]+(?:\.[0-9]+)?)|(?P<command>\\(?:[A-Za-z]+|.))|(?P<mark>[A-Za-z()\[\]{}|^_,+<>/-]))"
+    r"\s*(?:(?P<number>[0-9]+(?:\.[0-9]+)?)|(?P<command>\\(?:[A-Za-z]+|.))|(?P<mark>[A-Za-z()\[\]{}|^_,+<>/&-]))"
 )
 _GREEK = (
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi "
@@ -26,8 +26,30 @@ _OPERATORS = {"arsinh": "asinh", "arcosh": "acosh", "artanh": "atanh", "sgn": "s
 _OPERATORS |= {name: name for name in ("round", "erf", "erfc")}
 """Functions that may have an argument without parentheses and an exponent on their names."""
 _FENCES = {"|": ("|", "abs"), r"\lfloor": (r"\rfloor", "floor"), r"\lceil": (r"\rceil", "ceil")}
+_COMPARISONS = {"<": "less", ">": "greater", r"\le": "less_equal", r"\ge": "greater_equal"}
 _COULD_BE_CALLED = re.compile(r"[fgh](?![a-z])|\\sigma|\\mathrm")
-_ENDS = ("", "+", "-", ",", ")", "]", "}", ">", r"\ge", "/", r"\right", r"\rfloor", r"\rceil", r"\bmod")
+_ENDS = (
+    "",
+    "+",
+    "-",
+    ",",
+    ")",
+    "]",
+    "}",
+    ">",
+    r"\ge",
+    "/",
+    r"\right",
+    r"\rfloor",
+    r"\rceil",
+    r"\bmod",
+    "<",
+    r"\le",
+    r"\ne",
+    "&",
+    r"\\",
+    r"\end",
+)
 
 
 class Misprint(ValueError):
@@ -171,6 +193,8 @@ class _Reader:
             return self.comparison()
         if token == r"\left":
             return self.fenced()
+        if token == r"\begin":
+            return self.cases()
         if token in _FENCES:
             closing, word = _FENCES[token]
             return (word, self.within(token, closing))
@@ -222,11 +246,36 @@ class _Reader:
         self.take("[")
         outer, self.bars = self.bars, False
         left = self.total()
-        word = {">": "greater", r"\ge": "greater_equal"}[self.take(">", r"\ge")]
+        word = _COMPARISONS[self.take(*_COMPARISONS)]
         tree: Tree = (word, left, self.total())
         self.bars = outer
         self.take("]")
         return tree
+
+    def cases(self) -> Tree:
+        """Read a choice of two values; the condition of the first is a comparison, or that a value is not 0."""
+        self.take(r"\begin")
+        if self.braced() != "cases":
+            self.fail("an unknown environment")
+        outer, self.bars = self.bars, False
+        first = self.total()
+        self.take("&")
+        condition = self.total()
+        if self.next == r"\ne":
+            self.take()
+            self.take("0")
+        else:
+            condition = (_COMPARISONS[self.take(*_COMPARISONS)], condition, self.total())
+        self.take(r"\\")
+        second = self.total()
+        self.take("&")
+        self.take(r"\text")
+        if self.braced() != "else":
+            self.fail("an unknown condition")
+        self.take(r"\end")
+        self.braced()
+        self.bars = outer
+        return ("where", condition, first, second)
 
     def call(self, word: str) -> Tree:
         brackets = self.take("(", r"\left")

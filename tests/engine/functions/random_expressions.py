@@ -18,6 +18,7 @@ NUMBERS = (
 CONSTANTS = ("pi", "e", "π")
 _CALLS = [word for word in vocabulary if word.arguments and not word.operator]
 _EXPONENTS = ("2", "2", "3", "4", "10", "-1", "-2", "0.5", "1.5", "-0.5", "(1/2)", "(1/3)", "(2/3)", "(-3/2)", "0", "1")
+_COMPARISONS = ("<", ">", "<=", ">=", "≤", "≥")
 _INFIX = ("+", "+", " + ", "-", " - ", " - ", "*", "*", " * ", "·", "/", "/", " / ", " ", " ")
 
 
@@ -55,6 +56,9 @@ def _random(chance: random.Random, names: list[str], depth: int) -> str:
         return chance.choice("--+") + _operand(chance, names, depth - 1)
     if kind < 0.66:
         return f"|{_random(chance, names, depth - 1)}|"
+    if kind < 0.68:
+        left, right = [_random(chance, names, depth - 1) for _ in range(2)]
+        return f"(({left}) {chance.choice(_COMPARISONS)} ({right}))"
     if kind < 0.70:
         return f"({_random(chance, names, depth - 1)})({_random(chance, names, depth - 1)})"
     if kind < 0.74:

@@ -107,6 +107,11 @@ REFERENCE: dict[str, Callable[..., Any]] = {
     "max": max,
     "mod": lambda a, b: a - b * mp.floor(a / b) if b else NAN,
     "hypot": mp.hypot,
+    "less": lambda a, b: mpf(a < b),
+    "greater": lambda a, b: mpf(a > b),
+    "less_equal": lambda a, b: mpf(a <= b),
+    "greater_equal": lambda a, b: mpf(a >= b),
+    "where": lambda a, b, c: a if mp.isnan(a) else b if a else c,
     "pi": lambda: mpf(math.pi),
     "e": lambda: mpf(math.e),
 }
@@ -125,7 +130,8 @@ def evaluate(expression: Expression, point: Sequence[Any], factors: Sequence[Any
         else:
             arguments = [values[operand] for operand in step.operands]
             value = NAN
-            if not any(mp.isnan(argument) for argument in arguments):
+            needed = arguments if step.word != "where" else arguments[:1]
+            if not any(mp.isnan(argument) for argument in needed):
                 try:
                     value = REFERENCE[step.word](*arguments)
                 except (ValueError, ZeroDivisionError, OverflowError):
@@ -468,6 +474,10 @@ def random_expression(chance: random.Random, names: Sequence[str], depth: int) -
         return f"{chance.choice(SMOOTH)}({inner()})"
     if kind < 0.56:
         return f"{chance.choice(PAIRS)}({inner()}, {inner()})"
+    if kind < 0.60:
+        return f"where({inner()} {chance.choice(('<', '>', '<=', '>='))} {inner()}, {inner()}, {inner()})"
+    if kind < 0.62:
+        return f"where({inner()}, {inner()}, {inner()})"
     if kind < 0.70:
         return f"({inner()})^{chance.choice(('2', '2', '3', '4', '0.5', '1.5', '(1/3)', '-1', '2.5'))}"
     operator = chance.choice(("+", "-", "*", "*", "/"))

@@ -58,6 +58,11 @@ MEANINGS: dict[str, Callable[..., float]] = {
     "max": max,
     "mod": operator.mod,
     "hypot": math.hypot,
+    "less": lambda a, b: float(a < b),
+    "greater": lambda a, b: float(a > b),
+    "less_equal": lambda a, b: float(a <= b),
+    "greater_equal": lambda a, b: float(a >= b),
+    "where": lambda a, b, c: b if a else c,
 }
 """The meaning of each word with arguments, in Python's own numbers."""
 
@@ -108,10 +113,15 @@ SAMPLES: dict[str, tuple[tuple[float, ...], ...]] = {
     "pow": ((1.3, 0.7), (2.5, -1.4), (0.2, 3.1), (7.0, 2.0)),
     "mod": PAIRS,
     "hypot": PAIRS,
+    "less": PAIRS,
+    "greater": PAIRS,
+    "less_equal": PAIRS,
+    "greater_equal": PAIRS,
+    "where": ((1.3, 0.7, -0.6), (-2.1, 0.4, 1.5)),
 }
 """Inside the domain of each word, and away from its kinks and jumps."""
 
-VARIABLES = ("x", "y")
+VARIABLES = ("x", "y", "z")
 
 
 def written(word: Word, *arguments: str) -> str:

@@ -159,7 +159,7 @@ def test_formulas_of_random_expressions_have_their_values() -> None:
 def test_the_latex_of_a_word_has_its_values(word) -> None:
     tree = read(word.latex)
     for arguments in SAMPLES[word.name]:
-        symbols = dict(zip("ab", arguments, strict=False)) | {"e": math.e}
+        symbols = dict(zip("abc", arguments, strict=False)) | {"e": math.e}
         found = value_of(tree, FLOATS, symbols)
         assert found == pytest.approx(float(FLOATS[word.name](*arguments)), rel=1e-12)
 

@@ -203,6 +203,8 @@ SINGULAR_POINTS = {
     "max": {"kink": [(2.0, 2.0)]},
     "mod": {"pole": [(1.0, 0.0)], "jump": [(4.0, 2.0), (0.0, 3.0), (-6.0, 1.5)]},
     "hypot": {"kink": [(0.0, 0.0)]},
+    **{name: {"jump": [(1.0, 1.0), (0.0, -0.0)]} for name in ("less", "greater", "less_equal", "greater_equal")},
+    "where": {"jump": [(0.0, 1.0, 2.0)], "kink": [(0.0, 1.5, 1.5)]},
 }
 """Points at each singularity, by word and kind."""
 ELSEWHERE = {

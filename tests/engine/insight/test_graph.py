@@ -12,7 +12,14 @@ from service.engine.graph.interpreter import interpret
 from service.engine.graph.ir import OPERATIONS, Graph, reachable
 from service.engine.insight.computation import FunctionGraph, NetworkGraph
 from service.engine.insight.graph_text import code, dot, mermaid
-from service.engine.insight.graph_view import BACKWARD, FORWARD, MOST_OPERATIONS, by_layer, by_operation, chosen_detail
+from service.engine.insight.graph_view import (
+    BACKWARD,
+    FORWARD,
+    MOST_OPERATIONS,
+    by_layer,
+    by_operation,
+    chosen_detail,
+)
 from service.engine.network.feed import Feed
 from service.engine.network.layers import layers
 from service.engine.texts import telling
@@ -204,3 +211,42 @@ def test_drawings_quote_special_characters_of_names():
     drawn = dot(view, numbers, TELL)
     assert drawn.count("{") == drawn.count("}")
     assert drawn.count(" -> ") >= len(view.vertices) - 6
+
+
+PASSED_BY = {
+    "two reshape layers": (
+        layer("zero", "batch_normalization"),
+        layer("one", "reshape", target_shape=[6, 4]),
+        layer("two", "reshape", target_shape=[24]),
+    ),
+    "two permute layers": (
+        layer("zero", "batch_normalization"),
+        layer("one", "reshape", target_shape=[6, 4]),
+        layer("two", "permute", dims=[2, 1]),
+        layer("three", "permute", dims=[2, 1]),
+        layer("four", "flatten"),
+    ),
+    "pooling that keeps its axes": (
+        layer("one", "batch_normalization"),
+        layer("two", "global_average_pooling2d", keepdims=True),
+        layer("three", "reshape", target_shape=[3]),
+    ),
+}
+
+
+@every("case", list(PASSED_BY))
+def test_layers_that_the_graph_computes_past_are_shown(case):
+    """Two reshape operations become one, which leaves the first layer without a node on the way to the loss."""
+    definition = network(*PASSED_BY[case], dense("output", 1))
+    rng = np.random.default_rng(3)
+    inputs, targets = rng.standard_normal((2, 4, 2, 3)), rng.standard_normal((2, 1))
+    graph, values = graph_of(definition, inputs, targets)
+    view = by_layer(graph)
+    result = evaluate(definition, inputs, None, "half_squared_error", targets, include=("layers",))
+    by_name = {vertex.name: vertex for vertex in view.vertices}
+    for each in result.layers:
+        vertex = by_name[each.name]
+        np.testing.assert_allclose(values.of[vertex.source], each.output, rtol=1e-14)
+        if graph.model.layers[each.name].pre_activation is graph.model.layers[each.name].output:
+            np.testing.assert_allclose(values.of[vertex.adjoint_source], each.delta, rtol=1e-14, atol=1e-16)
+        assert by_name[f"{each.name}.backward"].inputs

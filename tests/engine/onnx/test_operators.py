@@ -230,3 +230,23 @@ def test_operators_are_declared_once_for_each_version():
 def test_what_is_random_is_refused_by_name():
     with pytest.raises(InvalidRequest, match=r"'Bernoulli' \(Bernoulli\): random numbers"):
         Run(single("Bernoulli", [X]), {"x0": X})
+
+
+@pytest.mark.parametrize("operation", RECURRENT)
+def test_recurrent_operators_keep_samples_apart(operation):
+    """So that per-sample gradients and Jacobians of the samples are those of each sample alone."""
+    gates, units, features = RECURRENT[operation], 3, 2
+    shapes = [(1, gates * units, features), (1, gates * units, units), (1, 2 * gates * units)]
+    given = dict(zip("wrb", [0.4 * floats(*shape) for shape in shapes], strict=True))
+    nodes = [
+        node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+        node(operation, ["t", "w", "r", "b"], ["h"], hidden_size=units),
+        node("Transpose", ["h"], ["y"], perm=[2, 0, 1, 3]),
+    ]
+    x = floats(4, 5, features)
+    data = model(nodes, [value("x", ["batch", 5, features])], [value("y")], given)
+    run = Run(data, {"x": x})
+    assert not run.model.couples_samples
+    for place, own in enumerate(x):
+        alone = Run(data, {"x": own[None]}).results()["y"]
+        np.testing.assert_allclose(run.results()["y"][place], alone[0], rtol=1e-12)

@@ -63,7 +63,7 @@ declare(
 
 
 def where(condition: Node, a: Node | float, b: Node | float) -> Node:
-    """Return a where the condition is not 0, else b.
+    """Return a where the condition is not 0, else b, and NaN where the condition is no number.
 
     The value that is not chosen has no effect on the gradient either, even where it is NaN or infinite.
     """
@@ -74,6 +74,9 @@ def _where_kernel(condition: Array, a: Array, b: Array, out: Array) -> None:
     chosen = np.not_equal(condition, 0.0)
     np.copyto(out, b)
     np.copyto(out, a, where=chosen)
+    unknown = np.isnan(condition)
+    if unknown.any():
+        np.copyto(out, np.nan, where=unknown)
 
 
 def _simplify_where(graph: Graph, inputs: tuple[Node, ...], attributes: Attributes) -> Node | None:
@@ -91,8 +94,8 @@ def _taking_part(position: int, y: Node) -> Node | None:
     if position == 0:
         return None
     condition = y.inputs[0]
-    chosen = where(condition, 1.0, condition.graph.constant(0.0))
-    return chosen if position == 1 else 1.0 - chosen
+    no, yes = condition.graph.constant(0.0), condition.graph.constant(1.0)
+    return where(condition, yes, no) if position == 1 else where(condition, no, yes)
 
 
 def _continue_where(condition: Array, a: Array, b: Array) -> Array:
@@ -112,7 +115,7 @@ declare_elementwise(
     in_place=False,
     selects=_taking_part,
     work=4,
-    numpy="np.where(a != 0, b, c)",
+    numpy="np.where(np.isnan(a), a, np.where(a != 0, b, c))",
     branch=lambda condition, a, b: (condition.real != 0.0).astype(float),
     continuation=_continue_where,
 )
