@@ -259,9 +259,12 @@ class NetworkField(StrictField):
         )
 
     def json_schema(self, components: Components) -> JSONSchema:
+        return components.refer("Network", lambda: {"anyOf": self.forms(components)})
+
+    def forms(self, components: Components) -> list[JSONSchema]:
+        """Return the schemas of all forms that a network may have."""
         layers = components.refer("LayerNetwork", lambda: object_schema(SCHEMA, components))
-        keras = components.refer("KerasModel", _keras_schema)
-        return components.refer("Network", lambda: {"anyOf": [layers, keras, file_schema(components)]})
+        return [layers, components.refer("KerasModel", _keras_schema), file_schema(components)]
 
 
 def _keras_schema() -> JSONSchema:

@@ -90,7 +90,7 @@ class NetworkOrIdField(NetworkField):
         return super()._deserialize(value, attr, data, **kwargs)
 
     def json_schema(self, components: Components) -> JSONSchema:
-        return {"anyOf": [super().json_schema(components), _reference(components)]}
+        return components.refer("NetworkOrStored", lambda: {"anyOf": [*self.forms(components), _reference(components)]})
 
 
 class ParametersOrIdField(ParametersOrFileField):

@@ -145,7 +145,7 @@ def test_execute_shows_the_gradient_of_the_readme(fresh: Docs) -> None:
 
 def test_the_schema_names_the_types_of_layers(fresh: Docs) -> None:
     fresh.open("gradients")
-    fresh.unfold("gradients", "network", "layers", "Items", "One of")
+    fresh.unfold("gradients", "network", "Any of", "LayerNetwork", "layers", "Items", "One of")
     fresh.until("return titled(request('gradients'), 'dense')")
     titles = fresh.what("return all(request('gradients'), '.json-schema-2020-12__title').map(each => each.innerText)")
     assert [declaration.name for declaration in layers if declaration.name not in titles] == []
@@ -190,7 +190,7 @@ def test_the_page_follows_the_colours_of_the_system(docs: Docs) -> None:
 def test_the_page_fits_a_telephone(chromium: Browser, server: Server) -> None:
     page = Docs(chromium, server, **PHONE)
     page.open("gradients")
-    page.unfold("gradients", "network", "layers", "Items", "One of", "dense", "name")
+    page.unfold("gradients", "network", "Any of", "LayerNetwork", "layers", "Items", "One of", "dense", "name")
     assert page.what("return [innerWidth, document.documentElement.scrollWidth]") == [390, 390]
     page.done()
 
