@@ -62,7 +62,8 @@ def resolved(parameters: Any, network: Any) -> Any:
 
 def file_bytes(parameters: Any) -> int:
     """Bytes that reading a file of parameters takes beyond its text."""
-    if not isinstance(parameters, Mapping) or not ("safetensors" in parameters or "npz" in parameters):
+    # A dict is recognised faster than a Mapping, and nearly every request has one.
+    if not isinstance(parameters, (dict, Mapping)) or not ("safetensors" in parameters or "npz" in parameters):
         return 0
     return sum(EXPANSION[key] * len(parameters[key]) for key in FORMATS if isinstance(parameters.get(key), TEXT))
 
@@ -71,7 +72,7 @@ class ParametersOrFileField(ParametersField):
     """Tensors by layer and parameter name, as a tree or as a file of arrays."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        if not isinstance(value, Mapping):
+        if not isinstance(value, (dict, Mapping)):
             return super()._deserialize(value, attr, data, **kwargs)
         if ("safetensors" in value or "npz" in value) and any(isinstance(value.get(key), TEXT) for key in FORMATS):
             return _from_file(value)

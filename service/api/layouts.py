@@ -65,6 +65,10 @@ class Layout:
         ]
 
 
+OWN = Layout()
+"""The layout of this service. Most responses have it, so it is made once."""
+
+
 def layout_of(request: LoadedNetwork, context: Context) -> Layout:
     """The layout that an answer is to have: that of the query, else that of the parameters. Raises `Problem`."""
     sent: Any = request.get("parameters")
@@ -76,7 +80,7 @@ def layout_of(request: LoadedNetwork, context: Context) -> Layout:
 def layout_named(wanted: str, definition: Definition, modules: Mapping[str, str] | None = None) -> Layout:
     """The layout of this name for a network. Raises `Problem`."""
     if wanted == "nabla":
-        return Layout()
+        return OWN
     if not isinstance(definition, NetworkDefinition):
         raise Problem("bad-request", "layout=pytorch is for networks made of layers; this one has names of its own.")
     return Layout("pytorch", definition, modules or {})
