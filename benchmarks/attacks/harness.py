@@ -1,4 +1,4 @@
-"""What all attacks share: the server under attack, normal clients beside the attack, measurements, and result rows."""
+"""The common parts of all attacks: the server under attack, normal clients beside the attack, measurements, and result rows."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ AGAIN = 0.5
 
 @dataclass
 class Load:
-    """What the clients of one overload got: work done, statuses, and the seconds to answers and refusals."""
+    """The results of the clients of one overload: work done, statuses, and the seconds to answers and refusals."""
 
     work: float = 0.0
     seconds: float = 0.0
@@ -44,7 +44,7 @@ class Load:
 
     @property
     def refused_well(self) -> bool:
-        """Whether every refusal came within `AT_ONCE` seconds with a Retry-After, and nothing else went wrong."""
+        """True if every refusal came within `AT_ONCE` seconds with a Retry-After, and nothing else went wrong."""
         others = sum(count for status, count in self.statuses.items() if status not in ("200", "503"))
         return not others and None not in self.retry_after and max(self.refused, default=0.0) <= AT_ONCE
 

@@ -24,7 +24,7 @@ DEATHS = 20
 
 @dataclass
 class Found:
-    """What the clients observed: answered requests, wrong responses and lost connections."""
+    """The observations of the clients: answered requests, wrong responses and lost connections."""
 
     answered: int = 0
     wrong: list[str] = field(default_factory=list)

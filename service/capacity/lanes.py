@@ -25,7 +25,7 @@ LEAST_SLOWDOWN, MOST_SLOWDOWN = 0.2, 20.0
 
 
 class Request(Protocol):
-    """What a lane needs to know of a request; `Ticket` is one."""
+    """The part of a request that a lane uses; `Ticket` is one."""
 
     @property
     def client(self) -> str:

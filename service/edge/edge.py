@@ -1,4 +1,4 @@
-"""What all connections of a worker share: bounds on them, deadlines, early refusals, health, and the application."""
+"""The parts that all connections of a worker share: bounds on them, deadlines, early refusals, health, and the application."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SPARE = 1.25
 
 
 class Member(Protocol):
-    """What the edge needs of a connection; `Connection` says what each method does."""
+    """The part of a connection that the edge uses; `Connection` says what each method does."""
 
     transport: asyncio.Transport
     address: str

@@ -15,7 +15,7 @@ WITHOUT_BODY = ("1", "204", "304")
 
 
 class Carrier(Protocol):
-    """What an exchange needs of its connection; `Connection` says what each method does."""
+    """The part of a connection that an exchange uses; `Connection` says what each method does."""
 
     edge: Edge
 

@@ -52,7 +52,7 @@ class LimitExceeded(EngineError):
 
 
 class ExtraMissing(EngineError):
-    """What was asked needs the optional extra `extra`, whose packages are not installed here."""
+    """A request needs the packages of the optional extra `extra`, which are not installed here."""
 
     def __init__(self, extra: str, reason: str) -> None:
         self.extra, self.reason = extra, reason

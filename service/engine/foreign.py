@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Foreign(NamedTuple):
-    """What this service has for a foreign name: its own names for the same thing, and a note on what differs."""
+    """The counterpart of a foreign name: its own names for the same thing, and a note on what differs."""
 
     here: tuple[str, ...]
     """Names of this service, the likeliest first; empty if it has no such thing: then the note says what to do."""

@@ -1,4 +1,4 @@
-"""How runs on a function ended: which have arrived at which stationary point, and why the others have not.
+"""The ends of runs on a function: which have arrived at which stationary point, and why the others have not.
 
 The work goes block by block, so that other work of the process has its turn in between and a caller can give up.
 """

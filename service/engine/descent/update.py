@@ -40,7 +40,7 @@ class Clip(NamedTuple):
 
 @dataclass(frozen=True)
 class Rules:
-    """What turns gradients into steps: the optimizer, its schedule, and the clipping of gradients."""
+    """The parts that turn gradients into steps: the optimizer, its schedule, and the clipping of gradients."""
 
     optimizer: Selection[Optimizer]
     schedule: Selection[Schedule] | None = None

@@ -47,7 +47,7 @@ ASKED = MENDED | {"pole", "not_finite"}
 
 
 class Sides(NamedTuple):
-    """What the expansions along rays say about the derivatives at each place."""
+    """The derivatives at each place, as far as the expansions along rays determine them."""
 
     gradients: Array
     """(places, variables): the partial derivatives; NaN where the sides disagree or nothing is known."""

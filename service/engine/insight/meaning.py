@@ -51,7 +51,7 @@ CODES = {
 
 @dataclass(frozen=True)
 class Reason:
-    """Why a gradient is 0, for some samples."""
+    """The reason why a gradient is 0, for some samples."""
 
     code: str
     layer: str | None

@@ -1,4 +1,4 @@
-"""What the checks and verdicts about networks share: the base of their tasks, and their trained parameters."""
+"""The common parts of checks and verdicts about networks: the base of their tasks, and their trained parameters."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ KERAS = "https://keras.io/api/layers/"
 
 @dataclass(frozen=True)
 class LayerOutput:
-    """What a layer returns: its output a, its pre-activation z, and the activation that leads from z to a."""
+    """The result of a layer: its output a, its pre-activation z, and the activation that leads from z to a."""
 
     output: Node
     pre_activation: Node
@@ -94,7 +94,7 @@ class Builder(Protocol):
 
 @dataclass(frozen=True)
 class LayerContext:
-    """What the function of a layer gets: options, and means to make parameters, random numbers and state."""
+    """The context that the function of a layer gets: options, and means to make parameters, random numbers and state."""
 
     name: str
     options: Mapping[str, Any]
