@@ -1,4 +1,4 @@
-"""The common parts of all attacks: the server under attack, normal clients beside the attack, measurements, and result rows."""
+"""The common parts of all attacks: the server under attack, normal clients, measurements and result rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The context that a view gets beside its request: the running service, and the memory, slot and choices of this request."""
+"""The context that a view gets beside its request: the running service, and its memory, slot and choices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts that all connections of a worker share: bounds on them, deadlines, early refusals, health, and the application."""
+"""The parts that all connections of a worker share: bounds, deadlines, early refusals, health, the application."""
 
 from __future__ import annotations
 

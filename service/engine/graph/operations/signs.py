@@ -1,4 +1,7 @@
-"""The sign of a value, as far as its last operations determine it. A derivative may be infinite where a value vanishes."""
+"""The sign of a value, as far as its last operations determine it.
+
+A derivative may be infinite where a value vanishes.
+"""
 
 from __future__ import annotations
 
