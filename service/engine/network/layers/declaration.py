@@ -94,7 +94,7 @@ class Builder(Protocol):
 
 @dataclass(frozen=True)
 class LayerContext:
-    """The context that the function of a layer gets: its options, and makers of parameters, random numbers and state."""
+    """The context that the function of a layer gets: its options, and means to make parameters, noise and state."""
 
     name: str
     options: Mapping[str, Any]
