@@ -28,7 +28,6 @@ from service.api import (
 from service.api.context import Runtime
 from service.api.hints import no_method, nothing_at
 from service.callers.cors import Cors
-from service.callers.proxy import Forwarded, Proxies, client_name
 from service.callers.quotas import Gate
 from service.capacity.admission import Admission
 from service.capacity.collector import Collector
@@ -42,6 +41,7 @@ from service.lean_flask import Lean
 from service.observing.access import access_of, log_requests, peer_of, record, request_id
 from service.observing.timer import Timer
 from service.problems import MEDIA_TYPE, Problem, from_engine, from_status, from_store, from_unexpected
+from service.proxy import Forwarded, Proxies, client_name
 from service.store.store import Store
 from service.store_errors import StoreError
 

@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
-from service.callers.proxy import Proxies
 from service.engine.limits import Limits
+from service.proxy import Proxies
 
 MEBI = 2**20
 ASIDE_PART = 16

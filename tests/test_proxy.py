@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from service.callers.proxy import Proxies, network_of
 from service.config import ConfigurationError, Settings
+from service.proxy import Proxies, network_of
 from tests.conftest import MakeClient
 from tests.support import assert_problem, every
 

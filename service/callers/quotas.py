@@ -18,8 +18,8 @@ import threading
 import time
 
 from service.callers.keys import Keys
-from service.callers.proxy import network_of
 from service.problems import Problem
+from service.proxy import network_of
 
 CLIENTS = 65_536
 """The number of clients that are remembered."""

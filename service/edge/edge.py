@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 from service import wire
 from service.callers.cors import Cors
-from service.callers.proxy import Proxies, client_name
 from service.callers.quotas import Gate
 from service.capacity.admission import Admission
 from service.capacity.memory import Account, Reservation
@@ -24,6 +23,7 @@ from service.edge.parser import unsupported_coding
 from service.edge.pool import Pool
 from service.observing.metrics import BUSY_SLOTS, OPEN_CONNECTIONS, QUEUE_LENGTH, RESERVED_BYTES, refuse, sample
 from service.problems import Problem
+from service.proxy import Proxies, client_name
 
 SWEEP_SECONDS = 0.25
 """Seconds between two looks at all deadlines. A timer for each request would cost more than a look at thousands."""
