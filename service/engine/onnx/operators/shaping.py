@@ -1,4 +1,4 @@
-"""Operators that change shapes, cut and join."""
+"""ONNX operators that change shapes, cut tensors and join them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def same_node(x: Value, node: Node) -> Value:
 
 
 def node_of(call: Call, x: Value) -> Node:
-    """A value as a node: indices stay integers."""
+    """Return a value as a node; integers stay integers."""
     return x.node if x.node is not None else call.x(x)
 
 
@@ -38,7 +38,7 @@ def size(call: Call, x: Value) -> Value:
 
 
 def resolved(call: Call, x: Shape, wanted: Sequence[int], *, zero_is_zero: bool) -> Shape:
-    """A shape with 0 as the length of x and -1 as what is left."""
+    """Return the shape that a Reshape asks for. 0 stands for the length in x, -1 for the length that is left."""
     count = math.prod(x)
     lengths = [x[axis] if n == 0 and not zero_is_zero and axis < len(x) else int(n) for axis, n in enumerate(wanted)]
     if lengths.count(-1) == 1:
@@ -74,6 +74,7 @@ def transposed(call: Call, x: Value) -> Value:
 
 
 def _given_axes(call: Call, axes: Value | None, since: int) -> list[int] | None:
+    """Return the axes of an operator, which are an attribute before opset `since` and an input from it on."""
     if call.version >= since:
         return None if axes is None else call.ints(axes, "the axes")
     found = call.attr("axes")
@@ -81,6 +82,7 @@ def _given_axes(call: Call, axes: Value | None, since: int) -> list[int] | None:
 
 
 def _squeezed(call: Call, x: Shape, axes: Value | None) -> Shape:
+    """Return a shape without the given axes of length 1, or without all of them if none are given."""
     given = _given_axes(call, axes, 13)
     chosen = [axis for axis, n in enumerate(x) if n == 1] if given is None else axes_of(given, len(x))
     if any(x[axis] != 1 for axis in chosen):
@@ -111,6 +113,7 @@ def concat(call: Call, *parts: Value) -> Value:
 
 def _slices(call: Call, x: Shape, starts: Sequence[int], ends: Sequence[int], axes: Sequence[int] | None,
             steps: Sequence[int] | None) -> list[tuple[int, range]]:  # fmt: skip
+    """Return the axes that a Slice cuts, each with the places that remain."""
     axes = list(range(len(starts))) if axes is None else axes
     steps = [1] * len(starts) if steps is None else steps
     found = []
@@ -127,6 +130,7 @@ def _slices(call: Call, x: Shape, starts: Sequence[int], ends: Sequence[int], ax
 
 
 def _fold_slice(call: Call, x: Array, *rest: Array) -> Array:
+    """Compute a Slice of known arrays."""
     numbers = [None if each is None else [int(n) for n in each.reshape(-1)] for each in rest]
     if not rest:
         numbers = [call.integers("starts"), call.integers("ends"), call.attr("axes")]
