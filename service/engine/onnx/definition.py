@@ -104,7 +104,8 @@ class OnnxDefinition:
         return float(NODES_OF_STEP * (len(self.layers) + 4 * self._recurrences * longest))
 
     def faults_of_inputs(self, inputs: InputShapes) -> list[Fault]:
-        """Return all faults of the shapes of a request's inputs: those that the file does not allow."""
+        """Return the faults of inputs whose shapes do not fit the shapes of the file or each other's named dimensions.
+        """
         faults = []
         lengths: dict[str, tuple[int, str]] = {}
         for name, shape in inputs:
@@ -164,7 +165,7 @@ class OnnxDefinition:
         made: dict[tuple[str, str], Parameter] = {}
 
         def parameter(layer: str, name: str, array: Array) -> Node:
-            """Return the node of a parameter, and note a shape that does not fit."""
+            """Return the graph input of a parameter. Create it at first use."""
             before = made.get((layer, name))
             if before is not None:
                 return before.node
@@ -277,7 +278,7 @@ def layer_type(operation: str) -> Selection[Layer]:
 
 
 def _not_built(*_: object) -> LayerOutput:
-    """Refuse to build a layer from its type alone: the file builds it."""
+    """Raise `AssertionError`: layers of a file are built by the operators of their nodes."""
     raise AssertionError("nodes of a file are built by their operators")
 
 

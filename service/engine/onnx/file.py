@@ -168,7 +168,7 @@ def refused(detail: str) -> InvalidRequest:
 
 
 def _domain(domain: str) -> str:
-    """Return the name of a domain in its one accepted spelling."""
+    """Return a domain, with the empty string for every name of the default domain."""
     return "" if domain in DEFAULT_DOMAINS else domain
 
 

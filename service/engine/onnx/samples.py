@@ -243,7 +243,7 @@ _RULES = {
 
 
 def _agreed_rows(node: Node, known: list[Axis | None]) -> Axis:
-    """Return the axis of the samples after an operation on rows and on totals of these rows."""
+    """Return the axis of the samples after an operation on totals and their rows. Raise `Coupled` if these differ."""
     total, rows = known
     if total is None or total != rows:
         raise Coupled

@@ -1,4 +1,4 @@
-"""Attention in its forms, and what stands around it: rotary positions, causal convolution, gated units."""
+"""ONNX operators of attention, and those used around it: rotary positions, causal convolution, gated units."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ MOST_STEPS = 4096
 
 
 def _heads(call: Call, x: Node, count: int) -> Node:
-    """`(b, t, h d)` to `(b, h, t, d)`."""
+    """Return x `(b, t, h d)` split into heads: `(b, h, t, d)`."""
     if count < 1 or x.shape[-1] % count:
         call.refuse(f"{count} heads cannot share {x.shape[-1]} features evenly")
     return transpose(reshape(x, (*x.shape[:2], count, x.shape[-1] // count)), (0, 2, 1, 3))
 
 
 def _repeated(x: Node, times: int) -> Node:
-    """Each head so many times in a row: `(b, h, …)` to `(b, h times, …)`."""
+    """Return x with each head repeated: `(b, h, …)` becomes `(b, h times, …)`."""
     if times == 1:
         return x
     wider = broadcast(unsqueeze(x, [2]), (*x.shape[:2], times, *x.shape[2:]))
@@ -51,14 +51,14 @@ def _repeated(x: Node, times: int) -> Node:
 
 
 def _is_infinite(x: Node) -> Node:
-    """1 where x is -infinity."""
+    """Return 1 where x is -infinity, else 0."""
     return x.graph.apply("greater_equal", -math.inf, x)
 
 
 def _bias(
     call: Call, mask: Value | None, queries: int, keys: int, offsets: Array, shape: tuple[int, ...]
 ) -> Node | None:
-    """What is added to the scores, -infinity for what must not be seen."""
+    """Return the numbers added to the scores, -infinity where a key is hidden; None if nothing is added."""
     fixed = np.zeros((len(offsets), 1, queries, keys))
     place = np.arange(queries)[:, None] + offsets[:, None, None, None]
     key = np.arange(keys)
@@ -85,12 +85,15 @@ def _bias(
 
 
 def _joined(a: Node, b: Node) -> Node:
-    """The sum of two biases, of which either may be -infinity."""
+    """Return the sum of two biases, each of which may be -infinity."""
     return where(_is_infinite(a), a, a + b)
 
 
 def masked_softmax(scores: Node, bias: Node | None) -> tuple[Node, Node]:
-    """Softmax over the last axis of scores with a bias, and these sums. Rows of which nothing may be seen are 0."""
+    """Return the softmax over the last axis of scores plus a bias, and the scores plus the bias.
+
+    Rows that may see nothing are 0.
+    """
     if bias is None:
         return softmax(scores), scores
     hidden = _is_infinite(bias)
@@ -163,6 +166,7 @@ def flex_attention(call: Call, query: Value, key: Value, value: Value) -> Node:
 
 
 def _modified(call: Call, name: str, x: Node, like: Value) -> Node:
+    """Return x after the subgraph in an attribute, or x itself without such an attribute."""
     body = call.attr(name)
     if not isinstance(body, Body):
         return x
@@ -235,6 +239,7 @@ def linear_attention(
         corrections = transpose(reshape(given, (samples, steps, given.shape[-1], 1)), (0, 2, 1, 3))
 
     def at(x: Node, step: int) -> Node:
+        """Return x at one step of its axis of time."""
         return reshape(slice_axis(x, 2, step, step + 1), (*x.shape[:2], x.shape[3]))
 
     outputs = []

@@ -1,4 +1,4 @@
-"""Operators that act on each element alone."""
+"""ONNX operators that act on each element alone."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ WRAPPED = {"int8": 8, "int16": 16, "int32": 32, "uint8": 8, "uint16": 16, "uint3
 
 
 def wrapped(call: Call, x: Node, dtype: str) -> Node:
-    """Whole floats as integers of a type: what does not fit wraps around."""
+    """Return whole floats as the integers of a type: values out of range wrap around."""
     bits = WRAPPED.get(dtype)
     if bits is None:
         return x
@@ -53,6 +53,7 @@ def wrapped(call: Call, x: Node, dtype: str) -> Node:
 
 
 def _is_integer(value: Value) -> bool:
+    """Return whether the elements of a value are integers."""
     return not value.is_float and value.dtype != "bool"
 
 
@@ -60,6 +61,7 @@ def _is_integer(value: Value) -> bool:
 
 
 def _unary(name: str, function: Callable[[Node], Node], fold: Any = None, **details: Any) -> None:
+    """Declare an operator that applies a function to one input."""
     operator(name, fold=fold, **details)(lambda call, x: function(call.x(x)))
 
 
@@ -117,7 +119,10 @@ def is_inf(call: Call, x: Value) -> Node:
 
 
 def _activation(name: str, target: str, **options: tuple[str, float]) -> None:
-    """An activation that the catalogue has; options by their name here: the attribute and its default."""
+    """Declare an operator that is an activation of the catalogue.
+
+    `options` gives, for each option of the catalogue, the attribute of ONNX and its default.
+    """
 
     @operator(name)
     def build(call: Call, x: Value) -> Node:
@@ -154,6 +159,7 @@ def celu(call: Call, x: Value) -> Node:
 
 
 def _elu(x: Node, alpha: float) -> Node:
+    """Return x where positive, else alpha · (exp(x) - 1)."""
     is_positive = greater(x, 0.0)
     return where(is_positive, x, alpha * expm1(where(is_positive, 0.0, x)))
 
@@ -207,10 +213,12 @@ def clip_by_inputs(call: Call, x: Value, low: Value | None = None, high: Value |
 
 
 def _fold_cast(call: Call, x: Array) -> Array:
+    """Compute a Cast of a known array."""
     return _cast_array(x, dtype_of(call.integer("to", 1)))
 
 
 def _cast_array(x: Array, dtype: str) -> Array:
+    """Return a known array in another element type; floats are kept in double precision."""
     return x.astype("float64" if dtype in ("float32", "float64") else dtype)
 
 
@@ -227,6 +235,7 @@ def cast_like(call: Call, x: Value, target: Value) -> Value:
 
 
 def _as_type(call: Call, x: Value, dtype: str) -> Value:
+    """Return a value in another element type, with the rounding and wrapping of a cast."""
     if dtype == x.dtype or (is_float(dtype) and not _is_narrower(dtype, x.dtype)):
         return Value(None, x.node if dtype == x.dtype else call.x(x), dtype)
     node = call.x(x)
@@ -240,6 +249,7 @@ def _as_type(call: Call, x: Value, dtype: str) -> Value:
 
 
 def _is_narrower(to: str, dtype: str) -> bool:
+    """Return False: casts between types of floats do not round here."""
     return False
 
 
@@ -247,7 +257,10 @@ def _is_narrower(to: str, dtype: str) -> bool:
 
 
 def _placed(call: Call, a: Value, b: Value) -> Node:
-    """The second operand. Before opset 7 an attribute says with which axis of the first its axes begin."""
+    """Return the second operand, shaped for broadcasting with the first.
+
+    Before opset 7 an attribute names the axis of the first operand at which the axes of the second begin.
+    """
     node = call.x(b)
     axis = call.attr("axis") if call.version < 7 and call.integer("broadcast") else None
     if axis is None:
@@ -257,6 +270,8 @@ def _placed(call: Call, a: Value, b: Value) -> Node:
 
 
 def _binary(name: str, function: Callable[[Node, Node], Node], fold: Any, **details: Any) -> None:
+    """Declare an arithmetic operator of two broadcast inputs."""
+
     @operator(name, fold=fold, integers=True, **details)
     def build(call: Call, a: Value, b: Value) -> Node:
         return wrapped(call, elementwise(function, call.x(a), _placed(call, a, b)), a.dtype)
@@ -268,10 +283,12 @@ _binary("Mul", lambda a, b: a * b, np.multiply)
 
 
 def truncated(x: Node) -> Node:
+    """Return x rounded towards 0."""
     return where(greater_equal(x, 0.0), operations.floor(x), operations.ceil(x))
 
 
 def _fold_division(call: Call, a: Array, b: Array) -> Array:
+    """Compute a Div of known arrays. Integer quotients are rounded towards 0."""
     if a.dtype.kind == "f":
         return np.asarray(a / b)
     if not np.all(b):
@@ -304,6 +321,7 @@ def power(call: Call, a: Value, b: Value) -> Node:
 
 
 def _simple_power(x: Node, exponent: float) -> Node | None:
+    """Return x to an exponent that needs no power operation, or None for any other exponent."""
     if exponent == 2.0:
         return square(x)
     if exponent == 1.0:
@@ -326,6 +344,8 @@ def modulo(call: Call, a: Value, b: Value) -> Node:
 
 
 def _several(name: str, function: Callable[[list[Node]], Node]) -> None:
+    """Declare an operator that combines any number of broadcast inputs."""
+
     @operator(name, integers=True)
     def build(call: Call, *values: Value) -> Node:
         if not values:
@@ -341,6 +361,7 @@ _several("Mean", lambda nodes: reduce(lambda a, b: a + b, nodes) / float(len(nod
 
 
 def _of_one_shape(nodes: list[Node]) -> list[Node]:
+    """Return nodes broadcast to the shape of the one with most axes."""
     from service.engine.graph.operations import broadcast
 
     shape = max((x.shape for x in nodes), key=len)
@@ -348,10 +369,13 @@ def _of_one_shape(nodes: list[Node]) -> list[Node]:
 
 
 def _equal(a: Node, b: Node) -> Node:
+    """Return 1 where a equals b, else 0."""
     return greater_equal(a, b) * greater_equal(b, a)
 
 
 def _comparison(name: str, function: Callable[[Node, Node], Node], fold: Any) -> None:
+    """Declare an operator that compares two broadcast inputs and gives truth values."""
+
     @operator(name, fold=fold, result=BOOL, integers=True)
     def build(call: Call, a: Value, b: Value) -> Node:
         return elementwise(function, call.x(a), call.x(b))

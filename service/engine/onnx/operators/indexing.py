@@ -1,4 +1,4 @@
-"""Operators that look up, write to and order elements by their places."""
+"""ONNX operators that read, write and order elements by their places."""
 
 from __future__ import annotations
 
@@ -42,12 +42,15 @@ Places = Node | Array
 
 
 def _strides(shape: Shape) -> list[int]:
-    """How far the elements of each axis lie apart in row-major order."""
+    """Return the distance between neighbours along each axis, in elements, in row-major order."""
     return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
 
 
 def places_of(call: Call, indices: Value, count: int) -> Places:
-    """Places along an axis of `count`, negative ones counted from its end; known ones as an array."""
+    """Return indices along an axis of length `count` as places from 0 on.
+
+    Negative indices count from the end. Known places are an array, computed ones a node.
+    """
     if indices.array is not None:
         array = indices.array.astype(np.int64)
         if array.size and not (-count <= int(array.min()) and int(array.max()) < count):
@@ -58,12 +61,12 @@ def places_of(call: Call, indices: Value, count: int) -> Places:
 
 
 def _grid(shape: Shape, axis: int) -> Array:
-    """The place along an axis of each element of a shape, to be broadcast."""
+    """Return the place of each element of a shape along one axis, as an array to be broadcast."""
     return np.arange(shape[axis]).reshape([-1 if k == axis else 1 for k in range(len(shape))])
 
 
 def _sum_of(call: Call, parts: Sequence[tuple[Places, int]], shape: Shape) -> Places:
-    """Sums of places times strides."""
+    """Return the sum of places times strides, broadcast to a shape."""
     known_part: Array = np.zeros(shape, np.int64)
     nodes = []
     for places, stride in parts:
@@ -80,7 +83,7 @@ def _sum_of(call: Call, parts: Sequence[tuple[Places, int]], shape: Shape) -> Pl
 
 
 def picked(x: Node, places: Places) -> Node:
-    """The element of each row of x at a place: `(*s, n)` and `s` to `s`."""
+    """Return the element of each row of x `(*s, n)` at the row's place: shape `s`."""
     rows, n = math.prod(x.shape[:-1]), x.shape[-1]
     first = np.arange(rows).reshape(x.shape[:-1]) * n
     if isinstance(places, Node):
@@ -123,6 +126,7 @@ def gather(call: Call, x: Value, indices: Value) -> Value:
 
 
 def _see_vocabulary(call: Call, indices: Node, count: int) -> None:
+    """Note the number of rows that an input of indices is looked up in."""
     while indices.operation.view is not None:
         indices = indices.inputs[0]
     name = indices.attributes[0].rpartition("inputs/")[2]
@@ -130,6 +134,7 @@ def _see_vocabulary(call: Call, indices: Node, count: int) -> None:
 
 
 def _rows_at(rows: Node, places: Places) -> Node:
+    """Return the rows at computed places; NaN where there is no such row."""
     assert isinstance(places, Node)
     found = gather_rows(rows, places)
     inside = greater_equal(places, 0.0) * greater_equal(float(rows.shape[0] - 1) - places, 0.0)
@@ -142,6 +147,7 @@ def gather_elements(call: Call, x: Value, indices: Value) -> Value:
 
 
 def _element_places(call: Call, x: Shape, indices: Value, axis: int) -> Places:
+    """Return the flat places in x of the elements that GatherElements or ScatterElements means."""
     strides = _strides(x)
     parts: list[tuple[Places, int]] = [
         (places_of(call, indices, x[k]) if k == axis else _grid(indices.shape, k), strides[k]) for k in range(len(x))
@@ -150,13 +156,17 @@ def _element_places(call: Call, x: Shape, indices: Value, axis: int) -> Places:
 
 
 def _elements(call: Call, x: Value, indices: Value, axis: int) -> Node:
+    """Return the elements of x at indices along an axis, in the shape of the indices."""
     node = call.x(x)
     places = _element_places(call, node.shape, indices, axis_of(axis, len(node.shape)))
     return lookup(reshape(node, (node.size,)), places)
 
 
 def _nd_places(call: Call, x: Shape, indices: Value, batch: int) -> tuple[Places, Shape]:
-    """Places of the slices that indices of several axes lead to, in units of such slices, and the shape of a slice."""
+    """Return the places of the slices that indices of several axes select, and the shape of a slice.
+
+    Places count slices.
+    """
     depth = indices.shape[-1]
     strides = _strides(x[: batch + depth])
     lead = indices.shape[:-1]
@@ -173,7 +183,7 @@ def _nd_places(call: Call, x: Shape, indices: Value, batch: int) -> tuple[Places
 
 
 def _inner_places(call: Call, places: Places, inner: Shape) -> Places:
-    """Places of single elements, of slices of a shape."""
+    """Return the places of all elements of slices of shape `inner`, by the places of the slices."""
     size = math.prod(inner)
     shape = (*(places.shape), size)
     column = unsqueeze(places, [len(places.shape)]) if isinstance(places, Node) else places[..., None]
@@ -189,7 +199,7 @@ def gather_nd(call: Call, x: Value, indices: Value) -> Value:
 
 
 def _written(call: Call, x: Node, places: Places, updates: Node, reduction: str) -> Node:
-    """x with updates at places of its elements."""
+    """Return x with updates written to, or combined at, flat places of its elements."""
     flat, values = reshape(x, (x.size,)), reshape(updates, (updates.size,))
     at = reshape(places, (updates.size,)) if isinstance(places, Node) else places.reshape(-1)
     if reduction == "add":
@@ -211,7 +221,7 @@ def _written(call: Call, x: Node, places: Places, updates: Node, reduction: str)
 
 
 def _combined(call: Call, flat: Node, values: Node, at: Places, reduction: str) -> Node:
-    """Elements combined with all updates to their place, by rounds in which no two updates meet."""
+    """Return `flat` with all updates combined at their places, in rounds without two updates of one place."""
     if isinstance(at, Node):
         call.refuse(f"reduction {reduction!r} at places that only become known when the graph runs")
     join = {"mul": lambda a, b: a * b, "max": maximum, "min": minimum}.get(reduction)
@@ -436,7 +446,7 @@ def center_crop_pad(call: Call, x: Value, target: Value) -> Value:
 
 
 def _reflected(mode: str, n: int, low: int, high: int) -> list[int]:
-    """Places of an axis of n with its edges continued."""
+    """Return the places, among n, of an axis with `low` and `high` more places at its ends, by the mode of padding."""
     places = np.arange(-low, n + high)
     if mode == "edge":
         return np.clip(places, 0, n - 1).tolist()  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Operators of `ai.onnx.ml`, as scikit-learn models are written with."""
+"""ONNX operators of the domain `ai.onnx.ml`, which scikit-learn models are exported to."""
 
 from __future__ import annotations
 
@@ -34,15 +34,18 @@ from service.engine.onnx.values import Value
 
 
 def _rows(call: Call, x: Value) -> Node:
+    """Return x with at least two axes: a vector becomes one row."""
     node = call.x(x)
     return reshape(node, (1, node.size)) if len(node.shape) < 2 else node
 
 
 def _numbers(call: Call, name: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Return an attribute as a vector of float64, empty if the node does not have the attribute."""
     return np.array(call.attr(name) or [], np.float64)
 
 
 def _transformed(call: Call, scores: Node) -> Node:
+    """Return scores after the function that the attribute `post_transform` names."""
     kind = call.word("post_transform", "NONE")
     if kind == "NONE":
         return scores
@@ -57,6 +60,7 @@ def _transformed(call: Call, scores: Node) -> Node:
 
 
 def _linear(call: Call, x: Node, targets: int) -> Node:
+    """Return the linear function of x `(n, features)` with the node's coefficients: `(n, targets)`."""
     coefficients = _numbers(call, "coefficients")
     if coefficients.size != targets * x.shape[1]:
         call.refuse(f"has {coefficients.size} coefficients for {x.shape[1]} features and {targets} outputs")
@@ -73,7 +77,7 @@ def linear_regressor(call: Call, x: Value) -> Node:
 
 
 def _label(call: Call, scores: Node) -> Value | None:
-    """The label with the largest score, where labels are integers."""
+    """Return the integer label with the largest score for each row, or None where no such label is asked for."""
     labels = call.attr("classlabels_ints") or call.attr("classlabels_int64s")
     if labels is None or not call.wants(0):
         return None
@@ -158,7 +162,7 @@ def array_feature_extractor(call: Call, x: Value, places: Value) -> Value:
 
 
 def _kernel(call: Call, x: Node, vectors: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> Node:
-    """The kernel of each row of x with each support vector."""
+    """Return the kernel function of each row of x with each support vector: `(n, vectors)`."""
     kind = call.word("kernel_type", "LINEAR")
     gamma, constant, degree = ([*_numbers(call, "kernel_params"), 0.0, 0.0, 0.0])[:3]
     support = table(call.graph, vectors)

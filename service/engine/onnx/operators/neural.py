@@ -1,4 +1,7 @@
-"""Convolutions, pooling, normalization and resizing, all with the channels on axis 1."""
+"""ONNX operators of neural networks: convolution, pooling, normalization and resizing, with the channels on axis 1.
+
+This is one module because it is one list of declarations that share their helpers for windows and channels.
+"""
 
 from __future__ import annotations
 
@@ -33,11 +36,11 @@ from service.engine.onnx.registry import operator
 from service.engine.onnx.values import Value
 
 MOST_WINDOW = 2**16
-"""Elements of one window."""
+"""The largest number of elements of one window."""
 
 
 def _window(call: Call, spatial: Shape, kernel: Sequence[int], *, ceil: bool = False) -> Sliding:
-    """How a window slides over axes 2, 3, … of `(c, n, *spatial)`."""
+    """Return how a window slides over axes 2, 3, … of `(c, n, *spatial)`, by the attributes of the node."""
     count = len(spatial)
     strides = call.integers("strides", [1] * count)
     dilations = call.integers("dilations", [1] * count)
@@ -66,6 +69,7 @@ def _window(call: Call, spatial: Shape, kernel: Sequence[int], *, ceil: bool = F
 def _pads(
     call: Call, spatial: Shape, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
 ) -> list[tuple[int, int]]:
+    """Return the padding before and after each spatial axis, by the attributes of the node."""
     kind, count = call.word("auto_pad", "NOTSET"), len(spatial)
     if kind == "VALID":
         return [(0, 0)] * count
@@ -83,13 +87,14 @@ def _pads(
 
 
 def _spatial_of(call: Call, x: Node) -> Shape:
+    """Return the spatial part of the shape of x. Refuse x without spatial axes."""
     if len(x.shape) < 3:
         call.refuse(f"takes samples, channels and at least one more axis, got shape {list(x.shape)}")
     return x.shape[2:]
 
 
 def convolve(call: Call, node: Node, kernel: Node, groups: int) -> Node:
-    """x `(n, c, *s)` with a kernel `(o, c / groups, *k)` to `(n, o, *p)`."""
+    """Return the convolution of x `(n, c, *s)` with a kernel `(o, c / groups, *k)`, of shape `(n, o, *p)`."""
     samples, channels = node.shape[:2]
     spatial = _spatial_of(call, node)
     outputs, inner = kernel.shape[:2]
@@ -114,13 +119,14 @@ def convolve(call: Call, node: Node, kernel: Node, groups: int) -> Node:
 
 
 def _with_bias(call: Call, y: Node, bias: Value | None) -> Node:
+    """Return y with a bias added to each channel, if there is a bias."""
     if bias is None:
         return y
     return y + broadcast(per_channel(call, call.x(bias), len(y.shape)), y.shape)
 
 
 def per_channel(call: Call, x: Node, rank: int) -> Node:
-    """One number for each channel, to be broadcast over (n, c, *s)."""
+    """Return a vector with one number per channel, shaped for broadcasting over `(n, c, *s)`."""
     if len(x.shape) != 1:
         call.refuse(f"takes one number for each channel, got shape {list(x.shape)}")
     return reshape(x, (1, x.size, *[1] * (rank - 2)))
@@ -191,7 +197,10 @@ def conv_transpose(call: Call, x: Value, kernel: Value, bias: Value | None = Non
 
 
 def _gathered(call: Call, node: Node, fill: float) -> tuple[Node, Sliding, int]:
-    """All windows of (n, c, *s), the axes of the window first, how they slide, and how many axes a window has."""
+    """Return all windows of `(n, c, *s)`, how they slide, and the number of axes of a window.
+
+    The axes of the window come first. Padding has the value `fill`.
+    """
     spatial = _spatial_of(call, node)
     sliding = _window(call, spatial, call.integers("kernel_shape"), ceil=bool(call.integer("ceil_mode")))
     return windows(node, sliding, fill), sliding, len(spatial)
@@ -222,7 +231,7 @@ def average_pool(call: Call, x: Value) -> Node:
 
 
 def _window_sums(inside: Array, sliding: Sliding) -> Array:
-    """How many elements of 1 each window holds."""
+    """Return the number of ones that each window of `inside` holds."""
     positions = sliding.positions((1, 1, *inside.shape))
     total = np.zeros(positions)
     for offset in every(*map(range, sliding.sizes)):
@@ -241,6 +250,7 @@ def lp_pool(call: Call, x: Value) -> Node:
 
 
 def _norm(x: Node, axes: Sequence[int], p: int) -> Node:
+    """Return the p-norm of x over axes, without these axes."""
     if p == 1:
         return sum_over(absolute(x), axes)
     if p == 2:
@@ -250,6 +260,7 @@ def _norm(x: Node, axes: Sequence[int], p: int) -> Node:
 
 
 def _spatial(x: Node) -> list[int]:
+    """Return the spatial axes of x."""
     return list(range(2, len(x.shape)))
 
 
@@ -313,7 +324,10 @@ def col2im(call: Call, x: Value, image: Value, block: Value) -> Node:
 
 
 def normalized(x: Node, axes: Sequence[int], epsilon: float) -> tuple[Node, Node, Node]:
-    """x with mean 0 and variance 1 over some axes; also mean and inverse deviation, with these axes at length 1."""
+    """Return x with mean 0 and variance 1 over some axes, the mean, and the inverse standard deviation.
+
+    Mean and deviation keep these axes at length 1.
+    """
     count = float(math.prod(x.shape[axis] for axis in axes))
     mean = keep(sum_over(x, axes) / count, x.shape, axes)
     centered = x - broadcast(mean, x.shape)
@@ -357,6 +371,7 @@ def instance_normalization(call: Call, x: Value, scale: Value, bias: Value) -> N
 
 
 def _scaled(call: Call, y: Node, scale: Value, bias: Value | None) -> Node:
+    """Return y times a scale plus a bias, if there is a bias."""
     y = y * broadcast(per_channel(call, call.x(scale), len(y.shape)), y.shape)
     return _with_bias(call, y, bias)
 
@@ -440,7 +455,10 @@ def dropout(call: Call, x: Value, *rest: Value | None) -> list[Node]:
 
 
 def _coordinates(mode: str, n: int, m: int, scale: float, low: float, high: float) -> Array:
-    """Where each of m places of the result lies among n places, by the length n · scale before it was rounded."""
+    """Return the coordinate among n places of each of m resized places.
+
+    n · scale is the resized length before rounding.
+    """
     place = np.arange(m, dtype=np.float64)
     if mode == "asymmetric":
         return place / scale
@@ -462,7 +480,7 @@ def _coordinates(mode: str, n: int, m: int, scale: float, low: float, high: floa
 
 
 def _nearest(call: Call, x: Array, n: int) -> list[int]:
-    """The place nearest to each coordinate."""
+    """Return the place among n that is nearest to each coordinate."""
     rounding = call.word("nearest_mode", "round_prefer_floor")
     if rounding == "floor":
         places = np.floor(x)
@@ -476,7 +494,7 @@ def _nearest(call: Call, x: Array, n: int) -> list[int]:
 
 
 def _weights_of_axis(call: Call, mode: str, x: Array, n: int, scale: float) -> Array:
-    """The matrix that takes n places to those at the coordinates x."""
+    """Return the matrix `(m, n)` that interpolates n places at the m coordinates x."""
     m = len(x)
     matrix = np.zeros((m, n))
     antialias = bool(call.integer("antialias")) and scale < 1.0
@@ -540,6 +558,7 @@ def _resized(
     transformation: str,
     rounding: str,
 ) -> Node:
+    """Return x resized along axes, by factors or to lengths, with the modes of the node."""
     node = call.x(x)
     mode = call.word("mode", "nearest")
     if factors is None and lengths is None:
@@ -586,7 +605,7 @@ def _resized(
 
 
 def along_axis(x: Node, axis: int, matrix: Node) -> Node:
-    """A matrix `(m, n)` applied to an axis of length n."""
+    """Return the product of a matrix `(m, n)` with x along an axis of length n."""
     last = len(x.shape) - 1
     moved = move(x, [axis], [last])
     return move(sum_product(moved, transpose(matrix)), [last], [axis])

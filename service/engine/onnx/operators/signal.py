@@ -52,7 +52,7 @@ def _transform(call: Call, real: Node, imaginary: Node | None, axis: int, length
     last = len(real.shape) - 1
 
     def rows(x: Node) -> Node:
-        """Return x with the transformed axis last and at the length of the transform."""
+        """Return x with the transformed axis last, cut to the elements that the transform uses."""
         return move(slice_axis(x, axis, 0, used), [axis], [last])
 
     a = rows(real)
