@@ -104,8 +104,7 @@ class OnnxDefinition:
         return float(NODES_OF_STEP * (len(self.layers) + 4 * self._recurrences * longest))
 
     def faults_of_inputs(self, inputs: InputShapes) -> list[Fault]:
-        """Return the faults of inputs whose shapes do not fit the shapes of the file or each other's named dimensions.
-        """
+        """Return the faults of inputs whose shapes fit neither the file nor its named dimensions."""
         faults = []
         lengths: dict[str, tuple[int, str]] = {}
         for name, shape in inputs:

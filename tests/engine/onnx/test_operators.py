@@ -1,4 +1,4 @@
-"""Every family of operators gives what the reference implementation of the format gives, and has the right gradient."""
+"""Tests that each family of operators has the reference implementation's results, and the right gradient."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ RNG = np.random.default_rng(3)
 
 
 def floats(*shape: int, low: float | None = None) -> Any:
-    """Numbers that differ, away from 0; from `low` on if it is given."""
+    """Return distinct numbers of a shape that are not near 0, or that start at `low` if given."""
     count = int(np.prod(shape))
     grid = RNG.permutation(
         np.linspace(-1.93 if low is None else low, 2.11 if low is None else low + 1.5, count + 1)[:-1]
@@ -24,6 +24,7 @@ def floats(*shape: int, low: float | None = None) -> Any:
 
 
 def ints(*values: Any) -> Any:
+    """Return values as an int64 array."""
     return np.array(values, np.int64)
 
 
@@ -92,6 +93,7 @@ NEWER = {"RotaryEmbedding": 23, "RMSNormalization": 23, "Swish": 24, "CumProd": 
 
 
 def compare(data: bytes, inputs: dict[str, Any], expected: list[Any] | None = None) -> Run:
+    """Check outputs against the reference or `expected`, and the gradient against differences. Return the run."""
     run = Run(data, inputs, None)
     if expected is None:
         with np.errstate(all="ignore"):
@@ -234,7 +236,7 @@ def test_what_is_random_is_refused_by_name():
 
 @pytest.mark.parametrize("operation", RECURRENT)
 def test_recurrent_operators_keep_samples_apart(operation):
-    """So that per-sample gradients and Jacobians of the samples are those of each sample alone."""
+    """Per-sample gradients and Jacobians must be those of each sample alone."""
     gates, units, features = RECURRENT[operation], 3, 2
     shapes = [(1, gates * units, features), (1, gates * units, units), (1, 2 * gates * units)]
     given = dict(zip("wrb", [0.4 * floats(*shape) for shape in shapes], strict=True))

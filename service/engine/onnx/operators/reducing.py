@@ -131,7 +131,7 @@ def cum_sum(call: Call, x: Value, axis: Value) -> Node:
 
 
 def _shifted(x: Node, axis: int, value: float, *, reverse: bool) -> Node:
-    """Return x moved one place along an axis, with `value` in the place that becomes free."""
+    """Return x moved one place along an axis, towards its start with `reverse`. `value` fills the free place."""
     n = x.shape[axis]
     cut = slice_axis(x, axis, 1, n) if reverse else slice_axis(x, axis, 0, n - 1)
     pads = [(0, 0)] * len(x.shape)
