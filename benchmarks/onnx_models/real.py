@@ -27,7 +27,7 @@ DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(double
 
 
 def best(function: object, times: int = 5) -> float:
-    """Return the shortest time of several calls, in seconds."""
+    """Return the shortest time of several calls, in milliseconds."""
     found = []
     for _ in range(times):
         before = time.perf_counter()

@@ -424,7 +424,7 @@ def _modules(
 
 
 def _is_numbered(module: str) -> bool:
-    """Return whether a module's name holds a number."""
+    """Return whether the last part of a module's name is a number."""
     return module.rpartition(".")[2].isdecimal()
 
 

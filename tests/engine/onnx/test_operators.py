@@ -1,4 +1,4 @@
-"""Tests that each family of operators has the reference implementation's results, and the right gradient."""
+"""Tests that each family of operators has the reference implementation's results and the right gradient."""
 
 from typing import Any
 
@@ -93,7 +93,7 @@ NEWER = {"RotaryEmbedding": 23, "RMSNormalization": 23, "Swish": 24, "CumProd": 
 
 
 def compare(data: bytes, inputs: dict[str, Any], expected: list[Any] | None = None) -> Run:
-    """Check outputs against the reference or `expected`, and the gradient against differences. Return the run."""
+    """Check the outputs of a file against the reference implementation, or against `expected`. Return the run."""
     run = Run(data, inputs, None)
     if expected is None:
         with np.errstate(all="ignore"):

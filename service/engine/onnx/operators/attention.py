@@ -114,6 +114,7 @@ def attention(
     past_value: Value | None = None,
     lengths: Value | None = None,
 ) -> list[Node]:
+    """Build Attention: return the output, the present keys and values, and the scores."""
     q, k, v = call.x(query), call.x(key), call.x(value)
     is_flat = len(q.shape) == 3
     if is_flat:
@@ -154,6 +155,7 @@ def attention(
 
 @operator("FlexAttention", domain=PREVIEW)
 def flex_attention(call: Call, query: Value, key: Value, value: Value) -> Node:
+    """Build FlexAttention: return attention whose scores and probabilities subgraphs may change."""
     q, k, v = call.x(query), call.x(key), call.x(value)
     if len(q.shape) != 4 or q.shape[1] % max(1, k.shape[1]):
         call.refuse(f"takes queries, keys and values of four axes, got {list(q.shape)} and {list(k.shape)}")
@@ -178,6 +180,7 @@ def _modified(call: Call, name: str, x: Node, like: Value) -> Node:
 
 @operator("RotaryEmbedding", integers=True)
 def rotary_embedding(call: Call, x: Value, cosines: Value, sines: Value, places: Value | None = None) -> Node:
+    """Build RotaryEmbedding: return x with pairs of features rotated by their positions."""
     node = call.x(x)
     is_flat = len(node.shape) == 3
     heads = call.integer("num_heads") if is_flat else node.shape[1]
@@ -218,6 +221,7 @@ def linear_attention(
     decay: Value | None = None,
     beta: Value | None = None,
 ) -> list[Node]:
+    """Build LinearAttention, unrolled: return the outputs of all steps and the last state."""
     rule = call.word("update_rule", "gated_delta")
     q_heads, heads = call.integer("q_num_heads"), call.integer("kv_num_heads")
     q, k, v = _heads(call, call.x(query), q_heads), _heads(call, call.x(key), heads), _heads(call, call.x(value), heads)
@@ -263,6 +267,7 @@ def linear_attention(
 def causal_convolution(
     call: Call, x: Value, kernel: Value, bias: Value | None = None, state: Value | None = None
 ) -> list[Node]:
+    """Build CausalConvWithState: return the convolution of each step with steps before, and the state."""
     node, weights = call.x(x), call.x(kernel)
     _, channels, length = node.shape
     before = weights.shape[2] - 1
@@ -282,5 +287,6 @@ def causal_convolution(
 
 @operator("SwiGLU")
 def swiglu(call: Call, a: Value, b: Value) -> Node:
+    """Build SwiGLU: return the product of one input and the swish of the other."""
     x = call.x(a)
     return x * sigmoid(call.number("alpha", 1.0) * x) * call.x(b)

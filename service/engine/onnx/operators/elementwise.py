@@ -97,17 +97,20 @@ _unary("Not", lambda x: 1.0 - x, np.logical_not, result=BOOL, integers=True)
 
 @operator("Neg", fold=np.negative, integers=True)
 def neg(call: Call, x: Value) -> Node:
+    """Build Neg: return -x."""
     return wrapped(call, -call.x(x), x.dtype)
 
 
 @operator("IsNaN", result=BOOL)
 def is_nan(call: Call, x: Value) -> Node:
+    """Build IsNaN: return 1 where x is NaN, else 0."""
     node = call.x(x)
     return 1.0 - greater_equal(node, node)
 
 
 @operator("IsInf", result=BOOL)
 def is_inf(call: Call, x: Value) -> Node:
+    """Build IsInf: return 1 where x is infinite with a sign that the attributes select, else 0."""
     node = call.x(x)
     positive, negative = call.integer("detect_positive", 1), call.integer("detect_negative", 1)
     largest = float(np.finfo(node.graph.dtype).max)
@@ -126,6 +129,7 @@ def _activation(name: str, target: str, **options: tuple[str, float]) -> None:
 
     @operator(name)
     def build(call: Call, x: Value) -> Node:
+        """Return the activation of x."""
         given = {own: call.number(attribute, default) for own, (attribute, default) in options.items()}
         made: Node = activations.select(target).declaration.build(
             call.x(x), **(dict(activations.select(target).options) | given)
@@ -141,17 +145,20 @@ _activation("Mish", "mish")
 
 @operator("HardSigmoid")
 def hard_sigmoid(call: Call, x: Value) -> Node:
+    """Build HardSigmoid: return alpha · x + beta, limited to 0 to 1."""
     return clip(call.number("alpha", 0.2) * call.x(x) + call.number("beta", 0.5), 0.0, 1.0)
 
 
 @operator("Selu")
 def selu(call: Call, x: Value) -> Node:
+    """Build Selu: return the scaled exponential linear unit of x."""
     alpha, gamma = call.number("alpha", 1.6732632423543772), call.number("gamma", 1.0507009873554805)
     return gamma * _elu(call.x(x), alpha)
 
 
 @operator("Celu")
 def celu(call: Call, x: Value) -> Node:
+    """Build Celu: return the continuously differentiable exponential linear unit of x."""
     alpha = call.number("alpha", 1.0)
     node = call.x(x)
     is_positive = greater(node, 0.0)
@@ -166,18 +173,21 @@ def _elu(x: Node, alpha: float) -> Node:
 
 @operator("ThresholdedRelu")
 def thresholded_relu(call: Call, x: Value) -> Node:
+    """Build ThresholdedRelu: return x where above alpha, else 0."""
     node = call.x(x)
     return where(greater(node, call.number("alpha", 1.0)), node, 0.0)
 
 
 @operator("Shrink", integers=True)
 def shrink(call: Call, x: Value) -> Node:
+    """Build Shrink: return x moved towards 0 by `bias` beyond `lambd`, and 0 within."""
     node, bound, bias = call.x(x), call.number("lambd", 0.5), call.number("bias")
     return where(greater(-node, bound), node + bias, where(greater(node, bound), node - bias, 0.0))
 
 
 @operator("Gelu")
 def gelu(call: Call, x: Value) -> Node:
+    """Build Gelu: return the Gaussian error linear unit of x."""
     name = "gelu_tanh" if call.word("approximate", "none") == "tanh" else "gelu"
     made: Node = activations.select(name).declaration.build(call.x(x), **activations.select(name).options)
     return made
@@ -185,12 +195,14 @@ def gelu(call: Call, x: Value) -> Node:
 
 @operator("Swish")
 def swish(call: Call, x: Value) -> Node:
+    """Build Swish: return x · sigmoid(alpha · x)."""
     node, alpha = call.x(x), call.number("alpha", 1.0)
     return node * sigmoid(alpha * node)
 
 
 @operator("PRelu")
 def prelu(call: Call, x: Value, slope: Value) -> Node:
+    """Build PRelu: return x, times a slope where negative."""
     slopes = call.x(slope)
     if call.version < 7 and len(slopes.shape) == 1 and slopes.size > 1:
         slopes = reshape(slopes, (slopes.size, *[1] * (len(x.shape) - 2)))
@@ -199,6 +211,7 @@ def prelu(call: Call, x: Value, slope: Value) -> Node:
 
 @operator("Clip", since=1)
 def clip_by_attributes(call: Call, x: Value) -> Node:
+    """Build Clip before opset 11: return x limited to the attributes `min` and `max`."""
     node = call.x(x)
     low, high = call.attr("min"), call.attr("max")
     node = node if low is None else maximum(node, float(low))
@@ -207,6 +220,7 @@ def clip_by_attributes(call: Call, x: Value) -> Node:
 
 @operator("Clip", since=11, integers=True)
 def clip_by_inputs(call: Call, x: Value, low: Value | None = None, high: Value | None = None) -> Node:
+    """Build Clip since opset 11: return x limited to `low` and `high`."""
     node = call.x(x)
     node = node if low is None else elementwise(maximum, node, call.x(low))
     return node if high is None else elementwise(minimum, node, call.x(high))
@@ -224,11 +238,13 @@ def _cast_array(x: Array, dtype: str) -> Array:
 
 @operator("Cast", fold=_fold_cast, integers=True)
 def cast(call: Call, x: Value) -> Value:
+    """Build Cast: return x in the element type of the attribute `to`."""
     return _as_type(call, x, dtype_of(call.integer("to", 1)))
 
 
 @operator("CastLike", integers=True)
 def cast_like(call: Call, x: Value, target: Value) -> Value:
+    """Build CastLike: return x in the element type of `target`."""
     if x.array is not None:
         return Value(_cast_array(x.array, target.dtype))
     return _as_type(call, x, target.dtype)
@@ -274,6 +290,7 @@ def _binary(name: str, function: Callable[[Node, Node], Node], fold: Any, **deta
 
     @operator(name, fold=fold, integers=True, **details)
     def build(call: Call, a: Value, b: Value) -> Node:
+        """Return the function of two broadcast inputs."""
         return wrapped(call, elementwise(function, call.x(a), _placed(call, a, b)), a.dtype)
 
 
@@ -299,12 +316,14 @@ def _fold_division(call: Call, a: Array, b: Array) -> Array:
 
 @operator("Div", fold=_fold_division, integers=True)
 def divide(call: Call, a: Value, b: Value) -> Node:
+    """Build Div: return a / b, rounded towards 0 for integers."""
     quotient = elementwise(lambda x, y: x / y, call.x(a), _placed(call, a, b))
     return truncated(quotient) if _is_integer(a) else quotient
 
 
 @operator("Pow", integers=True)
 def power(call: Call, a: Value, b: Value) -> Node:
+    """Build Pow: return a to the power b."""
     if not a.is_float:
         found = elementwise(operations.power, call.x(a), call.x(b))
         # Beyond 2⁵³, or 2²⁴ in float32, not every integer is a float.
@@ -335,6 +354,7 @@ def _simple_power(x: Node, exponent: float) -> Node | None:
 
 @operator("Mod", integers=True)
 def modulo(call: Call, a: Value, b: Value) -> Node:
+    """Build Mod: return the remainder, with the sign of the divisor, or of the dividend with `fmod`."""
     x, y = aligned(call.x(a), call.x(b))
     if call.integer("fmod"):
         # The remainder has the sign of the dividend.
@@ -348,6 +368,7 @@ def _several(name: str, function: Callable[[list[Node]], Node]) -> None:
 
     @operator(name, integers=True)
     def build(call: Call, *values: Value) -> Node:
+        """Return the function of all inputs after broadcasting."""
         if not values:
             call.refuse("needs at least one input")
         shape_nodes = aligned(*(call.x(each) for each in values))
@@ -378,6 +399,7 @@ def _comparison(name: str, function: Callable[[Node, Node], Node], fold: Any) ->
 
     @operator(name, fold=fold, result=BOOL, integers=True)
     def build(call: Call, a: Value, b: Value) -> Node:
+        """Return 1 where the comparison holds, else 0."""
         return elementwise(function, call.x(a), call.x(b))
 
 
@@ -393,5 +415,6 @@ _comparison("Xor", lambda a, b: absolute(a - b), np.logical_xor)
 
 @operator("Where", fold=lambda call, c, a, b: np.where(c, a, b), integers=True)
 def choose(call: Call, condition: Value, a: Value, b: Value) -> Value:
+    """Build Where: return a where the condition holds, else b."""
     node = elementwise(where, call.x(condition), call.x(a), call.x(b))
     return Value(None, node, a.dtype)

@@ -1,4 +1,7 @@
-"""ONNX operators that read, write and order elements by their places."""
+"""ONNX operators that read, write and order elements by their places.
+
+This is one module because it is one list of declarations that share their helpers for places.
+"""
 
 from __future__ import annotations
 
@@ -101,6 +104,7 @@ def picked(x: Node, places: Places) -> Node:
     x, np.where(i < 0, i + x.shape[axis_of(call.integer("axis"), x.ndim)], i), axis_of(call.integer("axis"), x.ndim)
 ))  # fmt: skip
 def gather(call: Call, x: Value, indices: Value) -> Value:
+    """Build Gather: return the slices of x at indices along an axis."""
     axis = axis_of(call.integer("axis"), len(x.shape))
     count = x.shape[axis]
     if indices.array is not None:
@@ -143,6 +147,7 @@ def _rows_at(rows: Node, places: Places) -> Node:
 
 @operator("GatherElements", integers=True)
 def gather_elements(call: Call, x: Value, indices: Value) -> Value:
+    """Build GatherElements: return the element of x at each index along an axis."""
     return Value(None, _elements(call, x, indices, call.integer("axis")), x.dtype)
 
 
@@ -192,6 +197,7 @@ def _inner_places(call: Call, places: Places, inner: Shape) -> Places:
 
 @operator("GatherND", integers=True)
 def gather_nd(call: Call, x: Value, indices: Value) -> Value:
+    """Build GatherND: return the slices of x at indices of several axes."""
     node = call.x(x)
     places, inner = _nd_places(call, node.shape, indices, call.integer("batch_dims"))
     found = lookup(reshape(node, (node.size,)), _inner_places(call, places, inner))
@@ -247,6 +253,7 @@ def _combined(call: Call, flat: Node, values: Node, at: Places, reduction: str) 
 
 @operator("ScatterElements", "Scatter", integers=True)
 def scatter_elements(call: Call, x: Value, indices: Value, updates: Value) -> Value:
+    """Build ScatterElements: return x with updates at indices along an axis."""
     node = call.x(x)
     axis = axis_of(call.integer("axis"), len(node.shape))
     places = _element_places(call, node.shape, indices, axis)
@@ -255,6 +262,7 @@ def scatter_elements(call: Call, x: Value, indices: Value, updates: Value) -> Va
 
 @operator("ScatterND", integers=True)
 def scatter_nd(call: Call, x: Value, indices: Value, updates: Value) -> Value:
+    """Build ScatterND: return x with updates of slices at indices of several axes."""
     node = call.x(x)
     places, inner = _nd_places(call, node.shape, indices, 0)
     at = _inner_places(call, places, inner)
@@ -263,6 +271,7 @@ def scatter_nd(call: Call, x: Value, indices: Value, updates: Value) -> Value:
 
 @operator("TensorScatter", static=(2,), integers=True)
 def tensor_scatter(call: Call, x: Value, update: Value, first: Value | None = None) -> Value:
+    """Build TensorScatter: return a cache x with an update written from the place `first` on."""
     node, new = call.x(x), call.x(update)
     axis = axis_of(call.integer("axis", -2), len(node.shape))
     count, length = node.shape[axis], new.shape[axis]
@@ -279,6 +288,7 @@ def tensor_scatter(call: Call, x: Value, update: Value, first: Value | None = No
 
 @operator("OneHot", static=(1,), integers=True)
 def one_hot(call: Call, indices: Value, depth: Value, values: Value) -> Value:
+    """Build OneHot: return vectors of length `depth` that mark the indices."""
     count = call.ints(depth, "the depth")[0]
     off_on = call.x(values)
     off, on = (reshape(slice_axis(off_on, 0, k, k + 1), ()) for k in (0, 1))
@@ -294,6 +304,7 @@ def one_hot(call: Call, indices: Value, depth: Value, values: Value) -> Value:
 
 @operator("TopK", static=(1,), integers=True)
 def top_k(call: Call, x: Value, count: Value | None = None) -> tuple[Value, Value]:
+    """Build TopK: return the largest or least elements of each row, and their places."""
     node = call.x(x)
     axis = axis_of(call.integer("axis", -1), len(node.shape))
     k = call.integer("k") if count is None else call.ints(count, "k")[0]
@@ -312,6 +323,7 @@ def top_k(call: Call, x: Value, count: Value | None = None) -> tuple[Value, Valu
 
 @operator("Compress", static=(1,), integers=True)
 def compress(call: Call, x: Value, condition: Value) -> Value:
+    """Build Compress: return the slices of x for which a condition holds."""
     kept = np.flatnonzero(call.known(condition, "the condition").reshape(-1)).tolist()
     node = call.x(x)
     axis = call.attr("axis")
@@ -322,6 +334,7 @@ def compress(call: Call, x: Value, condition: Value) -> Value:
 
 @operator("ReverseSequence", static=(1,), integers=True)
 def reverse_sequence(call: Call, x: Value, lengths: Value) -> Value:
+    """Build ReverseSequence: return x with the start of each sequence reversed."""
     node = call.x(x)
     rank = len(node.shape)
     time, batch = axis_of(call.integer("time_axis"), rank), axis_of(call.integer("batch_axis", 1), rank)
@@ -337,6 +350,7 @@ def reverse_sequence(call: Call, x: Value, lengths: Value) -> Value:
 
 @operator("Trilu", static=(1,), integers=True)
 def triangle(call: Call, x: Value, diagonal: Value | None = None) -> Value:
+    """Build Trilu: return the upper or lower triangle of matrices, with zeros elsewhere."""
     k = 0 if diagonal is None else call.ints(diagonal, "k")[0]
     ones = np.ones(call.bounded(x.shape[-2:]))
     mask = np.triu(ones, k) if call.integer("upper", 1) else np.tril(ones, k)
@@ -348,11 +362,13 @@ def triangle(call: Call, x: Value, diagonal: Value | None = None) -> Value:
 
 @operator("NonZero", static=None, result="int64", integers=True)
 def non_zero(call: Call, x: Value) -> Value:
+    """Build NonZero: return the places of the elements that are not 0."""
     return Value(np.array(np.nonzero(call.known(x, "what is looked through"))))
 
 
 @operator("EyeLike", shape_only=True, integers=True, result=FLOAT)
 def eye_like(call: Call, x: Value) -> Value:
+    """Build EyeLike: return a matrix of the shape of x with ones on a diagonal."""
     from service.engine.onnx.tensors import dtype_of
 
     rows, columns = call.bounded(x.shape)
@@ -362,6 +378,7 @@ def eye_like(call: Call, x: Value) -> Value:
 
 @operator("Range", static=None, integers=True)
 def numbers(call: Call, start: Value, limit: Value, delta: Value) -> Value:
+    """Build Range: return the numbers from `start` to before `limit` in steps of `delta`."""
     first, last, step = (call.known(each, "the range").reshape(())[()] for each in (start, limit, delta))
     count = max(math.ceil((last - first) / step), 0)
     (count,) = call.bounded((count,))
@@ -370,6 +387,7 @@ def numbers(call: Call, start: Value, limit: Value, delta: Value) -> Value:
 
 @operator("ConstantOfShape", static=None, integers=True)
 def constant_of_shape(call: Call, shape: Value) -> Value:
+    """Build ConstantOfShape: return an array of a shape, filled with one number."""
     value = call.attr("value")
     number = np.zeros((), np.float32) if value is None else np.asarray(value).reshape(())
     target = tuple(call.ints(shape, "the shape"))
@@ -380,6 +398,7 @@ def constant_of_shape(call: Call, shape: Value) -> Value:
 
 @operator("Constant", integers=True)
 def constant(call: Call) -> Value:
+    """Build Constant: return the array in the attributes."""
     for name, dtype in (("value_float", "float32"), ("value_floats", "float32"), ("value_int", "int64"),
                         ("value_ints", "int64")):  # fmt: skip
         found = call.attr(name)
@@ -393,6 +412,7 @@ def constant(call: Call) -> Value:
 
 @operator("Tile", static=(1,), integers=True)
 def tile(call: Call, x: Value, repeats: Value) -> Value:
+    """Build Tile: return x repeated along its axes."""
     counts = call.ints(repeats, "the repeats")
     if len(counts) != len(x.shape):
         call.refuse(f"has {len(counts)} repeats for {len(x.shape)} axes")
@@ -410,6 +430,7 @@ def tile(call: Call, x: Value, repeats: Value) -> Value:
 
 @operator("DepthToSpace", integers=True)
 def depth_to_space(call: Call, x: Value) -> Value:
+    """Build DepthToSpace: return x with channels moved into blocks of the image."""
     node = call.x(x)
     samples, channels, height, width = node.shape
     size = call.integer("blocksize", 1)
@@ -423,6 +444,7 @@ def depth_to_space(call: Call, x: Value) -> Value:
 
 @operator("SpaceToDepth", integers=True)
 def space_to_depth(call: Call, x: Value) -> Value:
+    """Build SpaceToDepth: return x with blocks of the image moved into channels."""
     node = call.x(x)
     samples, channels, height, width = node.shape
     size = call.integer("blocksize", 1)
@@ -434,6 +456,7 @@ def space_to_depth(call: Call, x: Value) -> Value:
 
 @operator("CenterCropPad", static=(1,), integers=True)
 def center_crop_pad(call: Call, x: Value, target: Value) -> Value:
+    """Build CenterCropPad: return x cut or padded around its centre to target lengths."""
     node = call.x(x)
     lengths = call.ints(target, "the shape")
     axes = [axis_of(each, len(node.shape)) for each in call.integers("axes", range(len(node.shape)))]
@@ -463,6 +486,7 @@ def _reflected(mode: str, n: int, low: int, high: int) -> list[int]:
 def pad_by_inputs(
     call: Call, x: Value, pads: Value | None = None, value: Value | None = None, axes: Value | None = None
 ) -> Value:
+    """Build Pad: return x with elements added at, or cut off, the ends of axes."""
     node = call.x(x)
     rank = len(node.shape)
     if call.version < 11:

@@ -73,6 +73,7 @@ def _linear(call: Call, x: Node, targets: int) -> Node:
 
 @operator("LinearRegressor", domain=ML_DOMAIN, result=FLOAT)
 def linear_regressor(call: Call, x: Value) -> Node:
+    """Build LinearRegressor: return the linear function of each row."""
     return _transformed(call, _linear(call, _rows(call, x), call.integer("targets", 1)))
 
 
@@ -89,6 +90,7 @@ def _label(call: Call, scores: Node) -> Value | None:
 
 @operator("LinearClassifier", domain=ML_DOMAIN, result=FLOAT)
 def linear_classifier(call: Call, x: Value) -> tuple[Value | None, Node]:
+    """Build LinearClassifier: return the label of each row, if it is an integer, and the scores."""
     node = _rows(call, x)
     classes = max(1, len(_numbers(call, "coefficients")) // node.shape[1])
     raw = _linear(call, node, classes)
@@ -106,6 +108,7 @@ def linear_classifier(call: Call, x: Value) -> tuple[Value | None, Node]:
 
 @operator("Scaler", domain=ML_DOMAIN, result=FLOAT)
 def scaler(call: Call, x: Value) -> Node:
+    """Build Scaler: return (x - offset) · scale."""
     node = call.x(x)
     offset, scale = _numbers(call, "offset"), _numbers(call, "scale")
     y = node
@@ -116,6 +119,7 @@ def scaler(call: Call, x: Value) -> Node:
 
 @operator("Normalizer", domain=ML_DOMAIN, result=FLOAT)
 def normalizer(call: Call, x: Value) -> Node:
+    """Build Normalizer: return each row divided by its norm."""
     node = call.x(x)
     kind = call.word("norm", "MAX")
     last = len(node.shape) - 1
@@ -132,11 +136,13 @@ def normalizer(call: Call, x: Value) -> Node:
 
 @operator("Binarizer", domain=ML_DOMAIN, result=FLOAT)
 def binarizer(call: Call, x: Value) -> Node:
+    """Build Binarizer: return 1 where x is above the threshold, else 0."""
     return call.x(x).graph.apply("greater", call.x(x), call.number("threshold"))
 
 
 @operator("Imputer", domain=ML_DOMAIN, result=FLOAT)
 def imputer(call: Call, x: Value) -> Node:
+    """Build Imputer: return x with other numbers in place of the missing ones."""
     node = call.x(x)
     values = _numbers(call, "imputed_value_floats")
     if not values.size:
@@ -151,11 +157,13 @@ def imputer(call: Call, x: Value) -> Node:
 
 @operator("FeatureVectorizer", domain=ML_DOMAIN, result=FLOAT)
 def feature_vectorizer(call: Call, *values: Value) -> Node:
+    """Build FeatureVectorizer: return the inputs joined as the features of each row."""
     return concatenate([_rows(call, each) for each in values], 1)
 
 
 @operator("ArrayFeatureExtractor", domain=ML_DOMAIN, static=(1,), integers=True)
 def array_feature_extractor(call: Call, x: Value, places: Value) -> Value:
+    """Build ArrayFeatureExtractor: return the features of x at known places."""
     node = _rows(call, x)
     chosen = call.ints(places, "the places")
     return Value(None, take(node, len(node.shape) - 1, chosen), x.dtype)
@@ -184,6 +192,7 @@ def _kernel(call: Call, x: Node, vectors: np.ndarray[tuple[int, int], np.dtype[n
 
 @operator("SVMRegressor", domain=ML_DOMAIN, result=FLOAT)
 def svm_regressor(call: Call, x: Value) -> Node:
+    """Build SVMRegressor: return the value of each row."""
     node = _rows(call, x)
     coefficients, rho = _numbers(call, "coefficients"), _numbers(call, "rho")
     count = call.integer("n_supports")
@@ -200,6 +209,7 @@ def svm_regressor(call: Call, x: Value) -> Node:
 
 @operator("SVMClassifier", domain=ML_DOMAIN, result=FLOAT)
 def svm_classifier(call: Call, x: Value) -> tuple[Value | None, Node]:
+    """Build SVMClassifier: return the label of each row, if it is an integer, and the scores."""
     node = _rows(call, x)
     per_class = call.integers("vectors_per_class")
     labels = call.attr("classlabels_ints") or call.attr("classlabels_strings") or []

@@ -134,11 +134,13 @@ def per_channel(call: Call, x: Node, rank: int) -> Node:
 
 @operator("Conv")
 def conv(call: Call, x: Value, kernel: Value, bias: Value | None = None) -> Node:
+    """Build Conv: return the convolution of x, plus the bias."""
     return _with_bias(call, convolve(call, call.x(x), call.x(kernel), call.integer("group", 1)), bias)
 
 
 @operator("ConvTranspose")
 def conv_transpose(call: Call, x: Value, kernel: Value, bias: Value | None = None) -> Node:
+    """Build ConvTranspose: return the transposed convolution of x, plus the bias."""
     node, weights = call.x(x), call.x(kernel)
     samples, channels = node.shape[:2]
     spatial = _spatial_of(call, node)
@@ -208,6 +210,7 @@ def _gathered(call: Call, node: Node, fill: float) -> tuple[Node, Sliding, int]:
 
 @operator("MaxPool")
 def max_pool(call: Call, x: Value) -> Node:
+    """Build MaxPool: return the largest element of each window."""
     if call.wants(1):
         call.refuse("the places of the largest elements are integers, which are not given; leave that output out")
     gathered, _, count = _gathered(call, call.x(x), -math.inf)
@@ -216,6 +219,7 @@ def max_pool(call: Call, x: Value) -> Node:
 
 @operator("AveragePool")
 def average_pool(call: Call, x: Value) -> Node:
+    """Build AveragePool: return the mean of each window."""
     gathered, sliding, count = _gathered(call, call.x(x), 0.0)
     total = sum_over(gathered, range(count))
     if call.integer("count_include_pad"):
@@ -245,6 +249,7 @@ def _window_sums(inside: Array, sliding: Sliding) -> Array:
 
 @operator("LpPool")
 def lp_pool(call: Call, x: Value) -> Node:
+    """Build LpPool: return the p-norm of each window."""
     gathered, _, count = _gathered(call, call.x(x), 0.0)
     return _norm(gathered, range(count), call.integer("p", 2))
 
@@ -266,6 +271,7 @@ def _spatial(x: Node) -> list[int]:
 
 @operator("GlobalAveragePool")
 def global_average_pool(call: Call, x: Value) -> Node:
+    """Build GlobalAveragePool: return the mean of each channel."""
     node = call.x(x)
     axes = _spatial(node)
     return keep(sum_over(node, axes) / float(math.prod(node.shape[2:])), node.shape, axes)
@@ -273,18 +279,21 @@ def global_average_pool(call: Call, x: Value) -> Node:
 
 @operator("GlobalMaxPool")
 def global_max_pool(call: Call, x: Value) -> Node:
+    """Build GlobalMaxPool: return the largest element of each channel."""
     node = call.x(x)
     return keep(largest(node, _spatial(node)), node.shape, _spatial(node))
 
 
 @operator("GlobalLpPool")
 def global_lp_pool(call: Call, x: Value) -> Node:
+    """Build GlobalLpPool: return the p-norm of each channel."""
     node = call.x(x)
     return keep(_norm(node, _spatial(node), call.integer("p", 2)), node.shape, _spatial(node))
 
 
 @operator("MaxUnpool", static=(1, 2), integers=True)
 def max_unpool(call: Call, x: Value, places: Value, shape: Value | None = None) -> Node:
+    """Build MaxUnpool: return zeros with the elements of x at the places from which MaxPool took them."""
     node = call.x(x)
     spatial = _spatial_of(call, node)
     kernel = call.integers("kernel_shape")
@@ -308,6 +317,7 @@ def max_unpool(call: Call, x: Value, places: Value, shape: Value | None = None) 
 
 @operator("Col2Im", static=(1, 2))
 def col2im(call: Call, x: Value, image: Value, block: Value) -> Node:
+    """Build Col2Im: return images as the sums of their overlapping blocks."""
     node = call.x(x)
     lengths, kernel = tuple(call.ints(image, "the shape")), tuple(call.ints(block, "the block"))
     samples, packed, _ = node.shape
@@ -340,6 +350,7 @@ def normalized(x: Node, axes: Sequence[int], epsilon: float) -> tuple[Node, Node
 def batch_normalization(
     call: Call, x: Value, scale: Value, bias: Value, mean: Value, variance: Value
 ) -> list[Node | None]:
+    """Build BatchNormalization: return normalized x; in training also the new running statistics."""
     node = call.x(x)
     rank = len(node.shape)
     epsilon = call.number("epsilon", 1e-5)
@@ -365,6 +376,7 @@ def batch_normalization(
 
 @operator("InstanceNormalization")
 def instance_normalization(call: Call, x: Value, scale: Value, bias: Value) -> Node:
+    """Build InstanceNormalization: return x normalized over each channel of each sample."""
     node = call.x(x)
     y, _, _ = normalized(node, _spatial(node), call.number("epsilon", 1e-5))
     return _scaled(call, y, scale, bias)
@@ -378,6 +390,7 @@ def _scaled(call: Call, y: Node, scale: Value, bias: Value | None) -> Node:
 
 @operator("GroupNormalization")
 def group_normalization(call: Call, x: Value, scale: Value, bias: Value) -> Node:
+    """Build GroupNormalization: return x normalized over groups of channels."""
     node = call.x(x)
     groups = call.integer("num_groups", 1)
     samples, channels = node.shape[:2]
@@ -395,6 +408,7 @@ def group_normalization(call: Call, x: Value, scale: Value, bias: Value) -> Node
 
 @operator("LayerNormalization")
 def layer_normalization(call: Call, x: Value, scale: Value, bias: Value | None = None) -> tuple[Node, Node, Node]:
+    """Build LayerNormalization: return x normalized over its last axes, the mean, and the inverse deviation."""
     node = call.x(x)
     axes = range(axis_of(call.integer("axis", -1), len(node.shape)), len(node.shape))
     y, mean, inverse = normalized(node, axes, call.number("epsilon", 1e-5))
@@ -404,6 +418,7 @@ def layer_normalization(call: Call, x: Value, scale: Value, bias: Value | None =
 
 @operator("RMSNormalization")
 def rms_normalization(call: Call, x: Value, scale: Value) -> Node:
+    """Build RMSNormalization: return x divided by its root mean square over the last axes."""
     node = call.x(x)
     axes = range(axis_of(call.integer("axis", -1), len(node.shape)), len(node.shape))
     count = float(math.prod(node.shape[axis] for axis in axes))
@@ -415,6 +430,7 @@ def rms_normalization(call: Call, x: Value, scale: Value) -> Node:
 
 @operator("MeanVarianceNormalization")
 def mean_variance_normalization(call: Call, x: Value) -> Node:
+    """Build MeanVarianceNormalization: return x with mean 0 and variance 1 over axes."""
     node = call.x(x)
     axes = [axis_of(each, len(node.shape)) for each in call.integers("axes", [0, 2, 3])]
     count = float(math.prod(node.shape[axis] for axis in axes))
@@ -426,6 +442,7 @@ def mean_variance_normalization(call: Call, x: Value) -> Node:
 
 @operator("LRN")
 def local_response_normalization(call: Call, x: Value) -> Node:
+    """Build LRN: return x divided by a measure of the neighbouring channels."""
     node = call.x(x)
     size = call.integer("size", 1)
     low = (size - 1) // 2
@@ -437,6 +454,7 @@ def local_response_normalization(call: Call, x: Value) -> Node:
 
 @operator("Dropout", static=(1, 2))
 def dropout(call: Call, x: Value, *rest: Value | None) -> list[Node]:
+    """Build Dropout without training: return x, and a mask of ones if it is wanted."""
     node = call.x(x)
     training = rest[1] if len(rest) > 1 else None
     ratio = rest[0] if rest else None
@@ -523,6 +541,7 @@ def _weights_of_axis(call: Call, mode: str, x: Array, n: int, scale: float) -> A
 
 @operator("Resize", since=10, static=(1,))
 def resize_10(call: Call, x: Value, scales: Value) -> Node:
+    """Build Resize of opset 10: return x resized by scales."""
     factors = [float(each) for each in call.known(scales, "the scales").reshape(-1)]
     return _resized(call, x, list(range(len(x.shape))), factors, None, None, "asymmetric", "floor")
 
@@ -531,6 +550,7 @@ def resize_10(call: Call, x: Value, scales: Value) -> Node:
 def resize(
     call: Call, x: Value, roi: Value | None = None, scales: Value | None = None, sizes: Value | None = None
 ) -> Node:
+    """Build Resize since opset 11: return x resized by scales or to sizes."""
     axes = [axis_of(each, len(x.shape)) for each in call.integers("axes", range(len(x.shape)))]
     has_scales = scales is not None and 0 not in scales.shape
     factors = [float(each) for each in call.known(scales, "the scales").reshape(-1)] if has_scales else None
@@ -543,6 +563,7 @@ def resize(
 
 @operator("Upsample", static=(1,))
 def upsample(call: Call, x: Value, scales: Value | None = None) -> Node:
+    """Build Upsample: return x resized by scales."""
     given = call.attr("scales") if scales is None else call.known(scales, "the scales").reshape(-1)
     factors = [float(each) for each in given]
     return _resized(call, x, list(range(len(x.shape))), factors, None, None, "asymmetric", "floor")

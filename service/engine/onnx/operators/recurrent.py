@@ -179,6 +179,7 @@ def rnn(
     lengths: Value | None = None,
     initial: Value | None = None,
 ) -> list[Node]:
+    """Build RNN: return the states of all steps and the last state."""
     own = _Recurrence(call, x, kernel, recurrent, lengths)
     functions = _functions(call, ("Tanh",), own.directions)
     results = []
@@ -207,6 +208,7 @@ def gru(
     lengths: Value | None = None,
     initial: Value | None = None,
 ) -> list[Node]:
+    """Build GRU: return the states of all steps and the last state."""
     own = _Recurrence(call, x, kernel, recurrent, lengths)
     functions = _functions(call, ("Sigmoid", "Tanh"), own.directions)
     after = bool(call.integer("linear_before_reset"))
@@ -263,6 +265,7 @@ def lstm(
     initial_cell: Value | None = None,
     peepholes: Value | None = None,
 ) -> list[Node]:
+    """Build LSTM: return the states of all steps, the last state and the last cell state."""
     own = _Recurrence(call, x, kernel, recurrent, lengths)
     functions = _functions(call, ("Sigmoid", "Tanh", "Tanh"), own.directions)
     coupled = bool(call.integer("input_forget"))

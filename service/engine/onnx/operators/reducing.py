@@ -48,6 +48,7 @@ def _reduction(name: str, function: Callable[[Node, Sequence[int]], Node], empty
 
     @operator(name, static=(1,), integers=True)
     def build(call: Call, x: Value, axes: Value | None = None) -> Node:
+        """Return the reduction of x over the axes of the node."""
         node = call.x(x)
         rank = len(node.shape)
         if call.version >= axes_since:
@@ -123,6 +124,7 @@ _reduction("ReduceSumSquare", lambda x, axes: sum_over(square(x), axes), 0.0, 18
 
 @operator("CumSum", static=(1,), integers=True)
 def cum_sum(call: Call, x: Value, axis: Value) -> Node:
+    """Build CumSum: return the running sums of x along an axis."""
     node = call.x(x)
     place = axis_of(call.ints(axis, "the axis")[0], len(node.shape))
     reverse = bool(call.integer("reverse"))
@@ -141,6 +143,7 @@ def _shifted(x: Node, axis: int, value: float, *, reverse: bool) -> Node:
 
 @operator("CumProd", static=(1,), integers=True)
 def cum_prod(call: Call, x: Value, axis: Value) -> Node:
+    """Build CumProd: return the running products of x along an axis."""
     node = call.x(x)
     place = axis_of(call.ints(axis, "the axis")[0], len(node.shape))
     reverse = bool(call.integer("reverse"))
@@ -198,6 +201,7 @@ def _softmax_like(name: str, function: Callable[[Node], Node]) -> None:
 
     @operator(name, since=1)
     def flattened(call: Call, x: Value) -> Node:
+        """Return the function of x as a matrix, with the axes from the attribute `axis` on as one row."""
         node = call.x(x)
         axis = axis_of(call.integer("axis", 1), max(1, len(node.shape)))
         rows = reshape(node, (math.prod(node.shape[:axis]), math.prod(node.shape[axis:])))
@@ -205,6 +209,7 @@ def _softmax_like(name: str, function: Callable[[Node], Node]) -> None:
 
     @operator(name, since=13)
     def build(call: Call, x: Value) -> Node:
+        """Return the function of x along the attribute `axis`."""
         node = call.x(x)
         return over_axis(function, node, axis_of(call.integer("axis", -1), len(node.shape)))
 
@@ -219,6 +224,7 @@ def _place_of(name: str, sign: float) -> None:
 
     @operator(name, result=INT, integers=True)
     def build(call: Call, x: Value) -> Node:
+        """Return the place of the largest or least element along an axis."""
         node = sign * call.x(x)
         axis = axis_of(call.integer("axis"), len(node.shape))
         last = bool(call.integer("select_last_index"))
@@ -238,6 +244,7 @@ _place_of("ArgMin", -1.0)
 
 @operator("LpNormalization")
 def lp_normalization(call: Call, x: Value) -> Node:
+    """Build LpNormalization: return x divided by its norm along an axis."""
     node = call.x(x)
     axis = axis_of(call.integer("axis", -1), len(node.shape))
     p = call.integer("p", 2)
@@ -280,10 +287,12 @@ def _negative_log_likelihood(call: Call, scores: Node, target: Value, weight: Va
 
 @operator("NegativeLogLikelihoodLoss", integers=True)
 def negative_log_likelihood(call: Call, x: Value, target: Value, weight: Value | None = None) -> Node:
+    """Build NegativeLogLikelihoodLoss: return the loss of log-probabilities."""
     return _negative_log_likelihood(call, call.x(x), target, weight)
 
 
 @operator("SoftmaxCrossEntropyLoss", integers=True)
 def softmax_cross_entropy(call: Call, x: Value, target: Value, weight: Value | None = None) -> tuple[Node, Node]:
+    """Build SoftmaxCrossEntropyLoss: return the loss of scores, and the log-probabilities."""
     scores = over_axis(log_softmax, call.x(x), 1)
     return _negative_log_likelihood(call, scores, target, weight), scores

@@ -17,6 +17,7 @@ from service.engine.onnx.values import Value, known
 
 
 def same_node(x: Value, node: Node) -> Value:
+    """Return a node as a value with the element type of x."""
     return Value(None, node, x.dtype)
 
 
@@ -27,6 +28,7 @@ def node_of(call: Call, x: Value) -> Node:
 
 @operator("Shape", shape_only=True, integers=True, result=INT)
 def shape(call: Call, x: Value) -> Value:
+    """Build Shape: return the lengths of the axes of x, or of the part of the axes that the attributes select."""
     rank = len(x.shape)
     start, end = call.integer("start"), call.attr("end")
     return known(list(x.shape)[slice(start, rank if end is None else int(end))])
@@ -34,6 +36,7 @@ def shape(call: Call, x: Value) -> Value:
 
 @operator("Size", shape_only=True, integers=True, result=INT)
 def size(call: Call, x: Value) -> Value:
+    """Build Size: return the number of elements of x."""
     return known(math.prod(x.shape))
 
 
@@ -54,6 +57,7 @@ def resolved(call: Call, x: Shape, wanted: Sequence[int], *, zero_is_zero: bool)
     resolved(call, x.shape, [int(n) for n in s.reshape(-1)], zero_is_zero=bool(call.integer("allowzero")))
 ))  # fmt: skip
 def reshaped(call: Call, x: Value, wanted: Value) -> Value:
+    """Build Reshape: return x with the wanted shape."""
     target = call.ints(wanted, "the shape")
     node = node_of(call, x)
     return same_node(x, reshape(node, resolved(call, x.shape, target, zero_is_zero=bool(call.integer("allowzero")))))
@@ -61,6 +65,7 @@ def reshaped(call: Call, x: Value, wanted: Value) -> Value:
 
 @operator("Flatten", integers=True)
 def flatten(call: Call, x: Value) -> Value:
+    """Build Flatten: return x as a matrix, with the axes before the attribute `axis` as rows."""
     axis = call.integer("axis", 1)
     axis = axis + len(x.shape) if axis < 0 else axis
     target = (math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
@@ -69,6 +74,7 @@ def flatten(call: Call, x: Value) -> Value:
 
 @operator("Transpose", integers=True)
 def transposed(call: Call, x: Value) -> Value:
+    """Build Transpose: return x with its axes in the order of `perm`, by default reversed."""
     order = call.integers("perm") or list(range(len(x.shape)))[::-1]
     return same_node(x, transpose(node_of(call, x), order))
 
@@ -94,6 +100,7 @@ def _squeezed(call: Call, x: Shape, axes: Value | None) -> Shape:
           fold=lambda call, x, axes=None: x.reshape(
               _squeezed(call, x.shape, None if axes is None else Value(axes))))  # fmt: skip
 def squeeze(call: Call, x: Value, axes: Value | None = None) -> Value:
+    """Build Squeeze: return x without axes of length 1."""
     return same_node(x, reshape(node_of(call, x), _squeezed(call, x.shape, axes)))
 
 
@@ -101,11 +108,13 @@ def squeeze(call: Call, x: Value, axes: Value | None = None) -> Value:
           fold=lambda call, x, axes=None: np.expand_dims(
               x, tuple(_given_axes(call, None if axes is None else Value(axes), 13) or ())))  # fmt: skip
 def unsqueezed(call: Call, x: Value, axes: Value | None = None) -> Value:
+    """Build Unsqueeze: return x with new axes of length 1."""
     return same_node(x, unsqueeze(node_of(call, x), _given_axes(call, axes, 13) or []))
 
 
 @operator("Concat", integers=True, fold=lambda call, *parts: np.concatenate(parts, call.integer("axis", 1)))
 def concat(call: Call, *parts: Value) -> Value:
+    """Build Concat: return the parts joined along an axis."""
     axis = axis_of(call.integer("axis", 1), len(parts[0].shape))
     nodes = [call.x(part) for part in parts if 0 not in part.shape or len(parts) == 1] or [call.x(parts[0])]
     return same_node(parts[0], concatenate(nodes, axis))
@@ -144,6 +153,7 @@ def _fold_slice(call: Call, x: Array, *rest: Array) -> Array:
 
 @operator("Slice", static=(1, 2, 3, 4), integers=True, fold=_fold_slice)
 def sliced(call: Call, x: Value, *rest: Value | None) -> Value:
+    """Build Slice: return the cut of x, with starts, ends, axes and steps from inputs or attributes."""
     if call.version < 10:
         numbers = [call.integers("starts"), call.integers("ends"), call.attr("axes")]
     else:
@@ -160,6 +170,7 @@ def sliced(call: Call, x: Value, *rest: Value | None) -> Value:
 
 @operator("Split", static=(1,), integers=True)
 def split(call: Call, x: Value, lengths: Value | None = None) -> list[Value]:
+    """Build Split: return the parts of x along an axis."""
     axis = axis_of(call.integer("axis"), len(x.shape))
     count = len([name for name in call.step.outputs if True])
     n = x.shape[axis]
@@ -179,6 +190,7 @@ def split(call: Call, x: Value, lengths: Value | None = None) -> list[Value]:
 
 @operator("Expand", static=(1,), integers=True)
 def expand(call: Call, x: Value, wanted: Value) -> Value:
+    """Build Expand: return x broadcast with the wanted shape."""
     target = shape_of_all(x.shape, tuple(call.ints(wanted, "the shape")))
     if x.array is not None:
         return Value(np.broadcast_to(x.array, call.bounded(target)))
@@ -187,11 +199,13 @@ def expand(call: Call, x: Value, wanted: Value) -> Value:
 
 @operator("MatMul", integers=True)
 def matmul(call: Call, a: Value, b: Value) -> Node:
+    """Build MatMul: return the matrix product by NumPy's rules."""
     return sum_product(call.x(a), call.x(b))
 
 
 @operator("Gemm")
 def gemm(call: Call, a: Value, b: Value, c: Value | None = None) -> Node:
+    """Build Gemm: return alpha · a b + beta · c, with a and b transposed if the attributes say so."""
     x, y = call.x(a), call.x(b)
     if len(x.shape) != 2 or len(y.shape) != 2:
         call.refuse(f"takes two matrices, got shapes {list(x.shape)} and {list(y.shape)}")

@@ -1,4 +1,7 @@
-"""ONNX operators for Fourier transforms, windows, sampling at computed places, and Einstein sums."""
+"""ONNX operators for Fourier transforms, windows, sampling at computed places, and Einstein sums.
+
+This is one module because it is one list of declarations.
+"""
 
 from __future__ import annotations
 
@@ -80,6 +83,7 @@ def _complex(real: Node, imaginary: Node) -> Node:
 
 @operator("DFT", since=17, static=(1, 2))
 def discrete_fourier(call: Call, x: Value, length: Value | None = None, axis: Value | None = None) -> Node:
+    """Build DFT: return the spectrum along an axis, with real and imaginary parts on the last axis."""
     node = call.x(x)
     rank = len(node.shape)
     default = call.integer("axis", 1) if call.version < 20 else -2
@@ -119,6 +123,7 @@ def _cut(x: Node, axis: int, count: int) -> Node:
 def short_time_fourier(
     call: Call, x: Value, step: Value, window: Value | None = None, length: Value | None = None
 ) -> Node:
+    """Build STFT: return the spectrum of each frame of a signal, as `(b, frames, frequencies, 2)`."""
     node = call.x(x)
     if len(node.shape) == 2:
         node = unsqueeze(node, [2])
@@ -141,6 +146,7 @@ def _window(name: str, coefficients: Sequence[float]) -> None:
 
     @operator(name, static=None, result=FLOAT, integers=True)
     def build(call: Call, size: Value) -> Value:
+        """Return the window as a known vector."""
         n = call.ints(size, "the size")[0]
         (n,) = call.bounded((n,))
         span = n if call.integer("periodic", 1) else n - 1
@@ -156,6 +162,7 @@ _window("BlackmanWindow", (0.42, -0.5, 0.08))
 
 @operator("MelWeightMatrix", static=None, result=FLOAT, integers=True)
 def mel_weight_matrix(call: Call, bins: Value, length: Value, rate: Value, low: Value, high: Value) -> Value:
+    """Build MelWeightMatrix: return the matrix from frequencies of a spectrum to mel bins."""
     count, size, hertz = (call.ints(each, "the sizes")[0] for each in (bins, length, rate))
     first, last = (float(call.known(each, "the edges").reshape(-1)[0]) for each in (low, high))
     rows, columns = call.bounded((size // 2 + 1, count))
@@ -259,6 +266,7 @@ def _cubic(distance: Node) -> Node:
 
 @operator("GridSample")
 def grid_sample(call: Call, x: Value, grid: Value) -> Node:
+    """Build GridSample: return x sampled at the coordinates of a grid."""
     node, given = call.x(x), call.x(grid)
     mode = {"bilinear": "linear", "bicubic": "cubic"}.get(call.word("mode", "linear"), call.word("mode", "linear"))
     padding, corners = call.word("padding_mode", "zeros"), bool(call.integer("align_corners"))
@@ -286,6 +294,7 @@ def grid_sample(call: Call, x: Value, grid: Value) -> Node:
 
 @operator("AffineGrid", static=(1,))
 def affine_grid(call: Call, theta: Value, size: Value) -> Node:
+    """Build AffineGrid: return the grid of coordinates of affine maps, for GridSample."""
     lengths = call.ints(size, "the size")
     call.bounded(lengths)
     spatial = lengths[2:]
@@ -305,6 +314,7 @@ def affine_grid(call: Call, theta: Value, size: Value) -> Node:
 def deformable_convolution(
     call: Call, x: Value, kernel: Value, offset: Value, bias: Value | None = None, mask: Value | None = None
 ) -> Node:
+    """Build DeformConv: return the convolution of x sampled at places moved by offsets."""
     node, weights, moves = call.x(x), call.x(kernel), call.x(offset)
     if len(node.shape) != 4:
         call.refuse(f"is read for images, got shape {list(node.shape)}")
@@ -343,6 +353,7 @@ def deformable_convolution(
 
 @operator("RoiAlign", static=(1, 2))
 def region_align(call: Call, x: Value, regions: Value, batch: Value) -> Node:
+    """Build RoiAlign: return each region of x, resized to the same number of places."""
     node = call.x(x)
     boxes = call.known(regions, "the regions").astype(float)
     owners = call.known(batch, "the samples of the regions").astype(np.int64).reshape(-1)
@@ -447,6 +458,7 @@ def _pair(a: Node, ia: str, b: Node, ib: str, kept: str) -> tuple[Node, str]:
 
 @operator("Einsum")
 def einsum(call: Call, *values: Value) -> Node:
+    """Build Einsum: return the sum of products that the attribute `equation` describes."""
     equation = call.word("equation").replace(" ", "")
     inputs, arrow, output = equation.partition("->")
     terms = inputs.split(",")
@@ -482,6 +494,7 @@ def einsum(call: Call, *values: Value) -> Node:
 
 @operator("Det")
 def determinant(call: Call, x: Value) -> Node:
+    """Build Det: return the determinants of square matrices up to 5 × 5."""
     node = call.x(x)
     n = node.shape[-1]
     if len(node.shape) < 2 or node.shape[-2] != n or n > 5:
