@@ -148,7 +148,7 @@ def check(imported: object, given: dict, wanted: list, rtol: float, atol: float)
                 return "WRONG", f"{name}: shape {mine.shape}, not {theirs.shape}"
             if theirs.dtype == np.float16:
                 mine = mine.astype(np.float16)
-            # Expected values are float32: sums that cancel leave the rounding of their largest terms.
+            # Expected values are float32: where terms cancel, the rounding error of the largest remains.
             noise = 1e-6 * np.max(np.abs(theirs[np.isfinite(theirs)]), initial=0.0) if theirs.dtype.kind == "f" else 0.0
             if not np.allclose(mine.astype(float), theirs.astype(float), rtol, atol + noise, equal_nan=True):
                 worst = np.nanmax(np.abs(mine.astype(float) - theirs.astype(float)))
@@ -196,7 +196,7 @@ def kinked(forward: object, base: dict, directions: dict, here: float) -> bool:
         sides.append(((ahead - here) / step, (here - behind) / step))
     (a, b), (c, d) = sides
     if not all(np.isfinite([a, b, c, d])):
-        return True  # beyond the edge of where the function is defined
+        return True  # beyond the domain of the function
     scale = max(1e-6, abs(a), abs(b))
     if max(abs(c), abs(d)) > 5.0 * scale:
         return True

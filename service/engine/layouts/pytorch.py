@@ -174,7 +174,7 @@ def _recurrent(kind: str) -> tuple[Rule, ...]:
         """Return PyTorch's two biases, or their gradients, from the bias of this service."""
         if array.ndim == 2:
             return [_ordered(array[row], order) for row in (0, 1)]
-        # The sum is what counts: each has its gradient, and the second of two parameters is 0.
+        # Only the sum matters: both entries have its gradient, and as a parameter the second one is 0.
         whole = _ordered(array, order)
         return [whole, whole if gradient else np.zeros_like(whole)]
 
@@ -349,7 +349,7 @@ def _layer_from(
         keys = [prefix + suffix(entry) for entry in rule.entries]
         present = [key for key in keys if key in flat]
         if not present:
-            continue  # the layer may have no such parameter; that one is missing which it has is told with all others
+            continue  # the layer may not have this parameter; a missing one is reported with all others later
         read.update(present)
         missing = [key for key in keys if key not in flat]
         try:
@@ -478,7 +478,7 @@ def to_pytorch(
                 parts = rule.back(np.asarray(arrays[rule.parameter]), options, gradient)
                 for entry, part in zip(rule.entries, parts, strict=True):
                     name = entry if level is None else entry.replace("_l0", level[0])
-                    # Queries, keys and values come one after the other, and are rows of one array.
+                    # Queries, keys and values follow each other as rows of one array.
                     entries[name] = np.concatenate([entries[name], part]) if name in entries else part
         entries |= {name: np.asarray(array) for name, array in arrays.items() if name not in known}
     return {module: {name: np.asarray(array, order="C") for name, array in own.items()} for module, own in made.items()}

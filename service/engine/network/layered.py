@@ -98,7 +98,7 @@ class NetworkDefinition:
         """Return all faults of the shapes of a request's inputs."""
         faults = []
         samples = self.samples(inputs)
-        indices = self.index_inputs  # of which a sample may hold a single one
+        indices = self.index_inputs  # a sample may be a single index
         for name, shape in inputs:
             path, label = ("inputs", name), input_label(name)
             wanted = self.input_shapes.get(name)
@@ -288,7 +288,7 @@ class _Assembler:
             )
         outputs = self.model.layers
         if any(name not in self.model.inputs and name not in outputs for name in names):
-            return None  # its input could not be built, and this fault is already known
+            return None  # its input could not be built, and that fault is already noted
         inputs = [self.model.inputs[name] if name in self.model.inputs else outputs[name].output for name in names]
         if not self.check_indices(position, names, inputs):
             return None
@@ -356,7 +356,7 @@ class _LayerBuilder:
         """Return the node of a parameter of the layer: a new one, or that of the layer it shares from."""
         layer, owned = self.layer, self.assembler.owned
         if name in owned.get(layer.name, {}):
-            return owned[layer.name][name]  # a layer inside this one is built for every step
+            return owned[layer.name][name]  # a layer inside this one is built once per step
         if layer.shares is not None:
             if regularizer is not None:
                 detail = f"{name} belongs to layer {layer.shares!r}; regularize it there"
@@ -375,7 +375,7 @@ class _LayerBuilder:
             # A layer may share from a layer that itself shares, so this one counts as an owner, too.
             owned.setdefault(layer.name, {})[name] = shared[name]
             return shared[name]
-        self.assembler.check_parameters(math.prod(shape))  # before anything of that size exists
+        self.assembler.check_parameters(math.prod(shape))  # before anything of this size exists
         given = self.assembler.shapes.get((layer.name, name))
         node = self.model.graph.input(f"{layer.name}.{name}", given if given is not None and given in also else shape)
         owned.setdefault(layer.name, {})[name] = node
@@ -445,6 +445,6 @@ def assemble(
         assembler.build(position)
     if assembler.faults:
         raise InvalidRequest(assembler.faults)
-    # Parameters in the order the layers were written, whatever order they were built in.
+    # Parameters are in the order in which the layers were written, not built.
     assembler.model.parameters.sort(key=lambda parameter: assembler.position[parameter.layer])
     return assembler.model

@@ -183,13 +183,13 @@ def static_names(body: Body, wanted: Iterable[str], functions: Mapping[tuple[str
             if operator is None:
                 continue
             if step.operation == "If":
-                names.add(step.inputs[0])  # a branch is taken where the condition is known
+                names.add(step.inputs[0])  # one branch is taken if the condition is known
             passed_on = not operator.shape_only and any(name in names for name in step.outputs if name)
             for position, name in enumerate(step.inputs):
                 if name and (passed_on or operator.is_static(position)):
                     names.add(name)
 
-    # Once more for what a loop carries from one repetition to the next.
+    # The second walk is for values that a loop carries from one repetition to the next.
     for _ in range(2):
         walk(ordered(body, tuple(wanted)))
     return names

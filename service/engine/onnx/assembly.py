@@ -309,7 +309,7 @@ class Call:
 
     def _folded(self, operator: Operator, values: list[Value | None]) -> list[Value | None] | None:
         """Return the results computed from known inputs, or None where they are left to the graph."""
-        # Floats are folded in double precision: the file's own would round what the graph then multiplies with.
+        # Floats are folded in double precision, because the file's precision would round factors of the graph.
         arrays = [
             None
             if value is None or value.array is None

@@ -204,7 +204,7 @@ class OnnxDefinition:
         for layer in self.layers:
             if layer.name in results:
                 model.layers[layer.name] = results[layer.name]
-            else:  # inside what was known already
+            else:  # the layer's value was already known
                 nothing = graph.constant(0.0)
                 model.layers[layer.name] = LayerOutput(nothing, nothing)
         for name, smallest in assembly.vocabularies.items():

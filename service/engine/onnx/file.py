@@ -268,7 +268,7 @@ class _Reader:
     def attribute(self, proto: Any, opsets: Mapping[str, int], depth: int) -> Any:
         """Return the value of an `AttributeProto`. Raise `Refusal` for kinds that are not read."""
         kind = proto.type
-        if kind == 0:  # files before IR version 2 say no type
+        if kind == 0:  # files before IR version 2 do not give the type
             for number, name in ((1, "f"), (2, "i"), (3, "s"), (6, "floats"), (7, "ints"), (4, "t")):
                 value = getattr(proto, name)
                 if (len(value) if name.endswith("s") else proto.HasField(name)) and number:

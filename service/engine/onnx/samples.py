@@ -109,7 +109,7 @@ def _reduced(node: Node, axis: Axis, known: list[Axis | None], samples: int) -> 
 
 
 def _marked(node: Node, axis: Axis, known: list[Axis | None], samples: int) -> Axis:
-    """Return the axis of the samples after an operation that marks elements of its input."""
+    """Return the axis of the samples after the first largest element along other axes is marked."""
     if axis.place in node.attributes[0]:
         raise Coupled
     return axis
@@ -126,7 +126,7 @@ def _along(node: Node, axis: Axis, known: list[Axis | None], samples: int) -> Ax
     """Return the axis of the samples after an operation along an axis given by an attribute."""
     along, *bounds = node.attributes
     if axis.place == along:
-        # Whole rounds of all samples may be cut out, put among zeros, or joined.
+        # Whole rounds of all samples may be cut out, padded with zeros, or joined.
         name, period = node.operation.name, samples * axis.inner
         lengths = bounds if name in ("slice", "pad") else [x.shape[along] for x in node.inputs]
         if (
@@ -142,7 +142,7 @@ def _along(node: Node, axis: Axis, known: list[Axis | None], samples: int) -> Ax
 def _reshaped(node: Node, axis: Axis, known: list[Axis | None], samples: int) -> Axis:
     """Return the axis of the samples after a reshape."""
     before: Shape = node.inputs[0].shape
-    stride = axis.inner * math.prod(before[axis.place + 1 :])  # elements from a sample to the next
+    stride = axis.inner * math.prod(before[axis.place + 1 :])  # elements from one sample to the next
     for place in range(len(node.shape) - 1, -1, -1):
         behind = math.prod(node.shape[place + 1 :])
         inner, rest = divmod(stride, behind)

@@ -126,10 +126,10 @@ def test_recurrent_operators_in_both_directions(operation, direction):
     x, weights = floats(4, 2, features), [0.4 * floats(*shape) for shape in shapes]
     data = single(operation, [x], weights, 2, hidden_size=units, direction=direction)
     run = Run(data, {"x0": x})
-    if count == 1:  # the reference implementation reads one direction only
+    if count == 1:  # the reference implementation has only one direction
         compare(data, {"x0": x})
     else:
-        # The second direction is the first of the reversed sequence, with its own weights.
+        # The second direction equals the first one on the reversed sequence, with its own weights.
         forward, backward = (
             Run(single(operation, [x], [w[k : k + 1] for w in weights], 2, hidden_size=units), {"x0": series}).results()
             for k, series in ((0, x), (1, x[::-1]))

@@ -287,6 +287,6 @@ def causal_convolution(
 
 @operator("SwiGLU")
 def swiglu(call: Call, a: Value, b: Value) -> Node:
-    """Build SwiGLU: return the product of one input and the swish of the other."""
+    """Build SwiGLU: return the swish of the first input times the second input."""
     x = call.x(a)
     return x * sigmoid(call.number("alpha", 1.0) * x) * call.x(b)

@@ -29,7 +29,7 @@ def branch(call: Call, condition: Value) -> list[Value]:
     then, other = _body(call, "then_branch"), _body(call, "else_branch")
     if condition.array is not None:
         return call.run(then if bool(condition.array.reshape(-1)[0]) else other, {})
-    # Both branches, of which the condition chooses one when the graph runs.
+    # Both branches are computed, and the condition chooses one when the graph runs.
     mask = reshape(call.x(condition), ())
     found = []
     for yes, no in zip(call.run(then, {}), call.run(other, {}), strict=True):

@@ -326,7 +326,7 @@ def power(call: Call, a: Value, b: Value) -> Node:
     """Build Pow: return a to the power b."""
     if not a.is_float:
         found = elementwise(operations.power, call.x(a), call.x(b))
-        # Beyond 2⁵³, or 2²⁴ in float32, not every integer is a float.
+        # Above 2⁵³, or 2²⁴ in float32, some integers are not floats.
         is_exact = greater_equal(largest_whole(call.graph) - absolute(found), 0.0)
         return wrapped(call, where(is_exact, truncated(found), math.nan), a.dtype)
     exponent = b.array

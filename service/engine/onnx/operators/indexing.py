@@ -118,7 +118,7 @@ def gather(call: Call, x: Value, indices: Value) -> Value:
     rest = (*node.shape[:axis], *node.shape[axis + 1 :])
     rows = reshape(move(node, [axis], [0]), (count, math.prod(rest)))
     if indices.node is not None and indices.node.dtype == "int64":
-        # An input of the network: its numbers are checked where they come in.
+        # The indices are an input of the network, whose numbers are checked with the request.
         _see_vocabulary(call, indices.node, count)
         found = gather_rows(rows, indices.node)
     else:
@@ -216,7 +216,7 @@ def _written(call: Call, x: Node, places: Places, updates: Node, reduction: str)
         hit = greater(spread(full(call.graph, 1.0, values.shape), at, x.size), 0.0)
     else:
         if at.size != len(np.unique(at)):
-            # The last of those that write to one place stays.
+            # Of several updates of one place, the last one stays.
             _, last = np.unique(at[::-1], return_index=True)
             chosen = np.sort(at.size - 1 - last)
             values, at = take(values, 0, chosen.tolist()), at[chosen]
@@ -368,7 +368,7 @@ def non_zero(call: Call, x: Value) -> Value:
 
 @operator("EyeLike", shape_only=True, integers=True, result=FLOAT)
 def eye_like(call: Call, x: Value) -> Value:
-    """Build EyeLike: return a matrix of the shape of x with ones on a diagonal."""
+    """Build EyeLike: return a matrix of the shape of x with ones on the k-th diagonal."""
     from service.engine.onnx.tensors import dtype_of
 
     rows, columns = call.bounded(x.shape)

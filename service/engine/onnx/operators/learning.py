@@ -178,7 +178,7 @@ def _kernel(call: Call, x: Node, vectors: np.ndarray[tuple[int, int], np.dtype[n
     if kind == "LINEAR":
         return product
     if kind == "RBF":
-        # |x - v|² without the products that cancel each other for near vectors.
+        # |x - v|² is not expanded, because the products would cancel for near vectors.
         shape = (x.shape[0], len(vectors), x.shape[1])
         difference = broadcast(reshape(x, (x.shape[0], 1, x.shape[1])), shape) - broadcast(support, shape)
         return exp(-float(gamma) * sum_over(square(difference), [2]))

@@ -104,7 +104,7 @@ def convolve(call: Call, node: Node, kernel: Node, groups: int) -> Node:
     positions = sliding.positions((1, 1, *spatial))
     columns_count = samples * math.prod(positions)
     field = math.prod(kernel.shape[2:]) * inner
-    # The window's axes come first in memory: a kernel (o, c, *k) is turned to (o, *k, c).
+    # The axes of the window come first in memory, so a kernel (o, c, *k) becomes (o, *k, c).
     turned = transpose(kernel, (0, *range(2, len(kernel.shape)), 1))
     moved = transpose(node, (1, 0, *range(2, len(node.shape))))
     if groups == 1:
@@ -169,7 +169,7 @@ def conv_transpose(call: Call, x: Value, kernel: Value, bias: Value | None = Non
         if length < 1 or low < 0:
             call.refuse("nothing would be left of the output")
         lengths.append(length)
-        # What is cut off the full result; less than nothing at the end is more zeros there.
+        # The numbers of elements cut off the full result. A negative number at the end adds zeros there.
         pads.append((low, full - low - length))
     extended = [max(0, -high) for _, high in pads]
     sliding = Sliding(
@@ -306,7 +306,7 @@ def max_unpool(call: Call, x: Value, places: Value, shape: Value | None = None) 
     whole = tuple(call.ints(shape, "the shape")) if shape is not None else (*node.shape[:2], *usual)
     flat = np.array(call.known(places, "the places")).astype(np.int64).reshape(-1)
     if shape is not None and list(whole[2:]) != usual:
-        # Places count in the usual result.
+        # The places count elements of the result of the default shape.
         at = np.stack(np.unravel_index(flat, (*node.shape[:2], *usual)))
         flat = np.ravel_multi_index(tuple(at), whole)
     call.bounded(whole)
@@ -350,7 +350,7 @@ def normalized(x: Node, axes: Sequence[int], epsilon: float) -> tuple[Node, Node
 def batch_normalization(
     call: Call, x: Value, scale: Value, bias: Value, mean: Value, variance: Value
 ) -> list[Node | None]:
-    """Build BatchNormalization: return normalized x; in training also the new running statistics."""
+    """Build BatchNormalization: return normalized x, and in training mode the new running mean and variance."""
     node = call.x(x)
     rank = len(node.shape)
     epsilon = call.number("epsilon", 1e-5)
@@ -442,7 +442,7 @@ def mean_variance_normalization(call: Call, x: Value) -> Node:
 
 @operator("LRN")
 def local_response_normalization(call: Call, x: Value) -> Node:
-    """Build LRN: return x divided by a measure of the neighbouring channels."""
+    """Build LRN: return x divided by a power of the mean square of neighbouring channels."""
     node = call.x(x)
     size = call.integer("size", 1)
     low = (size - 1) // 2
@@ -609,7 +609,7 @@ def _resized(
         if transformation == "tf_crop_and_resize":
             outside[axis] = (places < 0) | (places > n - 1)
         if rounding:
-            places = np.floor(places) if mode == "nearest" else places  # of whole places any rounding is the same
+            places = np.floor(places) if mode == "nearest" else places  # rounding modes do not differ for whole places
         if mode == "nearest":
             node = take(node, axis, _nearest(call, places, n))
         else:

@@ -293,7 +293,7 @@ def lstm(
             state, cell = states
             z = own.clipped(share + state @ turned)
             if peeps is None and not coupled:
-                # Three gates in one call: they lie in the order input, output, forget, cell.
+                # One call computes three gates: their order is input, output, forget, cell.
                 enter, show, forget = _blocks(f(slice_axis(z, 1, 0, 3 * units)), units)
                 new = forget * cell + enter * g(slice_axis(z, 1, 3 * units, 4 * units))
                 return (show * h(new), new)

@@ -83,7 +83,7 @@ def _min(x: Node, axes: Sequence[int]) -> Node:
 def _log_sum_exp(x: Node, axes: Sequence[int]) -> Node:
     """Return the logarithm of the sum of exponentials of x over axes, without these axes."""
     top = largest(x, axes)
-    # An infinite maximum takes nothing off: infinity - infinity is no number.
+    # An infinite maximum is not subtracted, because infinity - infinity is NaN.
     finite = where(_is_finite(top), top, 0.0)
     shift = stop_gradient(finite)
     total = sum_over(exp(x - broadcast(keep(shift, x.shape, axes), x.shape)), axes)
@@ -249,7 +249,7 @@ def lp_normalization(call: Call, x: Value) -> Node:
     axis = axis_of(call.integer("axis", -1), len(node.shape))
     p = call.integer("p", 2)
     total = sum_over(absolute(node) if p == 1 else square(node), [axis])
-    # A vector of zeros stays one.
+    # A vector of zeros stays a vector of zeros.
     length = where(total, total, 1.0) if p == 1 else sqrt(where(total, total, 1.0))
     return node / broadcast(keep(length, node.shape, [axis]), node.shape)
 
