@@ -33,7 +33,7 @@ LIMITS = Limits(workspace_bytes=2**28)
 
 
 def attempt(data: bytes) -> str:
-    """Return the fate of a file: `refused`, `built`, or the name of an exception that must not occur."""
+    """Return the outcome for a file: `refused`, `built`, or the name of an exception that must not occur."""
     try:
         definition = read(data).definition
         inputs = tuple(

@@ -49,7 +49,7 @@ class Scope:
 
 
 class Assembly:
-    """One construction of a graph from a file."""
+    """A construction of graph nodes from a file."""
 
     def __init__(
         self,
@@ -69,10 +69,9 @@ class Assembly:
         self._nodes: dict[int, tuple[Value, Node]] = {}
         self._constants: dict[tuple[int, str], Value] = {}
         self.vocabularies: dict[str, tuple[str, int]] = {}
-        """The layer with the fewest allowed indices, and their number, for each input that holds indices."""
+        """For each input that holds indices: the layer that allows the fewest, and their number."""
         self.files: dict[int, Array] = {}
-        """The array in the file of each parameter, by the identity of its value. The values live as long as this
-        object."""
+        """The array in the file of each parameter, by the identity of the parameter's value."""
         self.runs = 0
 
     def run(self, scope: Scope, wanted: Sequence[str]) -> list[Value]:

@@ -145,7 +145,7 @@ _activation("Mish", "mish")
 
 @operator("HardSigmoid")
 def hard_sigmoid(call: Call, x: Value) -> Node:
-    """Build HardSigmoid: return alpha · x + beta, limited to 0 to 1."""
+    """Build HardSigmoid: return alpha · x + beta, limited to the range from 0 to 1."""
     return clip(call.number("alpha", 0.2) * call.x(x) + call.number("beta", 0.5), 0.0, 1.0)
 
 
@@ -202,7 +202,7 @@ def swish(call: Call, x: Value) -> Node:
 
 @operator("PRelu")
 def prelu(call: Call, x: Value, slope: Value) -> Node:
-    """Build PRelu: return x, times a slope where negative."""
+    """Build PRelu: return x where positive, else x times a slope."""
     slopes = call.x(slope)
     if call.version < 7 and len(slopes.shape) == 1 and slopes.size > 1:
         slopes = reshape(slopes, (slopes.size, *[1] * (len(x.shape) - 2)))

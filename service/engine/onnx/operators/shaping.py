@@ -153,7 +153,7 @@ def _fold_slice(call: Call, x: Array, *rest: Array) -> Array:
 
 @operator("Slice", static=(1, 2, 3, 4), integers=True, fold=_fold_slice)
 def sliced(call: Call, x: Value, *rest: Value | None) -> Value:
-    """Build Slice: return the cut of x, with starts, ends, axes and steps from inputs or attributes."""
+    """Build Slice: return a part of x, with starts, ends, axes and steps from inputs or attributes."""
     if call.version < 10:
         numbers = [call.integers("starts"), call.integers("ends"), call.attr("axes")]
     else:
@@ -190,7 +190,7 @@ def split(call: Call, x: Value, lengths: Value | None = None) -> list[Value]:
 
 @operator("Expand", static=(1,), integers=True)
 def expand(call: Call, x: Value, wanted: Value) -> Value:
-    """Build Expand: return x broadcast with the wanted shape."""
+    """Build Expand: return x broadcast to the common shape of x and the wanted shape."""
     target = shape_of_all(x.shape, tuple(call.ints(wanted, "the shape")))
     if x.array is not None:
         return Value(np.broadcast_to(x.array, call.bounded(target)))
