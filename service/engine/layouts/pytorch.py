@@ -75,10 +75,7 @@ DENSE = (Rule("kernel", ("weight",), _transposed, lambda array, *_: [array.T]), 
 
 
 def _channels_last(arrays: list[Array], options: Options) -> Array:
-    """Return a kernel `(out, in, *window)` as `(*window, in, out)`.
-
-    Transposed convolutions have `in` and `out` exchanged in both layouts.
-    """
+    """Return `(out, in, *window)` as `(*window, in, out)`. In transposed convolutions, `in` and `out` are exchanged."""
     (weight,) = arrays
     _need_rank(weight, 2 + len(options["kernel_size"]))
     return weight.transpose((*range(2, weight.ndim), 1, 0))
@@ -491,10 +488,7 @@ def _is_packed(layer: LayerDefinition, arrays: Mapping[str, Array]) -> bool:
 
 
 def unlike_pytorch(definition: NetworkDefinition) -> Iterator[tuple[str, str, float, float]]:
-    """Yield each option that is at this service's default where PyTorch has another default.
-
-    Yields the layer, the option, its value, and PyTorch's default.
-    """
+    """Yield layer, option, value and PyTorch's default for each option at a default that PyTorch does not share."""
     for layer in definition.layers:
         for option in layer.layer.declaration.options:
             theirs = PYTORCH_DEFAULTS.get(layer.layer.name, {}).get(option.name)
