@@ -34,7 +34,7 @@ SLOPE = 1e-4
 
 
 def load(path: Path, described: object) -> object:
-    """A value of a test; None where it is no array of numbers."""
+    """Return the value in a file of a test, or None where it is not an array of numbers."""
     kind = described.type.WhichOneof("value")
     if kind != "tensor_type":
         return None
@@ -47,7 +47,7 @@ def load(path: Path, described: object) -> object:
 
 
 def cases(suite: str) -> Iterator[tuple[str, bytes, list[tuple[list, list]], float, float]]:
-    """Name, model, pairs of inputs and outputs, and tolerances of each test."""
+    """Yield the name, the model, pairs of inputs and outputs, and both tolerances of each test."""
     for case in load_model_tests(kind=suite):
         if case.model is not None:
             yield case.name, case.model.SerializeToString(), case.data_sets, case.rtol, case.atol
@@ -67,7 +67,7 @@ def cases(suite: str) -> Iterator[tuple[str, bytes, list[tuple[list, list]], flo
 
 
 def run(data: bytes, sets: list[tuple[list, list]], rtol: float, atol: float) -> tuple[str, str]:
-    """The verdict of one test, and the reason."""
+    """Return the verdict of one test and the reason."""
     proto = onnx.ModelProto()
     proto.ParseFromString(data)
     names = [each.name for each in proto.graph.output if each.name]
@@ -94,6 +94,7 @@ def run(data: bytes, sets: list[tuple[list, list]], rtol: float, atol: float) ->
 
 
 def check(imported: object, given: dict, wanted: list, rtol: float, atol: float) -> tuple[str, str]:
+    """Return the verdict on one set of inputs and wanted outputs, and the reason. Confirm the gradient as well."""
     definition = imported.definition
     known = tuple(
         (name, given[name].shape, tuple(given[name].reshape(-1).tolist())) for name in sorted(definition.known_inputs)
@@ -147,7 +148,7 @@ def check(imported: object, given: dict, wanted: list, rtol: float, atol: float)
                 return "WRONG", f"{name}: shape {mine.shape}, not {theirs.shape}"
             if theirs.dtype == np.float16:
                 mine = mine.astype(np.float16)
-            # Expected values are float32: sums that cancel leave the rounding of their largest terms.
+            # Expected values are float32: where terms cancel, the rounding error of the largest remains.
             noise = 1e-6 * np.max(np.abs(theirs[np.isfinite(theirs)]), initial=0.0) if theirs.dtype.kind == "f" else 0.0
             if not np.allclose(mine.astype(float), theirs.astype(float), rtol, atol + noise, equal_nan=True):
                 worst = np.nanmax(np.abs(mine.astype(float) - theirs.astype(float)))
@@ -177,7 +178,7 @@ def check(imported: object, given: dict, wanted: list, rtol: float, atol: float)
 
 
 def model_vocabularies(definition: object, shapes: list, known: tuple) -> dict:
-    """How many places there are for each input that holds places; requests are checked for that."""
+    """Return the number of places for each input that holds places. Requests are checked for these numbers."""
     try:
         return definition.assemble(Graph("float64", 200_000, 2**31), dict(shapes), known=known).vocabularies
     except EngineError:
@@ -185,7 +186,7 @@ def model_vocabularies(definition: object, shapes: list, known: tuple) -> dict:
 
 
 def kinked(forward: object, base: dict, directions: dict, here: float) -> bool:
-    """Whether the slopes on both sides differ, or grow without end as the step shrinks."""
+    """Return whether the slopes on both sides differ, or grow without bound as the step shrinks."""
     sides = []
     for step in (1e-5, 1e-6):
         ahead, behind = (
@@ -195,7 +196,7 @@ def kinked(forward: object, base: dict, directions: dict, here: float) -> bool:
         sides.append(((ahead - here) / step, (here - behind) / step))
     (a, b), (c, d) = sides
     if not all(np.isfinite([a, b, c, d])):
-        return True  # beyond the edge of where the function is defined
+        return True  # beyond the domain of the function
     scale = max(1e-6, abs(a), abs(b))
     if max(abs(c), abs(d)) > 5.0 * scale:
         return True
@@ -203,6 +204,7 @@ def kinked(forward: object, base: dict, directions: dict, here: float) -> bool:
 
 
 def main() -> None:
+    """Run the tests of the suite on the command line and print the verdicts."""
     suite = sys.argv[1] if len(sys.argv) > 1 else "node"
     part = sys.argv[2] if len(sys.argv) > 2 else ""
     counts: Counter[str] = Counter()

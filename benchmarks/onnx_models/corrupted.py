@@ -1,4 +1,4 @@
-"""Send corrupted ONNX files and files that ask for too much, and look for crashes, time and memory.
+"""Send corrupted ONNX files, and files that ask for too much, and look for crashes and for excessive time and memory.
 
     .venv/bin/python benchmarks/onnx_models/corrupted.py model.onnx [count]
 
@@ -33,7 +33,7 @@ LIMITS = Limits(workspace_bytes=2**28)
 
 
 def attempt(data: bytes) -> str:
-    """What becomes of a file: `refused`, `built`, or the name of an exception that must not be."""
+    """Return the outcome for a file: `refused`, `built`, or the name of an exception that must not occur."""
     try:
         definition = read(data).definition
         inputs = tuple(
@@ -62,7 +62,7 @@ def attempt(data: bytes) -> str:
 
 
 def corrupted(data: bytes, seed: int) -> bytes:
-    """A file with some of its bytes changed, cut out, repeated or inserted."""
+    """Return a file with some of its bytes changed, cut out, repeated or inserted."""
     rng = random.Random(seed)
     changed = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 4, 16))):
@@ -85,7 +85,7 @@ def corrupted(data: bytes, seed: int) -> bytes:
 
 
 def mutated(data: bytes, seed: int) -> bytes:
-    """A well-formed file whose meaning is broken: names, attributes, dimensions and types are changed."""
+    """Return a well-formed file with its meaning broken: names, attributes, dimensions and types are changed."""
     rng = random.Random(seed)
     model = onnx.ModelProto()
     model.ParseFromString(data)
@@ -133,6 +133,7 @@ def mutated(data: bytes, seed: int) -> bytes:
 
 
 def model_of(nodes: list, initializers: list = (), inputs: list | None = None) -> bytes:
+    """Return the bytes of a model with these nodes, initializers and inputs."""
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 4])] if inputs is None else inputs
     outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
     graph = helper.make_graph(nodes, "bomb", inputs, outputs, list(initializers))
@@ -140,7 +141,7 @@ def model_of(nodes: list, initializers: list = (), inputs: list | None = None) -
 
 
 def bombs() -> dict[str, bytes]:
-    """Small files that ask for very much."""
+    """Return small files that ask for very much, by name."""
     node, ints = helper.make_node, lambda name, values: numpy_helper.from_array(np.array(values, np.int64), name)
     found = {}
     for size in (2**20, 2**40, 2**62):
@@ -256,6 +257,7 @@ OPERATORS = [
 
 
 def main() -> None:
+    """Try the bombs and the corrupted versions of a file, and print the results."""
     data = Path(sys.argv[1]).read_bytes()
     count = int(sys.argv[2]) if len(sys.argv) > 2 else 5000
     slowest: tuple[float, str] = (0.0, "")

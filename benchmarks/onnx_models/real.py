@@ -27,6 +27,7 @@ DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(double
 
 
 def best(function: object, times: int = 5) -> float:
+    """Return the shortest time of several calls, in milliseconds."""
     found = []
     for _ in range(times):
         before = time.perf_counter()
@@ -36,6 +37,7 @@ def best(function: object, times: int = 5) -> float:
 
 
 def main() -> None:
+    """Compare the model on the command line with onnxruntime and print the results."""
     data = Path(sys.argv[1]).read_bytes()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1

@@ -1,4 +1,4 @@
-"""Choices in formulas: one choice of several derivatives instead of a sum of choices."""
+"""Choices in formulas: several choices of one condition are joined to a single one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WHERE = "where"
 
 
 class _Choice(NamedTuple):
-    """A term with a choice as a factor: the choice times a coefficient and the other factors."""
+    """A term with a choice as a factor: the choice, times a coefficient and the other factors."""
 
     atom: Atom
     coefficient: Rational
@@ -20,13 +20,16 @@ class _Choice(NamedTuple):
 
 
 def choice(algebra: Algebra, condition: Sum, a: Sum, b: Sum) -> Sum:
-    """Return a where the condition is not 0, else b. Choices of the same condition in a and b are made."""
+    """Return the sum for "a where the condition is not 0, else b".
+
+    Choices of the same condition inside a and b are replaced by the argument that applies there.
+    """
     a, b = (_made(algebra, part, condition, position) for position, part in ((1, a), (2, b)))
     return a if a is b else algebra.call(WHERE, (condition, a, b))
 
 
 def joined(algebra: Algebra, whole: Sum) -> Sum:
-    """Return a sum in which terms with choices of one condition are one choice, with all factors inside."""
+    """Return an equal sum in which the terms with choices of one condition are one choice, with all factors inside."""
     whole = _distributed(algebra, whole)
     by_condition: dict[Sum, list[_Choice]] = {}
     rest = whole
@@ -52,7 +55,7 @@ def joined(algebra: Algebra, whole: Sum) -> Sum:
 
 
 def _distributed(algebra: Algebra, whole: Sum) -> Sum:
-    """Return a sum whose factors are no sums of choices: those are multiplied out."""
+    """Return an equal sum in which products with sums of choices are multiplied out."""
     for term, coefficient in whole.terms.items():
         for place, (base, exponent) in enumerate(term.factors):
             if isinstance(base, Sum) and exponent == 1 and any(map(_has_choice, base.terms)):
@@ -64,6 +67,7 @@ def _distributed(algebra: Algebra, whole: Sum) -> Sum:
 
 
 def _has_choice(term: Term) -> bool:
+    """Return whether a term has a choice as a factor."""
     return any(isinstance(base, Atom) and base.name == WHERE for base, _ in term.factors)
 
 
@@ -79,7 +83,7 @@ def _choice_in(whole: Sum) -> _Choice | None:
 
 
 def _made(algebra: Algebra, whole: Sum, condition: Sum, position: int) -> Sum:
-    """Return a sum with the choices of a condition made: the argument at this position in place of each."""
+    """Return a sum in which each choice of a condition is replaced by its argument at a position."""
     if not any(_is_choice(base, condition) for term in whole.terms for base, _ in term.factors):
         return whole
     parts = []
@@ -93,4 +97,5 @@ def _made(algebra: Algebra, whole: Sum, condition: Sum, position: int) -> Sum:
 
 
 def _is_choice(base: object, condition: Sum) -> bool:
+    """Return whether a base is a choice of this condition."""
     return isinstance(base, Atom) and base.name == WHERE and base.arguments[0] is condition

@@ -1,1 +1,1 @@
-"""Other programs' ways to lay out the parameters of a network: their names, axes and order of gates."""
+"""Layouts of a network's parameters in other programs: their names, axes and order of gates."""

@@ -1,7 +1,9 @@
-"""The layout of PyTorch: a state_dict as parameters of a network, and gradients or parameters back as one.
+"""The layout of PyTorch: conversion of a state_dict to the parameters of a network, and of parameters or gradients
+back.
 
-`RULES` has for each type of layer the entries of a module of PyTorch that a parameter is made of, and how. A module is
-found by the name of its layer, `encoder.0` for `encoder.0.weight`; `names` maps modules to layers of other names.
+`RULES` has, for each type of layer, the entries of a PyTorch module that a parameter is made of, and the conversion. A
+module is found by the name of its layer: `encoder.0` for `encoder.0.weight`. `names` maps modules to layers of other
+names.
 
 Sources: https://docs.pytorch.org/docs/stable/nn.html (shapes of weights, order of gates).
 """
@@ -28,39 +30,44 @@ Options = Mapping[str, Any]
 
 
 class Misfit(Exception):
-    """An array of PyTorch that cannot be what its name says; the text says why."""
+    """The error of an array of PyTorch that does not fit its name. Its text gives the reason."""
 
 
 class Rule(NamedTuple):
-    """A parameter of a layer, and the entries of a module of PyTorch that hold its numbers."""
+    """A parameter of a layer, the entries of a PyTorch module that hold its numbers, and the conversion both ways."""
 
     parameter: str
     entries: tuple[str, ...]
     into: Callable[[list[Array], Options], Array]
-    """From the arrays of the entries to the parameter."""
+    """The function from the arrays of the entries to the parameter."""
     back: Callable[[Array, Options, bool], list[Array]]
-    """From the parameter, or its gradient if the flag is set, to the arrays of the entries."""
+    """The function from the parameter to the arrays of the entries. With the flag set, from its gradient."""
 
 
 def _first(arrays: list[Array], options: Options) -> Array:
+    """Return the only array unchanged."""
     return arrays[0]
 
 
 def _alone(array: Array, options: Options, gradient: bool) -> list[Array]:
+    """Return the array unchanged, as the only entry."""
     return [array]
 
 
 def _same(parameter: str, entry: str) -> Rule:
+    """Return the rule of a parameter that is equal to an entry."""
     return Rule(parameter, (entry,), _first, _alone)
 
 
 def _need_rank(array: Array, rank: int) -> Array:
+    """Return the array. Raise `Misfit` unless it has `rank` axes."""
     if array.ndim != rank:
         raise Misfit(f"has {array.ndim} axes; it takes {rank}")
     return array
 
 
 def _transposed(arrays: list[Array], options: Options) -> Array:
+    """Return the transposed matrix."""
     return _need_rank(arrays[0], 2).T
 
 
@@ -68,18 +75,20 @@ DENSE = (Rule("kernel", ("weight",), _transposed, lambda array, *_: [array.T]), 
 
 
 def _channels_last(arrays: list[Array], options: Options) -> Array:
-    """(out, in, *window) as (*window, in, out); transposed convolutions have in and out the other way round in both."""
+    """Return `(out, in, *window)` as `(*window, in, out)`. In transposed convolutions, `in` and `out` are exchanged."""
     (weight,) = arrays
     _need_rank(weight, 2 + len(options["kernel_size"]))
     return weight.transpose((*range(2, weight.ndim), 1, 0))
 
 
 def _channels_first(array: Array, options: Options, gradient: bool) -> list[Array]:
+    """Return a kernel `(*window, in, out)` as `(out, in, *window)`."""
     last = array.ndim - 1
     return [array.transpose((last, last - 1, *range(last - 1)))]
 
 
 def _depthwise(arrays: list[Array], options: Options) -> Array:
+    """Return a kernel `(channels * multiplier, 1, *window)` as `(*window, channels, multiplier)`."""
     (weight,) = arrays
     many, multiplier = len(options["kernel_size"]), options["depth_multiplier"]
     _need_rank(weight, 2 + many)
@@ -92,6 +101,7 @@ def _depthwise(arrays: list[Array], options: Options) -> Array:
 
 
 def _depthwise_back(array: Array, options: Options, gradient: bool) -> list[Array]:
+    """Return a kernel `(*window, channels, multiplier)` as `(channels * multiplier, 1, *window)`."""
     channels, multiplier = array.shape[-2:]
     turned = array.transpose((array.ndim - 2, array.ndim - 1, *range(array.ndim - 2)))
     return [turned.reshape(channels * multiplier, 1, *array.shape[:-2])]
@@ -103,7 +113,7 @@ GAMMA_AND_BETA = (_same("gamma", "weight"), _same("beta", "bias"))
 
 
 def _alpha(arrays: list[Array], options: Options) -> Array:
-    """The slopes of PReLU, one for each channel, with axes of length 1 where they are shared."""
+    """Return the slopes of PReLU, one per channel, with axes of length 1 where they are shared."""
     (weight,) = arrays
     shared = options["shared_axes"]
     if weight.size == 1 or not shared:
@@ -117,15 +127,16 @@ def _alpha(arrays: list[Array], options: Options) -> Array:
 
 
 def _slopes(array: Array, options: Options, gradient: bool) -> list[Array]:
+    """Return the slopes of PReLU as a vector."""
     return [array.reshape(-1)]
 
 
 GATES: Mapping[str, tuple[int, ...]] = MappingProxyType({"simple_rnn": (0,), "lstm": (0, 1, 2, 3), "gru": (1, 0, 2)})
-"""For each gate here, its place in PyTorch: of a GRU it has reset, update, candidate, and here update comes first."""
+"""The place in PyTorch of each gate here. A GRU of PyTorch has reset, update, candidate; here update comes first."""
 
 
 def _ordered(array: Array, order: Sequence[int]) -> Array:
-    """The blocks of the last axis in another order; all orders here are their own inverse."""
+    """Return the blocks of the last axis in another order. Every order here is its own inverse."""
     if len(order) == 1 or order == tuple(range(len(order))):
         return array
     if array.shape[-1] % len(order):
@@ -135,15 +146,19 @@ def _ordered(array: Array, order: Sequence[int]) -> Array:
 
 
 def _recurrent(kind: str) -> tuple[Rule, ...]:
+    """Return the rules of a recurrent layer."""
     order = GATES[kind]
 
     def into(arrays: list[Array], options: Options) -> Array:
+        """Return a kernel of PyTorch, transposed and with the gates in the order of this service."""
         return _ordered(_need_rank(arrays[0], 2).T, order)
 
     def back(array: Array, options: Options, gradient: bool) -> list[Array]:
+        """Return a kernel of this service, transposed and with the gates in PyTorch's order."""
         return [_ordered(array, order).T]
 
     def both(arrays: list[Array], options: Options) -> Array:
+        """Return the bias made of PyTorch's two: stacked if the layer has two, else their sum."""
         first, second = (_ordered(_need_rank(array, 1), order) for array in arrays)
         if first.shape != second.shape:
             raise Misfit(f"has {second.size} numbers and the bias of the inputs {first.size}")
@@ -153,9 +168,10 @@ def _recurrent(kind: str) -> tuple[Rule, ...]:
         return np.stack([first, second]) if two else first + second
 
     def apart(array: Array, options: Options, gradient: bool) -> list[Array]:
+        """Return PyTorch's two biases, or their gradients, from the bias of this service."""
         if array.ndim == 2:
             return [_ordered(array[row], order) for row in (0, 1)]
-        # The sum is what counts: each has its gradient, and the second of two parameters is 0.
+        # Only the sum matters: both entries have its gradient, and as a parameter the second one is 0.
         whole = _ordered(array, order)
         return [whole, whole if gradient else np.zeros_like(whole)]
 
@@ -167,7 +183,7 @@ def _recurrent(kind: str) -> tuple[Rule, ...]:
 
 
 def _heads(array: Array, options: Options) -> Array:
-    """(heads * size, features), or without features, as (features, heads, size)."""
+    """Return `(heads * size, features)` as `(features, heads, size)`, or `(heads * size)` as `(heads, size)`."""
     heads = options["num_heads"]
     if array.shape[0] % heads:
         raise Misfit(f"has {array.shape[0]} rows, which {heads} heads cannot share evenly")
@@ -177,11 +193,15 @@ def _heads(array: Array, options: Options) -> Array:
 
 
 def _joined(array: Array) -> Array:
+    """Return `(features, heads, size)` as `(heads * size, features)`, or `(heads, size)` as `(heads * size)`."""
     return array.reshape(-1) if array.ndim == 2 else array.reshape(array.shape[0], -1).T
 
 
 def _part(place: int) -> Callable[[list[Array], Options], Array]:
+    """Return the function that takes one third of a packed array: queries (0), keys (1) or values (2)."""
+
     def into(arrays: list[Array], options: Options) -> Array:
+        """Return the third as an array with an axis of heads."""
         (packed,) = arrays
         if packed.shape[0] % 3:
             raise Misfit(f"has {packed.shape[0]} rows; queries, keys and values have a third of them each")
@@ -191,6 +211,7 @@ def _part(place: int) -> Callable[[list[Array], Options], Array]:
 
 
 def _output(arrays: list[Array], options: Options) -> Array:
+    """Return the output kernel `(features, heads * size)` as `(heads, size, features)`."""
     (weight,) = arrays
     heads = options["num_heads"]
     if _need_rank(weight, 2).shape[1] % heads:
@@ -199,10 +220,12 @@ def _output(arrays: list[Array], options: Options) -> Array:
 
 
 def _output_back(array: Array, options: Options, gradient: bool) -> list[Array]:
+    """Return the output kernel `(heads, size, features)` as `(features, heads * size)`."""
     return [array.reshape(-1, array.shape[-1]).T]
 
 
 def _heads_back(array: Array, options: Options, gradient: bool) -> list[Array]:
+    """Return an array with an axis of heads as the only entry, without this axis."""
     return [_joined(array)]
 
 
@@ -216,12 +239,13 @@ PACKED = (
     *(Rule(f"{part}_bias", ("in_proj_bias",), _part(k), _heads_back) for k, part in enumerate(PARTS)),
     *OUTPUT,
 )
-"""Attention with queries, keys and values of one length: their weights are one array. Backwards they are joined."""
+"""The rules of attention whose queries, keys and values have one length: their weights are one array in PyTorch. On the
+way back, the parts are joined."""
 SEPARATE = (
     *(Rule(f"{part}_kernel", (f"{part[0]}_proj_weight",), lambda a, o: _heads(a[0], o), _heads_back) for part in PARTS),
     *PACKED[3:],
 )
-"""Attention with keys or values of another length than queries."""
+"""The rules of attention whose keys or values have another length than its queries."""
 
 RULES: Mapping[str, tuple[Rule, ...]] = MappingProxyType(
     {
@@ -242,9 +266,9 @@ RULES: Mapping[str, tuple[Rule, ...]] = MappingProxyType(
         **{kind: _recurrent(kind) for kind in GATES},
     }
 )
-"""Rules by the type of layer. Those that hold a layer, and attention, are put together by `_rules_of`."""
+"""The rules by the type of layer. `_rules_of` composes those of attention, and of layers that hold a layer."""
 NEVER_READ = ("num_batches_tracked",)
-"""Entries of modules that are no parameters here."""
+"""The entries of modules that are not parameters here."""
 PYTORCH_DEFAULTS: Mapping[str, Mapping[str, float]] = MappingProxyType(
     {
         "batch_normalization": {"epsilon": 1e-5, "momentum": 0.9},
@@ -252,11 +276,11 @@ PYTORCH_DEFAULTS: Mapping[str, Mapping[str, float]] = MappingProxyType(
         "group_normalization": {"epsilon": 1e-5},
     }
 )
-"""Options that a state_dict does not tell, and what they are in PyTorch where nobody says otherwise."""
+"""The options that a state_dict does not contain, with their defaults in PyTorch."""
 
 
 def _rules_of(selection: Selection[Layer], packed: bool = True) -> Iterator[Rule]:
-    """The rules of a layer; `packed`: the weights of attention are one array."""
+    """Yield the rules of a layer. `packed` says that the weights of attention are one array."""
     kind = selection.name
     if kind == "multi_head_attention":
         yield from PACKED if packed else SEPARATE
@@ -272,6 +296,7 @@ def _rules_of(selection: Selection[Layer], packed: bool = True) -> Iterator[Rule
 
 
 def _options_of(selection: Selection[Layer]) -> Options:
+    """Return the options of a layer, or of the innermost layer that it holds."""
     inner = selection.options.get("layer")
     return selection.options if inner is None else _options_of(inner)
 
@@ -282,9 +307,10 @@ def _options_of(selection: Selection[Layer]) -> Options:
 def from_pytorch(
     definition: NetworkDefinition, flat: Mapping[str, Array], names: Mapping[str, str] | None = None
 ) -> tuple[dict[str, dict[str, Array]], list[Fault], dict[str, str]]:
-    """The parameters of a network from a state_dict: the tree, what is wrong, and the module of each layer.
+    """Return the parameters of a network from a state_dict, the faults, and the module of each layer.
 
-    `names` maps modules to layers where their names differ. Faults have paths below `parameters`.
+    The parameters are a tree by layer and name. `names` maps modules to layers where their names differ. Faults have
+    paths below `parameters`.
     """
     faults: list[Fault] = []
     owners = [layer for layer in definition.layers if layer.shares is None and _has_rules(layer)]
@@ -304,12 +330,14 @@ def from_pytorch(
 
 
 def _has_rules(layer: LayerDefinition) -> bool:
+    """Return whether a layer has parameters that a module of PyTorch holds."""
     return bool(layer.layer.declaration.parameters) and any(True for _ in _rules_of(layer.layer))
 
 
 def _layer_from(
     layer: LayerDefinition, module: str, flat: Mapping[str, Array], read: set[str], faults: list[Fault]
 ) -> dict[str, Array]:
+    """Return the parameters of one layer from its module. Add to the entries that were read and to the faults."""
     prefix, suffix = _prefix(layer, module, flat)
     packed = f"{prefix}in_proj_weight" in flat or f"{prefix}q_proj_weight" not in flat
     options = _options_of(layer.layer)
@@ -318,7 +346,7 @@ def _layer_from(
         keys = [prefix + suffix(entry) for entry in rule.entries]
         present = [key for key in keys if key in flat]
         if not present:
-            continue  # the layer may have no such parameter; that one is missing which it has is told with all others
+            continue  # the layer may not have this parameter; a missing one is reported with all others later
         read.update(present)
         missing = [key for key in keys if key not in flat]
         try:
@@ -335,7 +363,8 @@ NUMBERED = re.compile(r"_l(\d+)$")
 
 
 def _prefix(layer: LayerDefinition, module: str, flat: Mapping[str, Array]) -> tuple[str, Callable[[str], str]]:
-    """What stands before the entries of a module, and how an entry of a stacked recurrent module is numbered."""
+    """Return the text before the entries of a module, and the function that numbers an entry of a stacked recurrent
+    module."""
     found = NUMBERED.search(module)
     if found is not None and f"{module}.weight_ih_l0" not in flat:
         level = found[0]
@@ -345,7 +374,7 @@ def _prefix(layer: LayerDefinition, module: str, flat: Mapping[str, Array]) -> t
 
 
 def _module_of(key: str, flat: Mapping[str, Array]) -> str:
-    """The module that an entry of a state_dict belongs to; a recurrent one of several levels is one for each."""
+    """Return the module of an entry of a state_dict. Each level of a recurrent module counts as a module of its own."""
     head, _, entry = key.rpartition(".")
     level = re.search(r"_l(\d+)(_reverse)?$", entry)
     if level is not None and entry.startswith(("weight_", "bias_")):
@@ -362,7 +391,7 @@ def _module_of(key: str, flat: Mapping[str, Array]) -> str:
 def _modules(
     owners: Sequence[LayerDefinition], definition: NetworkDefinition, flat: Mapping[str, Array], names: dict[str, str]
 ) -> tuple[dict[str, str], list[Fault]]:
-    """The module of each layer by the name of the layer, or what keeps them from being found."""
+    """Return the module of each layer by the name of the layer, and the faults of layers whose module is not found."""
     there = list(dict.fromkeys(_module_of(key, flat) for key in flat if key.rpartition(".")[2] not in NEVER_READ))
     known = {layer.name for layer in owners}
     faults = []
@@ -392,6 +421,7 @@ def _modules(
 
 
 def _is_numbered(module: str) -> bool:
+    """Return whether the last part of a module's name is a number."""
     return module.rpartition(".")[2].isdecimal()
 
 
@@ -401,10 +431,12 @@ def _stem_is_one(modules: Iterable[str]) -> bool:
 
 
 def _numbers(module: str) -> list[int]:
+    """Return the numbers in a module's name."""
     return [int(part) for part in module.split(".") if part.isdecimal()]
 
 
 def _known(owners: Sequence[LayerDefinition], modules: Mapping[str, str]) -> str:
+    """Return the names that layers take, as the end of a message."""
     if not owners:
         return "; no layer has parameters"
     called = [modules.get(layer.name, layer.name) for layer in owners]
@@ -412,6 +444,7 @@ def _known(owners: Sequence[LayerDefinition], modules: Mapping[str, str]) -> str
 
 
 def _some(names: Sequence[str]) -> str:
+    """Return the first names as text for a message."""
     return ", ".join(repr(name[:60]) for name in names[:8]) + (", …" if len(names) > 8 else "")
 
 
@@ -421,9 +454,10 @@ def _some(names: Sequence[str]) -> str:
 def to_pytorch(
     definition: NetworkDefinition, tree: Tree, modules: Mapping[str, str], *, gradient: bool = False
 ) -> dict[str, dict[str, Array]]:
-    """Parameters, or their gradients, by module and entry of PyTorch: `module.entry` is a name of the state_dict.
+    """Return parameters or their gradients by module and entry of PyTorch: `module.entry` is a name of the state_dict.
 
-    `modules` has the module of each layer, as `from_pytorch` found them; a layer that is not there gives its own name.
+    `modules` has the module of each layer, as found by `from_pytorch`. A layer that is missing there gives its own
+    name.
     """
     made: dict[str, dict[str, Array]] = {}
     for layer in definition.layers:
@@ -441,22 +475,20 @@ def to_pytorch(
                 parts = rule.back(np.asarray(arrays[rule.parameter]), options, gradient)
                 for entry, part in zip(rule.entries, parts, strict=True):
                     name = entry if level is None else entry.replace("_l0", level[0])
-                    # Queries, keys and values come one after the other, and are rows of one array.
+                    # Queries, keys and values follow each other as rows of one array.
                     entries[name] = np.concatenate([entries[name], part]) if name in entries else part
         entries |= {name: np.asarray(array) for name, array in arrays.items() if name not in known}
     return {module: {name: np.asarray(array, order="C") for name, array in own.items()} for module, own in made.items()}
 
 
 def _is_packed(layer: LayerDefinition, arrays: Mapping[str, Array]) -> bool:
+    """Return whether attention with these arrays has its weights in one array in PyTorch."""
     kernels = [arrays[f"{part}_kernel"] for part in PARTS if f"{part}_kernel" in arrays]
     return len({kernel.shape[0] for kernel in kernels}) < 2 and len({math.prod(k.shape[1:]) for k in kernels}) < 2
 
 
 def unlike_pytorch(definition: NetworkDefinition) -> Iterator[tuple[str, str, float, float]]:
-    """Layers whose options are at the defaults of this service where PyTorch has others.
-
-    Yields the layer, the option, its value, and PyTorch's default.
-    """
+    """Yield layer, option, value and PyTorch's default for each option at a default that PyTorch does not share."""
     for layer in definition.layers:
         for option in layer.layer.declaration.options:
             theirs = PYTORCH_DEFAULTS.get(layer.layer.name, {}).get(option.name)

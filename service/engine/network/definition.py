@@ -1,10 +1,10 @@
-"""A network's architecture, as the engine takes it.
+"""The architecture of a network, in the form that the engine takes.
 
-Made once from what a caller wrote, then immutable and shared by all requests that send the same
-definition. Definitions are compared by identity: whoever parses them keeps equal ones equal.
+A definition is made once from what a caller wrote. It is then immutable and shared by all requests that send the same
+definition. Definitions are compared by identity: the code that parses them keeps equal ones identical.
 
-Two kinds exist: a `NetworkDefinition` is a list of layers, an `OnnxDefinition` (in `service/engine/onnx`) is the
-graph of an ONNX file. The rest of the engine knows the protocol `Definition` only.
+Two kinds exist. A `NetworkDefinition` is a list of layers. An `OnnxDefinition` (in `service/engine/onnx`) is the graph
+of an ONNX file. The rest of the engine knows only the protocol `Definition`.
 """
 
 from __future__ import annotations
@@ -21,73 +21,73 @@ from service.engine.network.layers import Layer
 from service.engine.network.model import Model
 
 InputShapes = Sequence[tuple[str, Shape]]
-"""Shapes of the inputs of a request, samples included, by name."""
+"""The name and shape of each input of a request; the shape includes the axis of the samples."""
 KnownValues = tuple[tuple[str, Shape, tuple[float, ...]], ...]
-"""Inputs whose values decide what is computed: name, shape and the numbers themselves."""
+"""The name, shape and numbers of each input whose values decide what is computed."""
 INPUT = "input"
-"""The name of the input of a network that names none."""
+"""The name of the input of a network that does not name its inputs."""
 
 
 @dataclass(frozen=True, eq=False)
 class LayerDefinition:
-    """One layer of a network: its name, its type with options, and where its inputs and parameters come from."""
+    """One layer of a network: its name, its type with options, and the sources of its inputs and parameters."""
 
     name: str
     layer: Selection[Layer]
     inputs: tuple[str, ...] | None = None
-    """Names of layers or inputs; None: the layer before it in the list."""
+    """The names of the layers or inputs it takes. None means the layer before it in the list."""
     shares: str | None = None
-    """The layer whose parameters this one uses."""
+    """The layer whose parameters it uses, if not its own."""
     trainable: bool = True
 
 
 @runtime_checkable
 class Definition(Protocol):
-    """An architecture: inputs, named layers and outputs, and how they become a graph."""
+    """An architecture: inputs, named layers and outputs, and the way to build a graph from them."""
 
     @property
     def layers(self) -> tuple[LayerDefinition, ...]:
-        """Everything that has an output of its own in an answer, in an order in which it may be computed or not."""
+        """Return every layer whose output an answer can hold, not necessarily in an order of computation."""
 
     @property
     def layer_count(self) -> int:
-        """Layers that the limit of layers counts; 0 where another limit bounds them."""
+        """Return the number of layers that the limit of layers counts: 0 where another limit bounds them."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Names of the inputs."""
+        """Return the names of the inputs."""
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """Names of the layers whose output is wanted."""
+        """Return the names of the layers whose output is wanted."""
 
     @property
     def index_inputs(self) -> frozenset[str]:
-        """The inputs that hold integers."""
+        """Return the names of the inputs that hold integers."""
 
     @property
     def known_inputs(self) -> frozenset[str]:
-        """The inputs whose values, and not only shapes, decide what is computed: they are part of a task."""
+        """Return the names of the inputs whose values decide what is computed. These values are part of a task."""
 
     @property
     def parameters(self) -> Mapping[str, Mapping[str, Array]] | None:
-        """Values of the parameters that came with the definition, by layer and name; None where it has none."""
+        """Return the parameter values that came with the definition, by layer and name, or None if it has none."""
 
     @property
     def folded(self) -> tuple[str, ...]:
-        """Names of parameters that an exporter made up when it changed them."""
+        """Return the names of parameters that an exporter invented when it changed their values."""
 
     def inputs_of(self, position: int) -> tuple[str, ...]:
-        """Names of what the layer at a position takes."""
+        """Return the names of the inputs and layers that the layer at a position takes."""
 
     def samples(self, inputs: InputShapes) -> int:
-        """How many samples inputs of these shapes hold."""
+        """Return the number of samples in inputs of these shapes."""
 
     def effort(self, inputs: InputShapes) -> float:
-        """Nodes of the graph with gradients, roughly, for inputs of these shapes."""
+        """Return an estimate of the number of graph nodes, gradients included, for inputs of these shapes."""
 
     def faults_of_inputs(self, inputs: InputShapes) -> list[Fault]:
-        """Everything wrong with the shapes of the inputs of a request."""
+        """Return all faults of the shapes of a request's inputs."""
 
     def assemble(
         self,
@@ -102,4 +102,4 @@ class Definition(Protocol):
         prefix: str = "",
         check_parameters: Callable[[int], None] = lambda count: None,
     ) -> Model:
-        """Build the network in a graph; see `service.engine.network.layered.assemble`."""
+        """Build the network in a graph and return its model; see `service.engine.network.layered.assemble`."""

@@ -1,8 +1,7 @@
-"""Networks of layers: the definition, and the way from it to graph nodes.
+"""Networks of layers: their definition, and the construction of graph nodes from it.
 
-`assemble` orders the layers, which may be arranged in any acyclic way, and builds each of them. It
-collects parameters, random numbers and penalties, and every fault of the definition, so that one
-answer can name them all.
+`assemble` orders the layers, which may form any acyclic graph, and builds each of them. It collects parameters, random
+numbers and penalties. It also collects every fault of the definition, so that one answer can name them all.
 """
 
 from __future__ import annotations
@@ -28,19 +27,23 @@ NODES_OF_STEP = 40
 
 @dataclass(frozen=True, eq=False)
 class NetworkDefinition:
-    """The architecture of a network: layers in the order they were written. `outputs` names layers; None: the last
-    one."""
+    """The architecture of a network of layers, in the order in which they were written.
+
+    `outputs` names layers. None means the last one.
+    """
 
     layers: tuple[LayerDefinition, ...]
     inputs: tuple[str, ...] = (INPUT,)
     input_shapes: Mapping[str, Shape] = field(default_factory=dict)
-    """Shapes of one sample, of the inputs for which the definition gives a shape."""
+    """The shape of one sample of each input for which the definition gives a shape."""
     outputs: tuple[str, ...] | None = None
     places: tuple[tuple[Path, str], ...] = ()
-    """Of a definition read from a document in another form: where each layer stands there, and what errors call it."""
+    """The path of each layer in a document of another form, and the name that errors give it. Empty for other
+    definitions."""
 
     @property
     def output_names(self) -> tuple[str, ...]:
+        """Return the names of the layers whose output is wanted."""
         return self.outputs or (self.layers[-1].name,)
 
     def inputs_of(self, position: int) -> tuple[str, ...]:
@@ -52,7 +55,7 @@ class NetworkDefinition:
 
     @property
     def index_inputs(self) -> frozenset[str]:
-        """The inputs that hold integers, because a layer looks them up."""
+        """Return the names of the inputs that hold integers because a layer looks them up."""
         return frozenset(
             name
             for position, layer in enumerate(self.layers)
@@ -62,33 +65,40 @@ class NetworkDefinition:
 
     @property
     def layer_count(self) -> int:
+        """Return the number of layers."""
         return len(self.layers)
 
     @property
     def known_inputs(self) -> frozenset[str]:
+        """Return the empty set: no layer depends on the values of inputs for what it computes."""
         return frozenset()
 
     @property
     def parameters(self) -> None:
+        """Return None: parameters come with each request."""
         return None
 
     @property
     def folded(self) -> tuple[str, ...]:
+        """Return the empty tuple: no exporter changes the parameters."""
         return ()
 
     def samples(self, inputs: InputShapes) -> int:
+        """Return the length of the first axis of the first input, or 0 if no input has axes."""
         return next((shape[0] for _, shape in inputs if shape), 0)
 
     def effort(self, inputs: InputShapes) -> float:
+        """Return an estimate of the number of graph nodes, gradients included, for inputs of these shapes."""
         steps: int = max([shape[1] for _, shape in inputs if len(shape) > 1], default=1)
         lengths: list[int] = [layer.layer.options["n"] for layer in self.layers if layer.layer.name == "repeat_vector"]
         written_out = sum(_sequences_in(layer.layer) for layer in self.layers)
         return NODES_OF_LAYER * len(self.layers) + NODES_OF_STEP * written_out * max([steps, *lengths])
 
     def faults_of_inputs(self, inputs: InputShapes) -> list[Fault]:
+        """Return all faults of the shapes of a request's inputs."""
         faults = []
         samples = self.samples(inputs)
-        indices = self.index_inputs  # of which a sample may hold a single one
+        indices = self.index_inputs  # a sample may be a single index
         for name, shape in inputs:
             path, label = ("inputs", name), input_label(name)
             wanted = self.input_shapes.get(name)
@@ -122,6 +132,7 @@ class NetworkDefinition:
         prefix: str = "",
         check_parameters: Callable[[int], None] = lambda count: None,
     ) -> Model:
+        """Build the network in a graph and return its model; see the function `assemble`."""
         return assemble(
             self,
             graph,
@@ -136,18 +147,19 @@ class NetworkDefinition:
 
 
 def input_label(name: str) -> str:
-    """An input of the network at the start of a sentence."""
+    """Return the name of an input with its verb, for the start of a sentence."""
     return "inputs have" if name == INPUT else f"input {name!r} has"
 
 
 def _as_rows(shape: Shape) -> str:
+    """Return a hint about writing samples as rows for a vector, else the empty string."""
     if not shape:
         return ""
     return "; write [[1, 2]] for one sample of two features, [[1], [2]] for two samples of one"
 
 
 def _sequences_in(layer: Selection[Layer]) -> int:
-    """How many sequences a layer goes through step by step."""
+    """Return the number of sequences that a layer goes through step by step."""
     inner: Selection[Layer] | None = layer.options.get("layer")
     if inner is None:
         return int(layer.declaration.recurrent)
@@ -155,6 +167,7 @@ def _sequences_in(layer: Selection[Layer]) -> int:
 
 
 def _position_in_words(shape: Shape) -> str:
+    """Return the shape of one sample or position as text for a message."""
     return f"{shape[0]} value{'' if shape[0] == 1 else 's'}" if len(shape) == 1 else f"shape {list(shape)}"
 
 
@@ -183,6 +196,7 @@ class _Assembler:
         self.owned: dict[str, dict[str, Node]] = {}
 
     def fault(self, path: Path, detail: str, allowed: tuple[object, ...] = ()) -> None:
+        """Note a fault of the network at a path, unless there are too many already."""
         if len(self.faults) < MOST_ERRORS:
             self.faults.append(Fault(("network", *path), detail, allowed))
 
@@ -249,6 +263,7 @@ class _Assembler:
         return f"layer {name!r} gives {_position_in_words(shape)}"
 
     def build(self, position: int) -> None:
+        """Build the layer at a position and add its output to the model. Note its faults."""
         layer = self.definition.layers[position]
         declaration = layer.layer.declaration
         names = self.definition.inputs_of(position)
@@ -273,7 +288,7 @@ class _Assembler:
             )
         outputs = self.model.layers
         if any(name not in self.model.inputs and name not in outputs for name in names):
-            return None  # its input could not be built, and this fault is already known
+            return None  # its input could not be built, and that fault is already noted
         inputs = [self.model.inputs[name] if name in self.model.inputs else outputs[name].output for name in names]
         if not self.check_indices(position, names, inputs):
             return None
@@ -338,9 +353,10 @@ class _LayerBuilder:
         reason: str,
         learned: bool,
     ) -> Node:
+        """Return the node of a parameter of the layer: a new one, or that of the layer it shares from."""
         layer, owned = self.layer, self.assembler.owned
         if name in owned.get(layer.name, {}):
-            return owned[layer.name][name]  # a layer inside this one is built for every step
+            return owned[layer.name][name]  # a layer inside this one is built once per step
         if layer.shares is not None:
             if regularizer is not None:
                 detail = f"{name} belongs to layer {layer.shares!r}; regularize it there"
@@ -359,7 +375,7 @@ class _LayerBuilder:
             # A layer may share from a layer that itself shares, so this one counts as an owner, too.
             owned.setdefault(layer.name, {})[name] = shared[name]
             return shared[name]
-        self.assembler.check_parameters(math.prod(shape))  # before anything of that size exists
+        self.assembler.check_parameters(math.prod(shape))  # before anything of this size exists
         given = self.assembler.shapes.get((layer.name, name))
         node = self.model.graph.input(f"{layer.name}.{name}", given if given is not None and given in also else shape)
         owned.setdefault(layer.name, {})[name] = node
@@ -370,17 +386,21 @@ class _LayerBuilder:
         return node
 
     def noise(self, shape: Shape, draw: Callable[..., Array]) -> Node:
+        """Return a graph input that `draw` fills with random numbers of this shape."""
         node = self.model.graph.input(f"{self.assembler.prefix}noise/{len(self.model.noises)}", shape)
         self.model.noises.append(Noise(node, draw))
         return node
 
     def state(self, name: str) -> Node | None:
+        """Return the updated value of a parameter that is state, or None before its first update."""
         return self.model.state.get((self.owner(name), name))
 
     def update(self, name: str, value: Node) -> None:
+        """Set the updated value of a parameter that is state."""
         self.model.state[self.owner(name), name] = value
 
     def couple_samples(self) -> None:
+        """Mark the model as one whose samples influence each other."""
         self.model.couples_samples = True
 
     def owner(self, name: str) -> str:
@@ -401,7 +421,8 @@ def assemble(
     prefix: str = "",
     check_parameters: Callable[[int], None] = lambda count: None,
 ) -> Model:
-    """Build every layer of `definition` on inputs of these shapes, whose first axis is that of the samples.
+    """Build every layer of `definition` on inputs of these shapes and return the model. The first axis is that of the
+    samples.
 
     With `distinct_layers` no two layers share a node, even where they compute the same. `prefix` distinguishes the
     inputs and random numbers of two models in one graph; their parameters are the same nodes. `check_parameters` gets
@@ -424,6 +445,6 @@ def assemble(
         assembler.build(position)
     if assembler.faults:
         raise InvalidRequest(assembler.faults)
-    # Parameters in the order the layers were written, whatever order they were built in.
+    # Parameters are in the order in which the layers were written, not built.
     assembler.model.parameters.sort(key=lambda parameter: assembler.position[parameter.layer])
     return assembler.model

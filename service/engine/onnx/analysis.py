@@ -1,4 +1,4 @@
-"""What can be told of a file before anything is built: order, parameters, layers, and what must be known."""
+"""Analysis of an ONNX file before anything is built: order, parameters, layers, and values that must be known."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from service.engine.onnx.unsupported import unsupported
 MODEL = "model"
 """The layer of parameters whose names have no dot."""
 GENERATED = re.compile(r"(val_\d+|onnx::.*|_.*|const.*|Constant.*|scalar.*|c_lifted.*|/.*|ortshared.*)\Z")
-"""Names that exporters make up."""
+"""The names that exporters invent."""
 FOLDED = re.compile(r"(val_\d+|onnx::\w+_\d+)\Z")
 STATISTICS = {"BatchNormalization": (3, 4)}
-"""Inputs that are carried along and not trained."""
+"""The positions, by operator, of inputs that are running statistics and not trained."""
 
 
 @dataclass(eq=False)
 class Linked:
-    """A file with everything that was told of it."""
+    """A file with the results of its analysis."""
 
     file: File
     functions: Mapping[tuple[str, str], Function]
     names: dict[int, str] = field(default_factory=dict)
-    """Names of the top nodes, by identity."""
+    """The names of the top nodes, by their identity."""
     owners: dict[tuple[int, str], tuple[str, str]] = field(default_factory=dict)
-    """Layer and name of each parameter, by the graph that holds it and its name there."""
+    """The layer and name of each parameter, by the identity of the graph that holds it and its name there."""
 
 
 def ordered(body: Body, wanted: tuple[str, ...]) -> list[Step]:
-    """The nodes of a graph that names need, each after those it takes from. Raises `Refusal` where there is a cycle."""
+    """Return the nodes that names need, each after the nodes it takes from. Raise `Refusal` where there is a cycle."""
     known = body.orders.get(wanted)
     if known is not None:
         return known
@@ -72,14 +72,14 @@ def ordered(body: Body, wanted: tuple[str, ...]) -> list[Step]:
 
 
 def inputs_of(step: Step) -> Sequence[str]:
-    """Names that a node takes, those that its subgraphs take from around it included."""
+    """Return the names that a node takes, including those that its subgraphs take from outside."""
     if not step.subgraphs:
         return step.inputs
     return (*step.inputs, *(name for body in step.subgraphs for name in captured(body)))
 
 
 def captured(body: Body) -> list[str]:
-    """Names that a subgraph takes from around it."""
+    """Return the names that a subgraph takes from outside."""
     own = {name for name, _, _ in body.inputs} | body.initializers.keys()
     own |= {name for step in body.steps for name in step.outputs}
     used = dict.fromkeys(name for step in body.steps for name in inputs_of(step))
@@ -88,14 +88,14 @@ def captured(body: Body) -> list[str]:
 
 
 def split(name: str) -> tuple[str, str]:
-    """Layer and parameter of a flat name: it is cut at its last dot."""
+    """Return the layer and the parameter of a flat name, which is cut at its last dot."""
     layer, dot, own = name.rpartition(".")
     return (layer, own) if dot and layer and own else (MODEL, name)
 
 
 @dataclass(eq=False)
 class Found:
-    """One parameter of a file."""
+    """A parameter of a file: its layer, its name, its values, and whether it is trained."""
 
     layer: str
     name: str
@@ -104,12 +104,13 @@ class Found:
 
 
 def parameters_of(linked: Linked, wanted: tuple[str, ...]) -> dict[tuple[str, str], Found]:
-    """The parameters that wanted outputs may need, by layer and name. Fills in `owners`."""
+    """Return the parameters that wanted outputs may need, by layer and name. Fill in `owners`."""
     graph = linked.file.graph
     found: dict[tuple[int, str], Found] = {}
     taken: dict[tuple[str, str], tuple[int, str]] = {}
 
     def see(name: str, bodies: Sequence[Body], path: Sequence[str], trained: bool) -> None:
+        """Record an initializer as a parameter, if the name is that of one in these nested graphs."""
         for depth in range(len(bodies) - 1, -1, -1):
             body = bodies[depth]
             if name in body.initializers:
@@ -133,6 +134,7 @@ def parameters_of(linked: Linked, wanted: tuple[str, ...]) -> dict[tuple[str, st
         found[key] = Found(layer, own, array, trained)
 
     def walk(steps: Iterable[Step], bodies: Sequence[Body], path: Sequence[str]) -> None:
+        """Record the parameters of nodes and of their subgraphs."""
         for step in steps:
             operator = operator_of(step)
             statistics = STATISTICS.get(step.operation, ())
@@ -152,6 +154,7 @@ def parameters_of(linked: Linked, wanted: tuple[str, ...]) -> dict[tuple[str, st
 
 
 def _may_be_parameter(name: str, array: Array, is_constant: bool) -> bool:
+    """Return whether an initializer counts as a parameter, by its name, type and size."""
     if not is_float(array.dtype.name) or not array.size:
         return False
     if not array.ndim:
@@ -160,10 +163,11 @@ def _may_be_parameter(name: str, array: Array, is_constant: bool) -> bool:
 
 
 def static_names(body: Body, wanted: Iterable[str], functions: Mapping[tuple[str, str], Function]) -> set[str]:
-    """Names whose values must be known before anything runs."""
+    """Return the names whose values must be known before the graph runs."""
     names: set[str] = set()
 
     def walk(steps: Sequence[Step]) -> None:
+        """Add the names that nodes, from the last to the first, require to be known."""
         for step in reversed(steps):
             for inner in step.subgraphs:
                 outputs = tuple(name for name, _ in inner.outputs)
@@ -179,20 +183,20 @@ def static_names(body: Body, wanted: Iterable[str], functions: Mapping[tuple[str
             if operator is None:
                 continue
             if step.operation == "If":
-                names.add(step.inputs[0])  # a branch is taken where the condition is known
+                names.add(step.inputs[0])  # one branch is taken if the condition is known
             passed_on = not operator.shape_only and any(name in names for name in step.outputs if name)
             for position, name in enumerate(step.inputs):
                 if name and (passed_on or operator.is_static(position)):
                     names.add(name)
 
-    # Once more for what a loop carries from one repetition to the next.
+    # The second walk is for values that a loop carries from one repetition to the next.
     for _ in range(2):
         walk(ordered(body, tuple(wanted)))
     return names
 
 
 def directly_static(steps: Iterable[Step]) -> set[str]:
-    """Names that stand where the value must be known."""
+    """Return the names that are themselves inputs whose values must be known."""
     found: set[str] = set()
     for step in steps:
         operator = operator_of(step)
@@ -204,7 +208,7 @@ def directly_static(steps: Iterable[Step]) -> set[str]:
 
 
 def dtypes_of(linked: Linked, steps: Sequence[Step]) -> dict[str, str]:
-    """Element types of all values of the top graph, as far as they can be told."""
+    """Return the element types of the values of the top graph, by name, as far as they can be told."""
     graph = linked.file.graph
     found: dict[str, str] = {name: array.dtype.name for name, array in graph.initializers.items()}
     found |= {name: dtype for name, dtype, _ in graph.inputs if dtype is not None}
@@ -227,7 +231,7 @@ def dtypes_of(linked: Linked, steps: Sequence[Step]) -> dict[str, str]:
 
 
 def unbuildable(linked: Linked, output: str, dtypes: Mapping[str, str]) -> tuple[str, str, str] | None:
-    """The first node, its operator and the reason why an output cannot be built; None where nothing is known of any."""
+    """Return the first node, its operator and the reason why an output cannot be built; None if no reason is known."""
 
     graph = linked.file.graph
     inputs = {name: dtype for name, dtype, _ in graph.inputs if name not in graph.initializers}
@@ -249,7 +253,7 @@ def unbuildable(linked: Linked, output: str, dtypes: Mapping[str, str]) -> tuple
 
 
 def flags_of(linked: Linked, steps: Sequence[Step]) -> dict[str, bool]:
-    """Of each value of the top graph: whether it depends on the numbers of an input, and not only on shapes."""
+    """Return, for each value of the top graph, whether it depends on the numbers of an input and not only on shapes."""
     graph = linked.file.graph
     depends = {name: name not in graph.initializers for name, _, _ in graph.inputs}
     for step in steps:
@@ -262,5 +266,5 @@ def flags_of(linked: Linked, steps: Sequence[Step]) -> dict[str, bool]:
 
 
 def looks_folded(names: Iterable[str]) -> list[str]:
-    """Names of parameters that an exporter made up when it changed them."""
+    """Return the names of parameters that an exporter invented when it changed their values."""
     return [name for name in names if FOLDED.fullmatch(name)]

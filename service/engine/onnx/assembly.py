@@ -1,8 +1,8 @@
-"""From the nodes of an ONNX file to graph nodes.
+"""Construction of graph nodes from the nodes of an ONNX file.
 
-An `Assembly` walks through the nodes that the wanted outputs need. What is known already, such as shapes, is computed
-at once with NumPy, within bounds; everything else becomes operations of the graph. Subgraphs run where their node
-stands: `If` takes the branch of a known condition, loops are written out.
+An `Assembly` visits the nodes that the wanted outputs need. Known values, such as shapes, are computed at once with
+NumPy, within bounds. Everything else becomes operations of the graph. A subgraph runs where its node stands: `If` with
+a known condition runs one branch, and loops are unrolled.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from service.engine.onnx.unsupported import unsupported
 from service.engine.onnx.values import Sequences, Value
 
 MOST_KNOWN = 2**21
-"""Elements of an array that is computed before anything runs."""
+"""The largest number of elements of an array that is computed before the graph runs."""
 FOLDED = 2**16
-"""Elements up to which values without a NumPy function of their own are computed at once."""
+"""The largest number of elements that are computed at once for operators without a NumPy function of their own."""
 MOST_RUNS = 100_000
-"""Nodes that are visited, those of loops once for every repetition."""
+"""The largest number of visited nodes. Nodes of a loop count once per repetition."""
 SCRATCH_BYTES = 2**26
 
 
 class Scope:
-    """Values by name: of one graph, inside the one where it stands."""
+    """The values of one graph by name, with the scope of the graph around it."""
 
     __slots__ = ("arguments", "body", "parent", "values")
 
@@ -44,12 +44,12 @@ class Scope:
         self.body = body
         self.parent = parent
         self.arguments = arguments
-        """Attributes of the call, inside a function."""
+        """The attributes of the call, inside a function."""
         self.values: dict[str, Value] = {}
 
 
 class Assembly:
-    """One walk through a file."""
+    """A construction of graph nodes from a file."""
 
     def __init__(
         self,
@@ -58,7 +58,10 @@ class Assembly:
         parameter: Callable[[str, str, Array], Node] | None = None,
         built: Callable[[Step, list[Value | None]], None] | None = None,
     ) -> None:
-        """`parameter` makes the node of a parameter; `built` is told every top node with its results."""
+        """Prepare a construction.
+
+        `parameter` makes the node of a parameter. `built` is called for every top node with its results.
+        """
         self.linked = linked
         self.graph = graph
         self._parameter = parameter
@@ -66,13 +69,13 @@ class Assembly:
         self._nodes: dict[int, tuple[Value, Node]] = {}
         self._constants: dict[tuple[int, str], Value] = {}
         self.vocabularies: dict[str, tuple[str, int]] = {}
-        """For each input that holds indices: where the fewest of them are allowed, and how many."""
+        """For each input that holds indices: the layer that allows the fewest, and their number."""
         self.files: dict[int, Array] = {}
-        """What the file holds for each parameter, by the identity of its value, which stays as long as this does."""
+        """The array in the file of each parameter, by the identity of the parameter's value."""
         self.runs = 0
 
     def run(self, scope: Scope, wanted: Sequence[str]) -> list[Value]:
-        """The values of these names, after everything in the scope's graph that they need."""
+        """Return the values of these names, after running every node of the scope's graph that they need."""
         for step in ordered(scope.body, tuple(wanted)):
             self.runs += 1
             if self.runs > MOST_RUNS:
@@ -81,14 +84,14 @@ class Assembly:
         return [self.find(scope, name) for name in wanted]
 
     def close(self) -> None:
-        """Let go of everything: what is told of nodes may know this in turn."""
+        """Release all references, because the callbacks may refer back to this object."""
         self._parameter = self._built = None
         self._nodes.clear()
         self._constants.clear()
         self.files.clear()
 
     def find(self, scope: Scope, name: str) -> Value:
-        """The value of a name. Raises `Refusal` where there is none."""
+        """Return the value of a name. Raise `Refusal` if there is none."""
         place: Scope | None = scope
         while place is not None:
             value = place.values.get(name)
@@ -103,6 +106,7 @@ class Assembly:
         raise Refusal(f"takes {name[:100]!r}, which nothing gives")
 
     def _constant(self, body: Body, name: str, array: Array) -> Value:
+        """Return the value of an initializer: the node of a parameter, or a known array."""
         key = (id(body), name)
         value = self._constants.get(key)
         if value is None:
@@ -116,6 +120,7 @@ class Assembly:
         return value
 
     def _run_step(self, step: Step, scope: Scope) -> None:
+        """Build one node and store its outputs in the scope. Raise `InvalidRequest` with its name if it is refused."""
         top = scope.parent is None and scope.arguments is None
         try:
             values = [self.find(scope, name) if name else None for name in step.inputs]
@@ -140,6 +145,7 @@ class Assembly:
             self._built(step, results)
 
     def _fault(self, step: Step, reason: str) -> InvalidRequest:
+        """Return the error for a node that is refused for a reason."""
         name = self.linked.names.get(id(step)) or step.name
         return InvalidRequest([Fault(PATH, f"node {name[:100]!r} ({step.operation[:60]}): {reason[:500]}")])
 
@@ -150,7 +156,7 @@ class Assembly:
             self.vocabularies[name] = (layer, count)
 
     def node(self, value: Value) -> Node:
-        """A value as a node of floats."""
+        """Return a value as a node of floats."""
         if value.node is not None:
             return value.node if value.node.dtype != "int64" else to_floats(value.node)
         made = self._nodes.get(id(value))
@@ -162,7 +168,7 @@ class Assembly:
 
 
 class Call:
-    """One node of the file while it is built: its attributes, and what an operator may ask for."""
+    """One node of the file during its construction: its attributes, and the helpers that operators use."""
 
     def __init__(self, assembly: Assembly, step: Step, scope: Scope) -> None:
         self.assembly = assembly
@@ -174,7 +180,10 @@ class Call:
     # --- attributes -----------------------------------------------------------------------------
 
     def attr(self, name: str, default: Any = None) -> Any:
-        """The value of an attribute."""
+        """Return the value of an attribute, or `default`.
+
+        Inside a function, resolve references to the call's attributes.
+        """
         found = self.step.attributes.get(name)
         if found is not None:
             return found
@@ -185,39 +194,45 @@ class Call:
         return default if found is None else found
 
     def has(self, name: str) -> bool:
+        """Return whether the node has an attribute."""
         return self.attr(name) is not None
 
     def integer(self, name: str, default: int = 0) -> int:
+        """Return an attribute as an integer."""
         return int(self.attr(name, default))
 
     def number(self, name: str, default: float = 0.0) -> float:
+        """Return an attribute as a float."""
         return float(self.attr(name, default))
 
     def integers(self, name: str, default: Sequence[int] | None = None) -> list[int]:
+        """Return an attribute as a list of integers, empty if there is neither attribute nor default."""
         found = self.attr(name, default)
         return [] if found is None else [int(each) for each in found]
 
     def word(self, name: str, default: str = "") -> str:
+        """Return an attribute as text."""
         found = self.attr(name, default)
         return str(found)
 
     def wants(self, position: int) -> bool:
-        """Whether an output is named, so that something may take it."""
+        """Return whether the output at a position is named, and so may be used."""
         return position < len(self.step.outputs) and bool(self.step.outputs[position])
 
     # --- values ---------------------------------------------------------------------------------
 
     def refuse(self, reason: str) -> NoReturn:
+        """Raise `Refusal` with a reason."""
         raise Refusal(reason)
 
     def x(self, value: Value | None) -> Node:
-        """A value as a node of floats."""
+        """Return a value as a node of floats. Raise `Refusal` if the value is missing."""
         if value is None:
             raise Refusal("a required input is missing")
         return self.assembly.node(value)
 
     def known(self, value: Value | None, what: str) -> Array:
-        """The numbers of a value that must be known before anything runs."""
+        """Return the array of a value that must be known before the graph runs. `what` names the value in the error."""
         if value is None:
             raise Refusal(f"{what} is missing")
         if value.array is not None:
@@ -228,16 +243,17 @@ class Call:
         raise Refusal(f"{what} must be known before anything runs; here it is computed from the inputs")
 
     def ints(self, value: Value | None, what: str) -> list[int]:
+        """Return a value that must be known as a flat list of integers."""
         return [int(each) for each in self.known(value, what).reshape(-1).tolist()]
 
     def bounded(self, shape: Sequence[int]) -> Shape:
-        """A shape of an array that is made here. Raises `Refusal` for one that is too large."""
+        """Return the shape of an array that is to be created. Raise `Refusal` if the array would be too large."""
         if any(n < 0 for n in shape) or math.prod(shape) > MOST_KNOWN:
             raise Refusal(f"would make an array of shape {list(shape)[:8]}; at most {MOST_KNOWN:,} numbers are made")
         return tuple(shape)
 
     def run(self, body: Body, values: Mapping[str, Value], wanted: Sequence[str] | None = None) -> list[Value]:
-        """The outputs of a subgraph."""
+        """Return the wanted values of a subgraph, by default its outputs, with `values` as its inputs."""
         scope = Scope(body, self.scope, self.scope.arguments)
         scope.values.update(values)
         return self.assembly.run(scope, [name for name, _ in body.outputs] if wanted is None else wanted)
@@ -245,6 +261,7 @@ class Call:
     # --- the operator ---------------------------------------------------------------------------
 
     def results(self, values: list[Value | None]) -> list[Value | None]:
+        """Return the outputs of the node: by its function, by folding known inputs, or by building its operator."""
         step = self.step
         if step.refusal is not None:
             raise Refusal(step.refusal)
@@ -270,6 +287,7 @@ class Call:
         return self._values(operator.build(self, *values), operator, values)
 
     def _called(self, function: Any, values: list[Value | None]) -> list[Value | None]:
+        """Return the outputs of a function of the file for these inputs."""
         arguments = {**function.defaults, **self.step.attributes}
         for name, reference in self.step.references.items():
             found = (self.scope.arguments or {}).get(reference)
@@ -289,8 +307,8 @@ class Call:
         return [found.get(name) for name in function.outputs]
 
     def _folded(self, operator: Operator, values: list[Value | None]) -> list[Value | None] | None:
-        """The results of known inputs; None where they are left to the graph."""
-        # Floats are folded in double precision: the file's own would round what the graph then multiplies with.
+        """Return the results computed from known inputs, or None where they are left to the graph."""
+        # Floats are folded in double precision, because the file's precision would round factors of the graph.
         arrays = [
             None
             if value is None or value.array is None
@@ -328,6 +346,7 @@ class Call:
             return found_values
 
     def _values(self, made: Any, operator: Operator, values: Sequence[Value | None]) -> list[Value | None]:
+        """Return what a builder made as a list of values, with the element type of the operator's results."""
         results = made if isinstance(made, tuple | list) else (made,)
         dtype = operator.result
         if dtype == SAME:
@@ -336,12 +355,12 @@ class Call:
 
 
 class _Missing(Value):
-    """An input of a function that the call leaves out."""
+    """The value of a function's input that the call leaves out."""
 
 
 MISSING = _Missing(np.zeros(0))
 
 
 def _rootless(scope: Scope) -> Scope:
-    """Where a function stands: it sees no names of its caller, but counts as deeper."""
+    """Return the scope around a function's body, which sees no names of the caller but keeps the depth."""
     return Scope(Body([], [], {}, {}, []), scope.parent and _rootless(scope.parent), {})

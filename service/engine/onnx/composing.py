@@ -1,4 +1,4 @@
-"""Compositions of graph operations that several operators need: NumPy's broadcasting, axes, lookups, windows."""
+"""Compositions of graph operations that several ONNX operators need: broadcasting, axes, lookups and windows."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from service.engine.graph.operations import (
 from service.engine.onnx.refusal import Refusal
 
 FEW = 8
-"""Pieces that are cut and joined one by one; more are looked up."""
+"""The largest number of pieces that are cut and joined one by one. More are looked up."""
 
 
 def shape_of_all(*shapes: Shape) -> Shape:
-    """The shape that arrays of these shapes broadcast to. Raises `Refusal` where they do not fit."""
+    """Return the shape that arrays of these shapes broadcast to. Raise `Refusal` where they do not fit."""
     longest = max(map(len, shapes), default=0)
     result = []
     for axis in range(longest):
@@ -46,35 +46,37 @@ def shape_of_all(*shapes: Shape) -> Shape:
 
 
 def aligned(*nodes: Node) -> list[Node]:
-    """Nodes broadcast to one shape by NumPy's rules; scalars stay."""
+    """Return nodes broadcast to one shape by NumPy's rules. Scalars are left as they are."""
     shape = shape_of_all(*(x.shape for x in nodes))
     return [x if x.shape in ((), shape) else broadcast(x, shape) for x in nodes]
 
 
 def elementwise(function: Callable[..., Node], *nodes: Node) -> Node:
-    """A function of several values, broadcast; the result has their common shape."""
+    """Return a function of several values after broadcasting. The result has their common shape."""
     shape = shape_of_all(*(x.shape for x in nodes))
     result = function(*aligned(*nodes))
     return result if result.shape == shape else broadcast(result, shape)
 
 
 def full(graph: Graph, value: float, shape: Shape) -> Node:
+    """Return a node of a shape in which every element is `value`."""
     return broadcast(graph.constant(value), shape)
 
 
 def axis_of(axis: int, rank: int) -> int:
-    """An axis counted from the front. Raises `Refusal` where there is none."""
+    """Return an axis counted from the front. Raise `Refusal` if the axis does not exist."""
     if not -rank <= axis < rank:
         raise Refusal(f"axis {axis} is none of {rank} axes")
     return axis % rank
 
 
 def axes_of(axes: Sequence[int], rank: int) -> tuple[int, ...]:
+    """Return axes counted from the front. Raise `Refusal` if one does not exist."""
     return tuple(sorted({axis_of(axis, rank) for axis in axes}))
 
 
 def move(x: Node, sources: Sequence[int], targets: Sequence[int]) -> Node:
-    """As `numpy.moveaxis`."""
+    """Return x with axes moved to other places, as `numpy.moveaxis` does."""
     rank = len(x.shape)
     order = [axis for axis in range(rank) if axis not in sources]
     for target, source in sorted(zip(targets, sources, strict=True)):
@@ -83,12 +85,12 @@ def move(x: Node, sources: Sequence[int], targets: Sequence[int]) -> Node:
 
 
 def keep(x: Node, shape: Shape, axes: Sequence[int]) -> Node:
-    """A reduction of a value of `shape` with its axes back at length 1."""
+    """Return a reduced value with the reduced axes of `shape` put back at length 1."""
     return reshape(x, tuple(1 if axis in axes else n for axis, n in enumerate(shape)))
 
 
 def unsqueeze(x: Node, axes: Sequence[int]) -> Node:
-    """x with axes of length 1 at these places of the result."""
+    """Return x with axes of length 1 inserted at these places of the result."""
     rank = len(x.shape) + len(axes)
     places = {axis_of(axis, rank) for axis in axes}
     rest = iter(x.shape)
@@ -96,20 +98,20 @@ def unsqueeze(x: Node, axes: Sequence[int]) -> Node:
 
 
 def product(parts: Sequence[Node]) -> Node:
-    """The product of several values, in pairs."""
+    """Return the product of several values, multiplied in pairs."""
     while len(parts) > 1:
         parts = [reduce(lambda a, b: a * b, parts[k : k + 2]) for k in range(0, len(parts), 2)]
     return parts[0]
 
 
 def along(x: Node, axis: int) -> list[Node]:
-    """The slices of x at each place of an axis, without it."""
+    """Return the slices of x at each place of an axis, without this axis."""
     shape = (*x.shape[:axis], *x.shape[axis + 1 :])
     return [reshape(slice_axis(x, axis, k, k + 1), shape) for k in range(x.shape[axis])]
 
 
 def take(x: Node, axis: int, places: Sequence[int]) -> Node:
-    """Elements at known places of an axis, in their order."""
+    """Return the elements of x at known places of an axis, in their order."""
     count = x.shape[axis]
     if any(not 0 <= place < count for place in places):
         raise Refusal(f"takes elements of an axis of {count} that it does not have")
@@ -133,24 +135,26 @@ def take(x: Node, axis: int, places: Sequence[int]) -> Node:
 
 
 def flip(x: Node, axis: int) -> Node:
+    """Return x with an axis reversed."""
     return take(x, axis, range(x.shape[axis] - 1, -1, -1))
 
 
 def largest_whole(graph: Graph) -> float:
-    """Up to here every integer is a float of the graph."""
+    """Return the largest number up to which every integer is a float of the graph."""
     return 2.0**24 if graph.dtype == "float32" else 2.0**53
 
 
 def check_exact(graph: Graph, count: int) -> None:
-    """Raise `Refusal` where places among so many elements cannot be computed exactly."""
+    """Raise `Refusal` if places among `count` elements cannot be computed exactly as floats of the graph."""
     if count > largest_whole(graph):
         raise Refusal(f"computes places among {count:,} elements, more than float32 tells apart; send dtype float64")
 
 
 def lookup(flat: Node, places: Node | Array) -> Node:
-    """Elements of a vector at places, which are known or whole floats. Where there is no such place the result is NaN.
+    """Return the elements of a vector at places, which are known or whole floats; NaN where a computed place does not
+    exist.
 
-    Known places are checked at once. Raises `Refusal` where one does not exist.
+    Raises `Refusal` where a known place does not exist.
     """
     (count,) = flat.shape
     column = reshape(flat, (count, 1))
@@ -165,7 +169,7 @@ def lookup(flat: Node, places: Node | Array) -> Node:
 
 
 def spread(values: Node, places: Node | Array, count: int) -> Node:
-    """A vector of `count` zeros with values added at known or computed places."""
+    """Return a vector of `count` zeros with values added at known or computed places."""
     flat = values.shape
     if isinstance(places, Node):
         check_exact(values.graph, count)
@@ -178,7 +182,7 @@ def spread(values: Node, places: Node | Array, count: int) -> Node:
 
 
 def padded(x: Node, pads: Sequence[tuple[int, int]], value: float | Node = 0.0) -> Node:
-    """x with a constant around it; negative pads cut off."""
+    """Return x with a constant around it. Negative pads cut elements off."""
     for axis, (low, high) in enumerate(pads):
         if low < 0 or high < 0:
             x = slice_axis(x, axis, max(0, -low), x.shape[axis] - max(0, -high))
@@ -196,7 +200,7 @@ def padded(x: Node, pads: Sequence[tuple[int, int]], value: float | Node = 0.0) 
 
 
 def sum_product(a: Node, b: Node) -> Node:
-    """`numpy.matmul` of any ranks."""
+    """Return the matrix product of a and b by the rules of `numpy.matmul`, for any ranks."""
     if len(a.shape) == 1 and len(b.shape) == 1:
         if a.shape != b.shape:
             raise Refusal(f"vectors of {a.shape[0]} and {b.shape[0]} numbers have no product")

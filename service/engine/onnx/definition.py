@@ -1,4 +1,4 @@
-"""The graph of an ONNX file as a definition, beside networks of layers."""
+"""ONNX graphs as network definitions: the counterpart of `network.layered`, which has networks of layers."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from service.engine.onnx.values import Value
 NODES_OF_STEP = 12
 RECURRENT = frozenset(("LSTM", "GRU", "RNN", "Scan", "Loop"))
 OUTPUT = "output"
-"""The type of a layer that only gives a name to the output of another."""
+"""The type of a layer that only names the output of another layer."""
 ACTIVATIONS = {"Relu": "relu", "Sigmoid": "sigmoid", "Tanh": "tanh", "Softmax": "softmax", "Softplus": "softplus"}
 
 Described = Mapping[str, tuple[str, tuple[int | str | None, ...] | None]]
-"""Element type and shape of each input."""
+"""The element type and shape of each input, by its name."""
 
 
 class OnnxDefinition:
-    """The part of an ONNX graph that the wanted outputs need. Immutable but for what its file remembers."""
+    """The part of an ONNX graph that the wanted outputs need. It is immutable except for caches of its file."""
 
     def __init__(
         self,
@@ -67,29 +67,30 @@ class OnnxDefinition:
 
     @property
     def layer_count(self) -> int:
-        """0: a file has a node for every operation, and the limit of the graph's nodes bounds them."""
+        """Return 0, because nodes of a file are bounded by the limit of graph nodes and not by that of layers."""
         return 0
 
     @property
     def shapes(self) -> Mapping[str, tuple[int | str | None, ...] | None]:
-        """Shapes of the inputs as the file gives them."""
+        """Return the shapes of the inputs as the file gives them, by name."""
         return {name: shape for name, (_, shape) in self._described.items()}
 
     @property
     def dtypes(self) -> Mapping[str, str]:
-        """Element types of the inputs."""
+        """Return the element types of the inputs, by name."""
         return {name: dtype for name, (dtype, _) in self._described.items()}
 
     @property
     def trained(self) -> frozenset[tuple[str, str]]:
-        """The parameters, by layer and name, that have gradients."""
+        """Return the layer and name of each parameter that has a gradient."""
         return frozenset(key for key, each in self._found.items() if each.trained)
 
     def inputs_of(self, position: int) -> tuple[str, ...]:
+        """Return the names of the inputs and layers that the layer at a position takes."""
         return self.layers[position].inputs or ()
 
     def samples(self, inputs: InputShapes) -> int:
-        """The length of the first axis that the file leaves open, or of the first input."""
+        """Return the length of the first axis that the file leaves open, else of the first axis of the first input."""
         lengths = [(name, shape[0]) for name, shape in inputs if shape and name not in self.known_inputs]
         for name, length in lengths:
             shape = self._described[name][1]
@@ -98,10 +99,12 @@ class OnnxDefinition:
         return lengths[0][1] if lengths else 1
 
     def effort(self, inputs: InputShapes) -> float:
+        """Return an estimate of the number of graph nodes, gradients included, for inputs of these shapes."""
         longest = max([max(shape) for _, shape in inputs if shape], default=1)
         return float(NODES_OF_STEP * (len(self.layers) + 4 * self._recurrences * longest))
 
     def faults_of_inputs(self, inputs: InputShapes) -> list[Fault]:
+        """Return the faults of inputs whose shapes fit neither the file nor its named dimensions."""
         faults = []
         lengths: dict[str, tuple[int, str]] = {}
         for name, shape in inputs:
@@ -140,7 +143,7 @@ class OnnxDefinition:
         prefix: str = "",
         check_parameters: Callable[[int], None] = lambda count: None,
     ) -> Model:
-        """Build the graph. What the file computes does not depend on `training`: it says itself what it does."""
+        """Build the graph. `training` has no effect, because the file itself says what each operator does."""
         values: dict[str, Value] = {}
 
         model = OnnxModel(graph, self, input_shapes, known)
@@ -161,6 +164,7 @@ class OnnxDefinition:
         made: dict[tuple[str, str], Parameter] = {}
 
         def parameter(layer: str, name: str, array: Array) -> Node:
+            """Return the graph input of a parameter. Create it at first use."""
             before = made.get((layer, name))
             if before is not None:
                 return before.node
@@ -177,6 +181,7 @@ class OnnxDefinition:
         results: dict[str, LayerOutput] = {}
 
         def built(step: Step, outputs: list[Value | None]) -> None:
+            """Record the outputs of a top node that has just been built."""
             name = self._linked.names[id(step)]
             named = [value for value, each in zip(outputs, step.outputs, strict=False) if each and value is not None]
             if name in self._by_layer and named:
@@ -199,7 +204,7 @@ class OnnxDefinition:
         for layer in self.layers:
             if layer.name in results:
                 model.layers[layer.name] = results[layer.name]
-            else:  # inside what was known already
+            else:  # the layer's value was already known
                 nothing = graph.constant(0.0)
                 model.layers[layer.name] = LayerOutput(nothing, nothing)
         for name, smallest in assembly.vocabularies.items():
@@ -208,6 +213,7 @@ class OnnxDefinition:
         return model
 
     def _output(self, step: Step, scope: Scope, assembly: Assembly, value: Value) -> LayerOutput:
+        """Return one value of a node as the output of a layer, with its activation if the node is one."""
         node = assembly.node(value)
         activation = _activation(step.operation)
         if activation is not None and step.inputs:
@@ -218,7 +224,7 @@ class OnnxDefinition:
 
 
 class OnnxModel(Model):
-    """A file in the graph. Whether it couples samples is found out where somebody asks."""
+    """The model of an ONNX file in a graph. It finds out whether samples are coupled only when asked."""
 
     def __init__(
         self, graph: Graph, definition: OnnxDefinition, input_shapes: Mapping[str, Shape], known: KnownValues
@@ -231,6 +237,7 @@ class OnnxModel(Model):
 
     @cached_property
     def couples_samples(self) -> bool:  # type: ignore[override]
+        """Return whether the output for one sample may depend on other samples."""
         names = self._definition.output_names
         samples = self._definition.samples(tuple(self._shapes.items()))
         outputs = [self.layers[name].output for name in names]
@@ -249,7 +256,7 @@ class OnnxModel(Model):
 
 
 def _is_last(step: Step, x: Value) -> bool:
-    """Whether a softmax goes over the last axis, as the activation does."""
+    """Return whether a softmax node acts on the last axis of x, as the catalogue's softmax does."""
     if step.operation != "Softmax":
         return True
     axis = step.attributes.get("axis", -1 if step.version >= 13 else 1)
@@ -258,23 +265,27 @@ def _is_last(step: Step, x: Value) -> bool:
 
 @lru_cache(maxsize=16)
 def _activation(operation: str) -> Selection[Activation] | None:
+    """Return the activation of the catalogue that an operator is, or None."""
     name = ACTIVATIONS.get(operation)
     return None if name is None else activations.select(name)
 
 
 @lru_cache(maxsize=512)
 def layer_type(operation: str) -> Selection[Layer]:
-    """A node's operator as the type of a layer."""
+    """Return the operator of a node as the type of a layer."""
     return Selection(Layer(name=operation, build=_not_built), {})
 
 
 def _not_built(*_: object) -> LayerOutput:
+    """Raise `AssertionError`: layers of a file are built by the operators of their nodes."""
     raise AssertionError("nodes of a file are built by their operators")
 
 
 def _array(numbers: tuple[float, ...], shape: Shape, dtype: str) -> Array:
+    """Return numbers as an array of a shape and element type."""
     return np.array(numbers, dtype).reshape(shape)
 
 
 def _words(shape: tuple[int | str | None, ...]) -> str:
+    """Return a shape as text, with names for open dimensions."""
     return "[" + ", ".join("?" if each is None else str(each) for each in shape) + "]"

@@ -1,7 +1,7 @@
 """An ONNX file as plain Python objects: nodes with decoded attributes, initializers as arrays.
 
 Only protobuf's `ParseFromString` and the functions here touch the bytes. The checker, the shape inference and the
-version converter of the library are C++ and are never called.
+version converter of the package `onnx` are C++ and are never called.
 """
 
 from __future__ import annotations
@@ -19,34 +19,35 @@ from service.engine.onnx.refusal import Refusal
 from service.engine.onnx.tensors import array_of, dtype_of
 
 MOST_DEPTH = 16
-"""How deep subgraphs may lie within each other."""
+"""The largest depth of nested subgraphs."""
 MOST_NODES = 50_000
-"""Nodes of a file, those of subgraphs and functions included."""
+"""The largest number of nodes of a file, including those of subgraphs and functions."""
 MOST_TENSOR_BYTES = 2**31
 DEFAULT_DOMAINS = ("", "ai.onnx")
 ML_DOMAIN = "ai.onnx.ml"
 OLDEST = 6
-"""Earlier opsets keep in attributes what is an input since, and have other names."""
+"""The oldest opset that is read. Earlier opsets use attributes for what are inputs since then, and other names."""
 NEWEST = 28
 PATH = ("network", "onnx")
 
 
 @dataclass(slots=True, eq=False)
 class Body:
-    """A graph or subgraph."""
+    """A graph or subgraph of a file."""
 
     inputs: list[tuple[str, str | None, tuple[int | str | None, ...] | None]]
-    """Name, element type and shape, as far as they are given; a dimension is a number, a name or unknown."""
+    """The name, element type and shape of each input, as far as the file gives them. A dimension is a number, a name or
+    unknown."""
     outputs: list[tuple[str, str | None]]
-    """Name and element type."""
+    """The name of each output, and its element type if the file gives one."""
     initializers: dict[str, Array]
     refused: dict[str, str]
-    """Initializers that are not read, and why."""
+    """The reasons why initializers are not read, by their names."""
     steps: list[Step]
     constants: set[str] = field(default_factory=set)
-    """Those of the initializers that are nodes of type Constant in the file."""
+    """The names of the initializers that are nodes of type Constant in the file."""
     orders: dict[tuple[str, ...], list[Step]] = field(default_factory=dict)
-    """What `analysis.ordered` found."""
+    """The results of `analysis.ordered`, by the wanted names."""
 
     def __post_init__(self) -> None:
         lengths = [length for _, _, shape in self.inputs for length in shape or ()]
@@ -64,11 +65,11 @@ class Step:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attributes: Mapping[str, Any]
-    """Numbers, strings, lists of these, arrays and subgraphs as `Body`."""
+    """The values of the attributes: numbers, strings, lists of these, arrays, and subgraphs as `Body`."""
     references: Mapping[str, str]
-    """Attributes of a function's body that take the value of one of the call's."""
+    """The attributes, in the body of a function, whose value is an attribute of the call: its name by theirs."""
     refusal: str | None = None
-    """Why an attribute was not read."""
+    """The reason why an attribute was not read, if there is one."""
     opsets: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -77,16 +78,18 @@ class Step:
 
     @property
     def subgraphs(self) -> list[Body]:
+        """Return the subgraphs among the attributes."""
         return [value for value in self.attributes.values() if isinstance(value, Body)]
 
     @property
     def version(self) -> int:
+        """Return the version of the operator set that applies to this node."""
         return self.opsets.get(self.domain, 0)
 
 
 @dataclass(slots=True, eq=False)
 class Function:
-    """A function of a file: a node of its name stands for its body."""
+    """A function of a file. A node with its name is replaced by its body."""
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -99,7 +102,7 @@ class Function:
 
 @dataclass(slots=True, eq=False)
 class File:
-    """A file, read."""
+    """The contents of an ONNX file after parsing."""
 
     producer: str
     opsets: Mapping[str, int]
@@ -108,14 +111,14 @@ class File:
 
 
 def _check_names(*names: Iterable[object]) -> None:
-    """Raise `Refusal` for names that are not UTF-8: protobuf gives them as bytes, which no answer could hold."""
+    """Raise `Refusal` for names that are not UTF-8. Protobuf gives those as bytes, which an answer cannot hold."""
     for each in names:
         if bytes in map(type, each):
             raise Refusal("has names that are not UTF-8")
 
 
 def library() -> Any:
-    """The package `onnx`, imported at first use. Raises `ExtraMissing` where it is not installed."""
+    """Return the package `onnx`, imported at first use. Raise `ExtraMissing` where it is not installed."""
     try:
         return importlib.import_module("onnx")
     except ImportError:
@@ -123,7 +126,7 @@ def library() -> Any:
 
 
 def load(data: bytes) -> File:
-    """Parse a file. Raises `InvalidRequest` where it is none or holds what is never read."""
+    """Parse the bytes of an ONNX file. Raise `InvalidRequest` for other bytes and for contents that are never read."""
     model = library().ModelProto()
     try:
         model.ParseFromString(data)
@@ -148,7 +151,7 @@ def load(data: bytes) -> File:
 
 
 def _check_calls(functions: Mapping[tuple[str, str], Function]) -> None:
-    """Raise `Refusal` where functions call themselves, by way of others perhaps, or more than a few levels deep."""
+    """Raise `Refusal` where functions call themselves, directly or indirectly, or where calls are nested too deeply."""
     calls = {key: {(step.domain, step.operation) for step in each.body.steps} for key, each in functions.items()}
     for key in functions:
         reached, depth = {key}, 0
@@ -160,20 +163,23 @@ def _check_calls(functions: Mapping[tuple[str, str], Function]) -> None:
 
 
 def refused(detail: str) -> InvalidRequest:
-    """The error for a whole file."""
+    """Return the error for a file that is refused as a whole, with `detail` as its text."""
     return InvalidRequest([Fault(PATH, detail)])
 
 
 def _domain(domain: str) -> str:
+    """Return a domain, with the empty string for every name of the default domain."""
     return "" if domain in DEFAULT_DOMAINS else domain
 
 
 class _Reader:
+    """A converter of protobuf messages to the classes of this module, which checks the limits of a file."""
+
     def __init__(self) -> None:
         self.count = 0
 
     def opsets(self, imports: Any) -> dict[str, int]:
-        """Versions of the operator sets by domain."""
+        """Return the versions of the imported operator sets, by domain."""
         found = {_domain(each.domain): each.version for each in imports}
         version = found.setdefault("", 1 if not imports else NEWEST)
         if version < OLDEST:
@@ -184,6 +190,7 @@ class _Reader:
         return found
 
     def function(self, proto: Any, opsets: Mapping[str, int]) -> Function:
+        """Convert a `FunctionProto`."""
         inner = {**opsets, **{_domain(each.domain): each.version for each in proto.opset_import}}
         steps = [self.step(node, inner, 1) for node in proto.node]
         defaults = {each.name: self.attribute(each, inner, 1) for each in proto.attribute_proto}
@@ -191,6 +198,7 @@ class _Reader:
         return Function(tuple(proto.input), tuple(proto.output), defaults, body)
 
     def body(self, proto: Any, opsets: Mapping[str, int], depth: int) -> Body:
+        """Convert a `GraphProto` that lies `depth` levels deep, with all its subgraphs."""
         if depth > MOST_DEPTH:
             raise Refusal(f"has subgraphs deeper than {MOST_DEPTH} levels")
         initializers: dict[str, Array] = {}
@@ -215,7 +223,7 @@ class _Reader:
         )
 
     def without_constants(self, body: Body) -> Body:
-        """The same graph with its Constant nodes among the initializers."""
+        """Return the same graph with the values of its Constant nodes among the initializers."""
         rest = []
         for step in body.steps:
             value = _constant(step) if step.operation == "Constant" and not step.domain else None
@@ -228,6 +236,7 @@ class _Reader:
         return body
 
     def step(self, node: Any, opsets: Mapping[str, int], depth: int) -> Step:
+        """Convert a `NodeProto` of a graph that lies `depth` levels deep."""
         self.count += 1
         if self.count > MOST_NODES:
             raise Refusal(f"has more than {MOST_NODES:,} nodes")
@@ -257,8 +266,9 @@ class _Reader:
         )
 
     def attribute(self, proto: Any, opsets: Mapping[str, int], depth: int) -> Any:
+        """Return the value of an `AttributeProto`. Raise `Refusal` for kinds that are not read."""
         kind = proto.type
-        if kind == 0:  # files before IR version 2 say no type
+        if kind == 0:  # files before IR version 2 do not give the type
             for number, name in ((1, "f"), (2, "i"), (3, "s"), (6, "floats"), (7, "ints"), (4, "t")):
                 value = getattr(proto, name)
                 if (len(value) if name.endswith("s") else proto.HasField(name)) and number:
@@ -286,7 +296,7 @@ class _Reader:
 
 
 def _constant(step: Step) -> Array | None:
-    """The value of a Constant node; None where it is not an array of numbers."""
+    """Return the value of a Constant node, or None where the value is not an array of numbers."""
     if len(step.attributes) != 1 or len(step.outputs) != 1:
         return None
     ((name, value),) = step.attributes.items()
@@ -298,7 +308,7 @@ def _constant(step: Step) -> Array | None:
 
 
 def _described(value: Any) -> tuple[str, str | None, tuple[int | str | None, ...] | None]:
-    """Name, element type and shape of a value of the file."""
+    """Return the name, element type and shape of a `ValueInfoProto`; None stands for what the file does not give."""
     kind = value.type.WhichOneof("value")
     if kind is None:
         return value.name, None, None

@@ -1,4 +1,4 @@
-"""From the bytes of an ONNX file to a definition with its parameters."""
+"""Import of an ONNX file: from its bytes to a definition with parameters."""
 
 from __future__ import annotations
 
@@ -34,44 +34,44 @@ from service.engine.onnx.tensors import DTYPES, is_float
 from service.engine.texts import telling
 
 CACHE_BYTES = 256 * 2**20
-"""Memory of the files that are remembered."""
+"""The memory for remembered files."""
 FILE_FACTOR = 6
-"""What a file takes, as a multiple of its bytes: its arrays and the objects of its nodes."""
+"""The memory that a file takes, arrays and objects of nodes included, as a multiple of its bytes."""
 MOST_TOLD = 20
 OF_SEQUENCES = frozenset(
     ("SequenceConstruct", "SequenceEmpty", "SequenceInsert", "SequenceErase", "SplitToSequence", "Optional")
 )
-"""Operators that give no tensor."""
+"""The operators that give a sequence and no tensor."""
 
 assert operators
 
 
 @dataclass(frozen=True)
 class Imported:
-    """A file as the engine takes it, and what there is to know of it."""
+    """An imported file: the definition and parameters, and what answers tell about it."""
 
     definition: OnnxDefinition
     parameters: Mapping[str, Mapping[str, Array]]
     operations: Mapping[str, int]
-    """How often each operator stands in the file, subgraphs included."""
+    """The number of nodes of each operator in the file, subgraphs included."""
     refused: Sequence[Mapping[str, str]] = ()
-    """For each output that cannot be built: `output`, and the `node`, `operation` and `reason`."""
+    """The outputs that cannot be built: for each, `output`, and the `node`, `operation` and `reason`."""
     warnings: Sequence[str] = field(default=())
 
 
 files: LeastRecentlyUsed[tuple[bytes, tuple[str, ...] | None], tuple[Imported, int]] = LeastRecentlyUsed(
     CACHE_BYTES, lambda _, made: made[1]
 )
-"""One for the process: files by the digest of their bytes and the outputs that are wanted."""
+"""The imported files of this process, by the digest of their bytes and the wanted outputs."""
 
 
 def read(data: bytes, outputs: Sequence[str] | None = None) -> Imported:
-    """The graph of a file. Equal files with equal `outputs` give the same definition.
+    """Return the imported graph of a file. Equal files with equal `outputs` give the same definition.
 
-    `outputs` name values of the top graph; by default they are the outputs of the file that hold floats, or all where
-    none does.
+    `outputs` name values of the top graph. By default they are the outputs of the file that hold floats, or all outputs
+    where none does.
 
-    Raises `InvalidRequest` with paths below `network/onnx`, `ExtraMissing` where the package onnx is not installed.
+    Raises `InvalidRequest` with paths below `network/onnx`, and `ExtraMissing` where the package onnx is not installed.
     """
     chosen = None if outputs is None else tuple(outputs)
     key = (hashlib.sha256(data).digest(), chosen)
@@ -80,6 +80,7 @@ def read(data: bytes, outputs: Sequence[str] | None = None) -> Imported:
 
 
 def _import(file: File, chosen: tuple[str, ...] | None) -> Imported:
+    """Return the import of a parsed file. Raise `InvalidRequest` instead of `Refusal`."""
     try:
         return _link(file, chosen)
     except Refusal as refusal:
@@ -87,6 +88,10 @@ def _import(file: File, chosen: tuple[str, ...] | None) -> Imported:
 
 
 def _link(file: File, chosen: tuple[str, ...] | None) -> Imported:
+    """Return the import of a parsed file, with the outputs in `chosen` or else those of the file.
+
+    May raise `Refusal`.
+    """
     graph = file.graph
     linked = Linked(file, file.functions)
     everything = tuple(name for name, _ in graph.outputs if name) if chosen is None else chosen
@@ -110,6 +115,7 @@ def _link(file: File, chosen: tuple[str, ...] | None) -> Imported:
 
 
 def _check_outputs(linked: Linked, names: tuple[str, ...], chosen: tuple[str, ...] | None) -> None:
+    """Raise `InvalidRequest` for outputs that are missing, unknown or named twice."""
     graph = linked.file.graph
     given = {name for name, _, _ in graph.inputs} | graph.initializers.keys()
     given |= {name for step in graph.steps for name in step.outputs}
@@ -125,7 +131,7 @@ def _check_outputs(linked: Linked, names: tuple[str, ...], chosen: tuple[str, ..
 def _wanted(
     linked: Linked, names: tuple[str, ...], dtypes: Mapping[str, str], is_chosen: bool
 ) -> tuple[tuple[str, ...], list[dict[str, str]]]:
-    """The outputs that are built, and why the others are not."""
+    """Return the outputs that are built, and a record of the reason for each output that is not."""
     refusals = []
     wanted = []
     for name in names:
@@ -154,7 +160,10 @@ def _wanted(
 
 
 def _names(linked: Linked, steps: Sequence[Step], wanted: tuple[str, ...]) -> dict[int, str]:
-    """A name of its own for every top node: that of the parameters it uses, of its output, or its own."""
+    """Return a unique name for each top node, by the identity of the node.
+
+    The name is that of the parameters it uses, of a wanted output, or the node's own.
+    """
     graph = linked.file.graph
     inputs = {name for name, _, _ in graph.inputs if name not in graph.initializers}
     flags = flags_of(linked, steps)
@@ -185,6 +194,7 @@ def _names(linked: Linked, steps: Sequence[Step], wanted: tuple[str, ...]) -> di
 
 
 def _free(name: str, taken: set[str]) -> str:
+    """Return a name, with a number at its end if the name itself is taken."""
     found, number = name, 2
     while found in taken:
         found, number = f"{name}_{number}", number + 1
@@ -198,7 +208,8 @@ def _layers(
     dtypes: Mapping[str, str],
     flags: Mapping[str, bool],
 ) -> tuple[LayerDefinition, ...]:
-    """The nodes that compute floats from the inputs, and one more for each output that none is named after."""
+    """Return a layer for each node that computes floats from the inputs, and for each output that no node is named
+    after."""
     graph = linked.file.graph
     inputs = [name for name, _, _ in graph.inputs if name not in graph.initializers]
     sources: dict[str, tuple[str, ...]] = {name: (name,) for name in inputs}
@@ -224,7 +235,7 @@ def _layers(
 def _inputs(
     linked: Linked, steps: Sequence[Step], wanted: tuple[str, ...]
 ) -> dict[str, tuple[str, tuple[int | str | None, ...] | None]]:
-    """Element types and shapes of the inputs that are needed."""
+    """Return the element type and shape of each input that is needed."""
     graph = linked.file.graph
     needed = {name for step in steps for name in inputs_of(step)} | set(wanted)
     described = {}
@@ -238,9 +249,11 @@ def _inputs(
 
 
 def _count(file: File) -> dict[str, int]:
+    """Return the number of nodes of each operator, subgraphs included."""
     counts: Counter[str] = Counter()
 
     def add(steps: Iterable[Step]) -> None:
+        """Count the operators of nodes and of their subgraphs."""
         for step in steps:
             counts[step.operation] += 1
             for body in step.subgraphs:
@@ -251,11 +264,12 @@ def _count(file: File) -> dict[str, int]:
 
 
 def _folded(file: File, found: Mapping[tuple[str, str], Found]) -> tuple[str, ...]:
-    """Names of parameters that PyTorch made up when it changed them."""
+    """Return the names of parameters that PyTorch's exporter invented when it changed their values."""
     return tuple(looks_folded(name for _, name in found)) if file.producer.startswith("pytorch") else ()
 
 
 def _warnings(folded: tuple[str, ...]) -> list[str]:
+    """Return the warnings about a file with these folded parameters."""
     if not folded:
         return []
     return [telling("en")(found("folded_parameters", names=", ".join(map(repr, folded[:3]))).text)]

@@ -1,10 +1,13 @@
-"""Why a part of an ONNX file cannot be a graph here."""
+"""The error for a part of an ONNX file that cannot become a graph."""
 
 from __future__ import annotations
 
 
 class Refusal(Exception):
-    """A node, tensor or file that is not read; the message is a sentence without its subject's name."""
+    """The error of a node, tensor or file that is not read.
+
+    Its message is a sentence without the name of the subject.
+    """
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)

@@ -1,8 +1,8 @@
-"""Whether a graph computes each sample from that sample alone.
+"""Analysis of whether a graph computes each sample from that sample alone.
 
 Graphs of files may do anything with the axis of the samples. Per-sample gradients and Jacobians are cheaper, or only
-there, where no operation mixes samples: this module follows the axis through the operations of the graph. Where it
-loses the axis it says that samples are coupled, which is always right and never cheaper.
+possible, where no operation mixes samples. This module follows the axis through the operations of the graph. Where the
+axis cannot be followed, samples are said to be coupled, which is always correct but never cheaper.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from service.engine.graph.ir import Node, Shape, reachable
 
 
 class Axis(NamedTuple):
-    """Where the samples lie: along an axis, place p belongs to sample p // inner modulo how many there are.
+    """The axis of a value along which the samples lie: place p belongs to sample p // inner modulo their number.
 
-    An axis may hold all samples several times, as the steps of a sequence one after the other do.
+    An axis may hold all samples several times, one round for each step of a sequence for example.
     """
 
     place: int
@@ -25,11 +25,11 @@ class Axis(NamedTuple):
 
 
 class Coupled(Exception):
-    """An operation that may mix samples."""
+    """The error of an operation that may mix samples."""
 
 
 def are_apart(inputs: Iterable[Node], outputs: Iterable[Node], samples: int) -> bool:
-    """Whether every output holds a row for each sample that depends on the rows of that sample alone."""
+    """Return whether each output has one row per sample, which depends on the inputs' rows of that sample alone."""
     found: dict[int, Axis] = {node.index: Axis(0, 1) for node in inputs}
     if any(node.shape[:1] != (samples,) for node in inputs):
         return False
@@ -46,7 +46,7 @@ def are_apart(inputs: Iterable[Node], outputs: Iterable[Node], samples: int) -> 
 
 
 def _axis_of(node: Node, found: Mapping[int, Axis], samples: int) -> Axis | None:
-    """The axis of the samples in a value; None where it depends on none. Raises `Coupled`."""
+    """Return the axis of the samples in a value, or None if the value depends on no sample. Raise `Coupled`."""
     known = [found.get(x.index) for x in node.operands]
     if not any(known):
         return None
@@ -62,7 +62,8 @@ def _axis_of(node: Node, found: Mapping[int, Axis], samples: int) -> Axis | None
 
 
 def _agree(node: Node, axis: Axis, known: list[Axis | None]) -> None:
-    """Raise `Coupled` unless all that depends on samples has them on one axis, and nothing else differs along it."""
+    """Raise `Coupled` unless all inputs that depend on samples have them on one axis, and no other input varies along
+    it."""
     for x, each in zip(node.operands, known, strict=True):
         if each is None:
             if x.shape != () and _varies(x, axis.place):
@@ -72,7 +73,7 @@ def _agree(node: Node, axis: Axis, known: list[Axis | None]) -> None:
 
 
 def _varies(x: Node, axis: int) -> bool:
-    """Whether a value that depends on no sample may differ along an axis: it would be another for a single sample."""
+    """Return whether a value that depends on no sample may vary along an axis, and so differ for a single sample."""
     if x.shape[axis] == 1:
         return False
     if x.operation.name == "broadcast":
@@ -93,13 +94,14 @@ def _varies(x: Node, axis: int) -> bool:
 
 
 def _is_uniform(x: Node) -> bool:
-    """Whether all elements of a value are one number, as in a state of zeros."""
+    """Return whether all elements of a value are the same number, as in a state of zeros."""
     while x.operation.name in ("reshape", "transpose", "slice", "broadcast"):
         (x,) = x.inputs
     return math.prod(x.shape) == 1
 
 
 def _reduced(node: Node, axis: Axis, known: list[Axis | None], samples: int) -> Axis:
+    """Return the axis of the samples after a reduction."""
     axes = node.attributes[0]
     if axis.place in axes:
         raise Coupled
@@ -107,21 +109,24 @@ def _reduced(node: Node, axis: Axis, known: list[Axis | None], samples: int) -> 
 
 
 def _marked(node: Node, axis: Axis, known: list[Axis | None], samples: int) -> Axis:
+    """Return the axis of the samples after the first largest element along other axes is marked."""
     if axis.place in node.attributes[0]:
         raise Coupled
     return axis
 
 
 def _along_rows(node: Node, axis: Axis, known: list[Axis | None], samples: int) -> Axis:
+    """Return the axis of the samples after an operation along the last axis."""
     if axis.place == len(node.inputs[0].shape) - 1:
         raise Coupled
     return axis
 
 
 def _along(node: Node, axis: Axis, known: list[Axis | None], samples: int) -> Axis:
+    """Return the axis of the samples after an operation along an axis given by an attribute."""
     along, *bounds = node.attributes
     if axis.place == along:
-        # Whole rounds of all samples may be cut out, put among zeros, or joined.
+        # Whole rounds of all samples may be cut out, padded with zeros, or joined.
         name, period = node.operation.name, samples * axis.inner
         lengths = bounds if name in ("slice", "pad") else [x.shape[along] for x in node.inputs]
         if (
@@ -135,8 +140,9 @@ def _along(node: Node, axis: Axis, known: list[Axis | None], samples: int) -> Ax
 
 
 def _reshaped(node: Node, axis: Axis, known: list[Axis | None], samples: int) -> Axis:
+    """Return the axis of the samples after a reshape."""
     before: Shape = node.inputs[0].shape
-    stride = axis.inner * math.prod(before[axis.place + 1 :])  # elements from a sample to the next
+    stride = axis.inner * math.prod(before[axis.place + 1 :])  # elements from one sample to the next
     for place in range(len(node.shape) - 1, -1, -1):
         behind = math.prod(node.shape[place + 1 :])
         inner, rest = divmod(stride, behind)
@@ -146,14 +152,17 @@ def _reshaped(node: Node, axis: Axis, known: list[Axis | None], samples: int) ->
 
 
 def _transposed(node: Node, axis: Axis, known: list[Axis | None], samples: int) -> Axis:
+    """Return the axis of the samples after a transposition."""
     return Axis(node.attributes[0].index(axis.place), axis.inner)
 
 
 def _broadcast(node: Node, axis: Axis, known: list[Axis | None], samples: int) -> Axis:
+    """Return the axis of the samples after broadcasting."""
     return Axis(axis.place + len(node.shape) - len(node.inputs[0].shape), axis.inner)
 
 
 def _multiplied(node: Node, axis: Axis, known: list[Axis | None], samples: int) -> Axis:
+    """Return the axis of the samples after a matrix product."""
     left, right = known
     rank = len(node.shape)
     if left is not None and left.place == rank - 2 and right is None:
@@ -167,6 +176,7 @@ def _multiplied(node: Node, axis: Axis, known: list[Axis | None], samples: int) 
 
 
 def _gathered(node: Node, axis: Axis, known: list[Axis | None], samples: int) -> Axis:
+    """Return the axis of the samples after a lookup."""
     of_table, of_places = known
     table, places = node.inputs
     lead = node.attributes[0]
@@ -184,6 +194,7 @@ def _gathered(node: Node, axis: Axis, known: list[Axis | None], samples: int) ->
 
 
 def _windowed(node: Node, axis: Axis, known: list[Axis | None], samples: int) -> Axis:
+    """Return the axis of the samples after windows are taken."""
     sliding = node.attributes[0]
     if axis.place in sliding.axes:
         raise Coupled
@@ -191,6 +202,7 @@ def _windowed(node: Node, axis: Axis, known: list[Axis | None], samples: int) ->
 
 
 def _overlapped(node: Node, axis: Axis, known: list[Axis | None], samples: int) -> Axis:
+    """Return the axis of the samples after windows are summed where they overlap."""
     sliding = node.attributes[0]
     count = len(sliding.axes)
     if sliding.at <= axis.place < sliding.at + count:
@@ -202,6 +214,7 @@ def _overlapped(node: Node, axis: Axis, known: list[Axis | None], samples: int) 
 
 
 def _kept(node: Node, axis: Axis, known: list[Axis | None], samples: int) -> Axis:
+    """Return the axis of the samples after any operation that keeps it in place."""
     return axis
 
 
@@ -230,7 +243,7 @@ _RULES = {
 
 
 def _agreed_rows(node: Node, known: list[Axis | None]) -> Axis:
-    """Totals of rows, and the rows that they are of."""
+    """Return the axis of the samples after an operation on totals and their rows. Raise `Coupled` if these differ."""
     total, rows = known
     if total is None or total != rows:
         raise Coupled

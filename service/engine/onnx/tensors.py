@@ -1,4 +1,7 @@
-"""Tensors of an ONNX file as NumPy arrays, without the library's helpers: those follow references to other files."""
+"""Conversion of the tensors of an ONNX file to NumPy arrays.
+
+The helpers of the package `onnx` are not used, because they follow references to other files.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from service.engine.onnx.refusal import Refusal
 
 MOST_AXES = 32
 MOST_LENGTH = 2**31
-"""No axis is as long."""
+"""An axis must be shorter than this."""
 DTYPES = {
     1: "float32",
     2: "uint8",
@@ -28,7 +31,7 @@ DTYPES = {
     12: "uint32",
     13: "uint64",
 }
-"""The element types that are read, by their numbers in the format."""
+"""The NumPy names of the element types that are read, by their numbers in the format."""
 OTHERS = {
     0: "no type",
     8: "strings",
@@ -47,12 +50,15 @@ OTHERS = {
     26: "int2",
 }
 FIELDS = {"float32": "float_data", "float64": "double_data", "int64": "int64_data", "uint32": "uint64_data"}
-"""Where typed data lie that are no raw bytes; those of the other types lie in `int32_data`."""
+"""The field of a `TensorProto` that holds typed data of an element type; `int32_data` holds all other types."""
 EXTERNAL = 1
 
 
 def dtype_of(number: int) -> str:
-    """The NumPy name of an element type. Raises `Refusal` for one that has no exact counterpart here."""
+    """Return the NumPy name of an element type of the format.
+
+    Raise `Refusal` for a type without an exact counterpart.
+    """
     name = DTYPES.get(number)
     if name is None:
         raise Refusal(f"elements of type {OTHERS.get(number, number)} are not read")
@@ -60,14 +66,15 @@ def dtype_of(number: int) -> str:
 
 
 def is_float(dtype: str) -> bool:
+    """Return whether a NumPy name is that of a type of floats."""
     return dtype.startswith("float")
 
 
 def array_of(tensor: Any) -> Array:
-    """The values of a `TensorProto`.
+    """Return the values of a `TensorProto` as an array of its shape.
 
-    Raises `Refusal` where they lie in another file, where the dimensions do not fit the data, and for element types
-    that are not read.
+    Raises `Refusal` where the values lie in another file, where the dimensions do not fit the data, and for element
+    types that are not read.
     """
     name = tensor.name[:100]
     if tensor.data_location == EXTERNAL or tensor.external_data:
@@ -96,10 +103,12 @@ def array_of(tensor: Any) -> Array:
 
 
 def _from_field(field: Any, dtype: str) -> Array:
+    """Return the values of a typed field of a `TensorProto` as a flat array."""
     if dtype == "float16":
         return np.array(field, np.uint16).view(np.float16)
     return np.array(field).astype(dtype) if len(field) else np.zeros(0, dtype)
 
 
 def _shown(shape: Shape) -> str:
+    """Return a shape as text for a message."""
     return str(list(shape[:8])) + (" …" if len(shape) > 8 else "")

@@ -1,4 +1,4 @@
-"""The reasons why operators of ONNX are not read."""
+"""Reasons for refusing the ONNX operators that are not declared."""
 
 from __future__ import annotations
 

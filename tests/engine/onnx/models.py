@@ -1,4 +1,4 @@
-"""Small ONNX files, made by the library that owns the format."""
+"""Builders of small ONNX files, which use the library that owns the format."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +15,7 @@ tensor = numpy_helper.from_array
 
 
 def value(name: str, shape: Sequence[int | str | None] | None = None, kind: int = FLOAT) -> Any:
+    """Return the description of a value of the file: its name, element type and shape."""
     return helper.make_tensor_value_info(name, kind, shape)
 
 
@@ -27,7 +28,7 @@ def model(
     domains: Mapping[str, int] | None = None,
     **more: Any,
 ) -> bytes:
-    """The bytes of a file; weights are arrays by name."""
+    """Return the bytes of a file. `weights` are the arrays of the initializers by name."""
     initializers = [tensor(np.asarray(array), name) for name, array in (weights or {}).items()]
     graph = helper.make_graph(list(nodes), "graph", list(inputs), list(outputs), initializers)
     versions = [helper.make_opsetid(domain, version) for domain, version in {"": opset, **(domains or {})}.items()]
@@ -36,7 +37,10 @@ def model(
 
 def single(operation: str, arrays: Sequence[Any], weights: Sequence[Any] = (), outputs: int = 1, opset: int = OPSET,
            **attributes: Any) -> bytes:  # fmt: skip
-    """A file of one node: its first inputs are inputs of the file, the others, which may be None, initializers."""
+    """Return the bytes of a file with one node. Its first inputs are those of the file.
+
+    The other inputs, `weights`, are initializers or absent (None).
+    """
     names = [f"x{k}" for k in range(len(arrays))]
     given = {f"w{k}": np.asarray(each) for k, each in enumerate(weights) if each is not None}
     own = [f"w{k}" if each is not None else "" for k, each in enumerate(weights)]
@@ -46,7 +50,7 @@ def single(operation: str, arrays: Sequence[Any], weights: Sequence[Any] = (), o
 
 
 def perceptron(**more: Any) -> bytes:
-    """Two layers with ReLU between them: (batch, 4) to (batch, 3)."""
+    """Return the bytes of a file with two layers and ReLU between them: `(batch, 4)` to `(batch, 3)`."""
     rng = np.random.default_rng(0)
     weights = {
         "fc1.weight": rng.standard_normal((5, 4)).astype(np.float32),

@@ -1,4 +1,4 @@
-"""Run an ONNX file in the engine, and differentiate it."""
+"""Evaluation and differentiation of an ONNX file in the engine."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from service.engine.onnx import Imported, read
 
 
 class Run:
-    """A file with numbers: its outputs, and the gradient of a random sum of them."""
+    """A file with input values: its outputs, and the gradient of a random sum of them."""
 
     def __init__(self, data: bytes, inputs: Mapping[str, Any], outputs: Sequence[str] | None = None) -> None:
         self.imported: Imported = read(data, outputs)
@@ -36,11 +36,12 @@ class Run:
             self.values[each.node] = self.imported.parameters[each.layer][each.name].astype(np.float64)
 
     def results(self) -> dict[str, Array]:
+        """Return the outputs by name."""
         found = interpret(self.outputs.values(), self.values)
         return {name: found[node] for name, node in self.outputs.items()}
 
     def slopes(self, seed: int = 0, step: float = 1e-6) -> tuple[float, float]:
-        """The slope of a random sum of the outputs in a random direction: by the gradient, and by differences."""
+        """Return the slope of a random sum of the outputs in a random direction, by the gradient and by differences."""
         rng = np.random.default_rng(seed)
         total = None
         for node in self.outputs.values():

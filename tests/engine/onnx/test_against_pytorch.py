@@ -1,4 +1,4 @@
-"""Exports of PyTorch have its outputs, and its gradients by the names of its state_dict."""
+"""Tests that exports of PyTorch have its outputs, and its gradients by the names of its state_dict."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Every family of operators gives what the reference implementation of the format gives, and has the right gradient."""
+"""Tests that each family of operators has the reference implementation's results and the right gradient."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ RNG = np.random.default_rng(3)
 
 
 def floats(*shape: int, low: float | None = None) -> Any:
-    """Numbers that differ, away from 0; from `low` on if it is given."""
+    """Return distinct numbers of a shape that are not near 0, or that start at `low` if given."""
     count = int(np.prod(shape))
     grid = RNG.permutation(
         np.linspace(-1.93 if low is None else low, 2.11 if low is None else low + 1.5, count + 1)[:-1]
@@ -24,6 +24,7 @@ def floats(*shape: int, low: float | None = None) -> Any:
 
 
 def ints(*values: Any) -> Any:
+    """Return values as an int64 array."""
     return np.array(values, np.int64)
 
 
@@ -92,6 +93,7 @@ NEWER = {"RotaryEmbedding": 23, "RMSNormalization": 23, "Swish": 24, "CumProd": 
 
 
 def compare(data: bytes, inputs: dict[str, Any], expected: list[Any] | None = None) -> Run:
+    """Check the outputs of a file against the reference implementation, or against `expected`. Return the run."""
     run = Run(data, inputs, None)
     if expected is None:
         with np.errstate(all="ignore"):
@@ -124,10 +126,10 @@ def test_recurrent_operators_in_both_directions(operation, direction):
     x, weights = floats(4, 2, features), [0.4 * floats(*shape) for shape in shapes]
     data = single(operation, [x], weights, 2, hidden_size=units, direction=direction)
     run = Run(data, {"x0": x})
-    if count == 1:  # the reference implementation reads one direction only
+    if count == 1:  # the reference implementation has only one direction
         compare(data, {"x0": x})
     else:
-        # The second direction is the first of the reversed sequence, with its own weights.
+        # The second direction equals the first one on the reversed sequence, with its own weights.
         forward, backward = (
             Run(single(operation, [x], [w[k : k + 1] for w in weights], 2, hidden_size=units), {"x0": series}).results()
             for k, series in ((0, x), (1, x[::-1]))
@@ -234,7 +236,7 @@ def test_what_is_random_is_refused_by_name():
 
 @pytest.mark.parametrize("operation", RECURRENT)
 def test_recurrent_operators_keep_samples_apart(operation):
-    """So that per-sample gradients and Jacobians of the samples are those of each sample alone."""
+    """Per-sample gradients and Jacobians must be those of each sample alone."""
     gates, units, features = RECURRENT[operation], 3, 2
     shapes = [(1, gates * units, features), (1, gates * units, units), (1, 2 * gates * units)]
     given = dict(zip("wrb", [0.4 * floats(*shape) for shape in shapes], strict=True))

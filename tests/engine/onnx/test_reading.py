@@ -1,4 +1,4 @@
-"""What is read of a file, and what is refused by name."""
+"""Tests of what is read of a file, and of what is refused by name."""
 
 import random
 from typing import Any
@@ -24,11 +24,12 @@ INPUT = [value("x", ["batch", 4])]
 
 
 def product(weights: dict[str, Any], inputs: Any = INPUT, **more: Any) -> bytes:
-    """x times the first weight."""
+    """Return the bytes of a file that multiplies x with the first weight."""
     return model([node("MatMul", ["x", next(iter(weights))], ["y"])], inputs, [value("y")], weights, **more)
 
 
 def refusal(data: bytes, outputs: list[str] | None = None) -> str:
+    """Return the message with which a file is refused."""
     with pytest.raises(InvalidRequest) as caught:
         read(data, outputs)
     return str(caught.value)
@@ -266,6 +267,7 @@ def test_dimensions_that_do_not_fit_the_data_are_refused():
 
 
 def bomb(nodes: list[Any], **weights: Any) -> bytes:
+    """Return the bytes of a file that asks for too much."""
     return model(nodes, INPUT, [value("y")], {name: np.array(numbers) for name, numbers in weights.items()})
 
 
@@ -316,6 +318,7 @@ def test_subgraphs_deeper_than_any_need_are_refused():
 
 
 def corrupted(data: bytes, seed: int) -> bytes:
+    """Return a file with some of its bytes changed."""
     rng = random.Random(seed)
     changed = bytearray(data)
     for _ in range(rng.choice((1, 2, 8))):

@@ -1,4 +1,4 @@
-"""Choices, running sums and order: operations that graphs of other formats need, and arrays that never change."""
+"""Operations that select, sum up to each place, and order elements, and tables: constant arrays in a graph."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["cumulative_sum", "order", "table", "to_floats", "where"]
 
 
 class Table:
-    """A constant array as an attribute of a node: equal arrays are equal attributes."""
+    """A constant array as an attribute of a node. Equal arrays make equal attributes."""
 
     __slots__ = ("_hash", "array")
 
@@ -36,6 +36,7 @@ class Table:
         return self.array.dtype == other.array.dtype and self.array.tobytes() == other.array.tobytes()
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        """Return the array, for NumPy."""
         return np.array(self.array, dtype)
 
     def __repr__(self) -> str:
@@ -71,6 +72,7 @@ def where(condition: Node, a: Node | float, b: Node | float) -> Node:
 
 
 def _where_kernel(condition: Array, a: Array, b: Array, out: Array) -> None:
+    """Compute `where` for arrays of one shape into `out`."""
     chosen = np.not_equal(condition, 0.0)
     np.copyto(out, b)
     np.copyto(out, a, where=chosen)
@@ -80,6 +82,7 @@ def _where_kernel(condition: Array, a: Array, b: Array, out: Array) -> None:
 
 
 def _simplify_where(graph: Graph, inputs: tuple[Node, ...], attributes: Attributes) -> Node | None:
+    """Return a simpler node for equal choices or a constant condition, else None."""
     condition, a, b = inputs
     if a is b and condition.shape in ((), a.shape):
         return a
@@ -91,6 +94,7 @@ def _simplify_where(graph: Graph, inputs: tuple[Node, ...], attributes: Attribut
 
 
 def _taking_part(position: int, y: Node) -> Node | None:
+    """Return 1 where the input at a position is chosen and 0 elsewhere, or None for the condition."""
     if position == 0:
         return None
     condition = y.inputs[0]
@@ -99,6 +103,7 @@ def _taking_part(position: int, y: Node) -> Node | None:
 
 
 def _continue_where(condition: Array, a: Array, b: Array) -> Array:
+    """Compute `where` for complex numbers. The real part of the condition decides."""
     return np.where(condition.real == 0.0, b, a)
 
 
@@ -127,6 +132,7 @@ def cumulative_sum(x: Node, axis: int, *, reverse: bool = False) -> Node:
 
 
 def _infer_running(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shape, str]:
+    """Return the shape and dtype of a cumulative sum."""
     axis, _reverse = attributes
     if not 0 <= axis < len(inputs[0].shape):
         raise GraphTypeError(f"{inputs[0].shape} has no axis {axis}")
@@ -134,6 +140,7 @@ def _infer_running(inputs: Sequence[Node], attributes: Attributes) -> tuple[Shap
 
 
 def _bind_running(out: Array, inputs: Sequence[Array], attributes: Attributes, _: Sequence[Array]) -> Iterable[Call]:
+    """Return the call that computes a cumulative sum into `out`."""
     (x,), (axis, reverse) = inputs, attributes
     if reverse:
         x, out = np.flip(x, axis), np.flip(out, axis)
@@ -141,6 +148,7 @@ def _bind_running(out: Array, inputs: Sequence[Array], attributes: Attributes, _
 
 
 def _batch_running(node: Node, inputs: Sequence[Node], *_: Any) -> Node:
+    """Return the cumulative sum of values with a new first axis."""
     axis, reverse = node.attributes
     return cumulative_sum(inputs[0], axis + 1, reverse=reverse)
 
@@ -158,6 +166,7 @@ declare(
 
 
 def _batch_alone(node: Node, inputs: Sequence[Node], *_: Any) -> Node:
+    """Return the same operation on values with a new first axis, which it does not touch."""
     return node.graph.apply(node.operation.name, *inputs, attributes=node.attributes)
 
 
@@ -167,6 +176,7 @@ def to_floats(indices: Node) -> Node:
 
 
 def _infer_floats(inputs: Sequence[Node], _: Attributes) -> tuple[Shape, str]:
+    """Return the shape and dtype of integers as floats."""
     if inputs[0].dtype != "int64":
         raise GraphTypeError(f"needs int64, got {inputs[0].dtype}")
     return inputs[0].shape, ""
@@ -189,21 +199,25 @@ def order(x: Node, *, descending: bool = False) -> Node:
 
 
 def _infer_order(inputs: Sequence[Node], _: Attributes) -> tuple[Shape, str]:
+    """Return the shape and dtype of the positions."""
     if not inputs[0].shape:
         raise GraphTypeError("needs at least one axis")
     return inputs[0].shape, infer_same_dtype(inputs)
 
 
 def _bind_order(out: Array, inputs: Sequence[Array], attributes: Attributes, _: Sequence[Array]) -> Iterable[Call]:
+    """Return the call that computes the positions into `out`."""
     (x,), (descending,) = inputs, attributes
 
     def sort() -> None:
+        """Sort each row and store the positions."""
         np.copyto(out, np.argsort(-x if descending else x, axis=-1, kind="stable"))
 
     return (sort,)
 
 
 def _continue_order(inputs: Sequence[Array], attributes: Attributes) -> Any:
+    """Return the positions of complex numbers, ordered by their real parts."""
     (x,), (descending,) = inputs, attributes
     return np.argsort(-x.real if descending else x.real, axis=-1, kind="stable").astype(float)
 

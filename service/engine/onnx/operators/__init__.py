@@ -1,4 +1,4 @@
-"""The operators of ONNX, each declared once, in the module of its family."""
+"""Declarations of the ONNX operators: each is declared once, in the module of its family."""
 
 from service.engine.onnx.operators import (
     attention,

@@ -1,4 +1,4 @@
-"""Attention in its forms, and what stands around it: rotary positions, causal convolution, gated units."""
+"""ONNX operators of attention, and those used around it: rotary positions, causal convolution, gated units."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ MOST_STEPS = 4096
 
 
 def _heads(call: Call, x: Node, count: int) -> Node:
-    """`(b, t, h d)` to `(b, h, t, d)`."""
+    """Return x `(b, t, h d)` split into heads: `(b, h, t, d)`."""
     if count < 1 or x.shape[-1] % count:
         call.refuse(f"{count} heads cannot share {x.shape[-1]} features evenly")
     return transpose(reshape(x, (*x.shape[:2], count, x.shape[-1] // count)), (0, 2, 1, 3))
 
 
 def _repeated(x: Node, times: int) -> Node:
-    """Each head so many times in a row: `(b, h, …)` to `(b, h times, …)`."""
+    """Return x with each head repeated: `(b, h, …)` becomes `(b, h times, …)`."""
     if times == 1:
         return x
     wider = broadcast(unsqueeze(x, [2]), (*x.shape[:2], times, *x.shape[2:]))
@@ -51,14 +51,14 @@ def _repeated(x: Node, times: int) -> Node:
 
 
 def _is_infinite(x: Node) -> Node:
-    """1 where x is -infinity."""
+    """Return 1 where x is -infinity, else 0."""
     return x.graph.apply("greater_equal", -math.inf, x)
 
 
 def _bias(
     call: Call, mask: Value | None, queries: int, keys: int, offsets: Array, shape: tuple[int, ...]
 ) -> Node | None:
-    """What is added to the scores, -infinity for what must not be seen."""
+    """Return the numbers added to the scores, -infinity where a key is hidden; None if nothing is added."""
     fixed = np.zeros((len(offsets), 1, queries, keys))
     place = np.arange(queries)[:, None] + offsets[:, None, None, None]
     key = np.arange(keys)
@@ -85,12 +85,15 @@ def _bias(
 
 
 def _joined(a: Node, b: Node) -> Node:
-    """The sum of two biases, of which either may be -infinity."""
+    """Return the sum of two biases, each of which may be -infinity."""
     return where(_is_infinite(a), a, a + b)
 
 
 def masked_softmax(scores: Node, bias: Node | None) -> tuple[Node, Node]:
-    """Softmax over the last axis of scores with a bias, and these sums. Rows of which nothing may be seen are 0."""
+    """Return the softmax over the last axis of scores plus a bias, and the scores plus the bias.
+
+    Rows that may see nothing are 0.
+    """
     if bias is None:
         return softmax(scores), scores
     hidden = _is_infinite(bias)
@@ -111,6 +114,7 @@ def attention(
     past_value: Value | None = None,
     lengths: Value | None = None,
 ) -> list[Node]:
+    """Build Attention: return the output, the present keys and values, and the scores."""
     q, k, v = call.x(query), call.x(key), call.x(value)
     is_flat = len(q.shape) == 3
     if is_flat:
@@ -151,6 +155,7 @@ def attention(
 
 @operator("FlexAttention", domain=PREVIEW)
 def flex_attention(call: Call, query: Value, key: Value, value: Value) -> Node:
+    """Build FlexAttention: return attention whose scores and probabilities subgraphs may change."""
     q, k, v = call.x(query), call.x(key), call.x(value)
     if len(q.shape) != 4 or q.shape[1] % max(1, k.shape[1]):
         call.refuse(f"takes queries, keys and values of four axes, got {list(q.shape)} and {list(k.shape)}")
@@ -163,6 +168,7 @@ def flex_attention(call: Call, query: Value, key: Value, value: Value) -> Node:
 
 
 def _modified(call: Call, name: str, x: Node, like: Value) -> Node:
+    """Return x after the subgraph in an attribute, or x itself without such an attribute."""
     body = call.attr(name)
     if not isinstance(body, Body):
         return x
@@ -174,6 +180,7 @@ def _modified(call: Call, name: str, x: Node, like: Value) -> Node:
 
 @operator("RotaryEmbedding", integers=True)
 def rotary_embedding(call: Call, x: Value, cosines: Value, sines: Value, places: Value | None = None) -> Node:
+    """Build RotaryEmbedding: return x with pairs of features rotated by their positions."""
     node = call.x(x)
     is_flat = len(node.shape) == 3
     heads = call.integer("num_heads") if is_flat else node.shape[1]
@@ -214,6 +221,7 @@ def linear_attention(
     decay: Value | None = None,
     beta: Value | None = None,
 ) -> list[Node]:
+    """Build LinearAttention, unrolled: return the outputs of all steps and the last state."""
     rule = call.word("update_rule", "gated_delta")
     q_heads, heads = call.integer("q_num_heads"), call.integer("kv_num_heads")
     q, k, v = _heads(call, call.x(query), q_heads), _heads(call, call.x(key), heads), _heads(call, call.x(value), heads)
@@ -235,6 +243,7 @@ def linear_attention(
         corrections = transpose(reshape(given, (samples, steps, given.shape[-1], 1)), (0, 2, 1, 3))
 
     def at(x: Node, step: int) -> Node:
+        """Return x at one step of its axis of time."""
         return reshape(slice_axis(x, 2, step, step + 1), (*x.shape[:2], x.shape[3]))
 
     outputs = []
@@ -258,6 +267,7 @@ def linear_attention(
 def causal_convolution(
     call: Call, x: Value, kernel: Value, bias: Value | None = None, state: Value | None = None
 ) -> list[Node]:
+    """Build CausalConvWithState: return the convolution of each step with steps before, and the state."""
     node, weights = call.x(x), call.x(kernel)
     _, channels, length = node.shape
     before = weights.shape[2] - 1
@@ -277,5 +287,6 @@ def causal_convolution(
 
 @operator("SwiGLU")
 def swiglu(call: Call, a: Value, b: Value) -> Node:
+    """Build SwiGLU: return the swish of the first input times the second input."""
     x = call.x(a)
     return x * sigmoid(call.number("alpha", 1.0) * x) * call.x(b)

@@ -1,4 +1,4 @@
-"""Operators with subgraphs: a branch of a condition, and loops, which are written out."""
+"""ONNX operators with subgraphs: conditions, and loops, which are unrolled."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ MOST_REPETITIONS = 2048
 
 
 def _body(call: Call, name: str) -> Body:
+    """Return the subgraph in an attribute. Refuse a node without the attribute."""
     found = call.attr(name)
     if not isinstance(found, Body):
         call.refuse(f"has no subgraph {name!r}")
@@ -24,10 +25,11 @@ def _body(call: Call, name: str) -> Body:
 
 @operator("If", integers=True, static=())
 def branch(call: Call, condition: Value) -> list[Value]:
+    """Build If. Compute one branch for a known condition, else both and the choice between them."""
     then, other = _body(call, "then_branch"), _body(call, "else_branch")
     if condition.array is not None:
         return call.run(then if bool(condition.array.reshape(-1)[0]) else other, {})
-    # Both branches, of which the condition chooses one when the graph runs.
+    # Both branches are computed, and the condition chooses one when the graph runs.
     mask = reshape(call.x(condition), ())
     found = []
     for yes, no in zip(call.run(then, {}), call.run(other, {}), strict=True):
@@ -41,6 +43,7 @@ def branch(call: Call, condition: Value) -> list[Value]:
 
 
 def _stack(call: Call, parts: list[Value], axis: int = 0) -> Value:
+    """Return values stacked along a new axis."""
     if all(part.array is not None for part in parts):
         return Value(np.stack([part.array for part in parts if part.array is not None], axis))
     return Value(None, concatenate([unsqueeze(call.x(part), [axis]) for part in parts], axis), parts[0].dtype)
@@ -48,6 +51,7 @@ def _stack(call: Call, parts: list[Value], axis: int = 0) -> Value:
 
 @operator("Loop", integers=True, static=(0, 1))
 def loop(call: Call, count: Value | None, condition: Value | None, *carried: Value) -> list[Value]:
+    """Build Loop, unrolled. Return the last carried values and the stacked results of all repetitions."""
     body = _body(call, "body")
     most = MOST_REPETITIONS + 1 if count is None else int(call.known(count, "how often it repeats").reshape(-1)[0])
     goes_on = condition is None or bool(call.known(condition, "the condition").reshape(-1)[0])
@@ -71,6 +75,7 @@ def loop(call: Call, count: Value | None, condition: Value | None, *carried: Val
 
 
 def _at(call: Call, x: Value, axis: int, place: int) -> Value:
+    """Return the slice of x at one place of an axis, without this axis."""
     if x.array is not None:
         return Value(np.take(x.array, place, axis))
     node: Node = call.x(x)
@@ -80,6 +85,7 @@ def _at(call: Call, x: Value, axis: int, place: int) -> Value:
 
 @operator("Scan", since=9, integers=True)
 def scan(call: Call, *values: Value) -> list[Value]:
+    """Build Scan, unrolled. Return the last states and the stacked results of all elements."""
     body = _body(call, "body")
     count = call.integer("num_scan_inputs")
     if not 0 < count <= len(values):

@@ -1,4 +1,7 @@
-"""Operators that look up, write to and order elements by their places."""
+"""ONNX operators that read, write and order elements by their places.
+
+This is one module because it is one list of declarations that share their helpers for places.
+"""
 
 from __future__ import annotations
 
@@ -42,12 +45,15 @@ Places = Node | Array
 
 
 def _strides(shape: Shape) -> list[int]:
-    """How far the elements of each axis lie apart in row-major order."""
+    """Return the distance between neighbours along each axis, in elements, in row-major order."""
     return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
 
 
 def places_of(call: Call, indices: Value, count: int) -> Places:
-    """Places along an axis of `count`, negative ones counted from its end; known ones as an array."""
+    """Return indices along an axis of length `count` as places from 0 on.
+
+    Negative indices count from the end. Known places are an array, computed ones a node.
+    """
     if indices.array is not None:
         array = indices.array.astype(np.int64)
         if array.size and not (-count <= int(array.min()) and int(array.max()) < count):
@@ -58,12 +64,12 @@ def places_of(call: Call, indices: Value, count: int) -> Places:
 
 
 def _grid(shape: Shape, axis: int) -> Array:
-    """The place along an axis of each element of a shape, to be broadcast."""
+    """Return the place of each element of a shape along one axis, as an array to be broadcast."""
     return np.arange(shape[axis]).reshape([-1 if k == axis else 1 for k in range(len(shape))])
 
 
 def _sum_of(call: Call, parts: Sequence[tuple[Places, int]], shape: Shape) -> Places:
-    """Sums of places times strides."""
+    """Return the sum of places times strides, broadcast to a shape."""
     known_part: Array = np.zeros(shape, np.int64)
     nodes = []
     for places, stride in parts:
@@ -80,7 +86,7 @@ def _sum_of(call: Call, parts: Sequence[tuple[Places, int]], shape: Shape) -> Pl
 
 
 def picked(x: Node, places: Places) -> Node:
-    """The element of each row of x at a place: `(*s, n)` and `s` to `s`."""
+    """Return the element of each row of x `(*s, n)` at the row's place: shape `s`."""
     rows, n = math.prod(x.shape[:-1]), x.shape[-1]
     first = np.arange(rows).reshape(x.shape[:-1]) * n
     if isinstance(places, Node):
@@ -98,6 +104,7 @@ def picked(x: Node, places: Places) -> Node:
     x, np.where(i < 0, i + x.shape[axis_of(call.integer("axis"), x.ndim)], i), axis_of(call.integer("axis"), x.ndim)
 ))  # fmt: skip
 def gather(call: Call, x: Value, indices: Value) -> Value:
+    """Build Gather: return the slices of x at indices along an axis."""
     axis = axis_of(call.integer("axis"), len(x.shape))
     count = x.shape[axis]
     if indices.array is not None:
@@ -111,7 +118,7 @@ def gather(call: Call, x: Value, indices: Value) -> Value:
     rest = (*node.shape[:axis], *node.shape[axis + 1 :])
     rows = reshape(move(node, [axis], [0]), (count, math.prod(rest)))
     if indices.node is not None and indices.node.dtype == "int64":
-        # An input of the network: its numbers are checked where they come in.
+        # The indices are an input of the network, whose numbers are checked with the request.
         _see_vocabulary(call, indices.node, count)
         found = gather_rows(rows, indices.node)
     else:
@@ -123,6 +130,7 @@ def gather(call: Call, x: Value, indices: Value) -> Value:
 
 
 def _see_vocabulary(call: Call, indices: Node, count: int) -> None:
+    """Note the number of rows that an input of indices is looked up in."""
     while indices.operation.view is not None:
         indices = indices.inputs[0]
     name = indices.attributes[0].rpartition("inputs/")[2]
@@ -130,6 +138,7 @@ def _see_vocabulary(call: Call, indices: Node, count: int) -> None:
 
 
 def _rows_at(rows: Node, places: Places) -> Node:
+    """Return the rows at computed places; NaN where there is no such row."""
     assert isinstance(places, Node)
     found = gather_rows(rows, places)
     inside = greater_equal(places, 0.0) * greater_equal(float(rows.shape[0] - 1) - places, 0.0)
@@ -138,10 +147,12 @@ def _rows_at(rows: Node, places: Places) -> Node:
 
 @operator("GatherElements", integers=True)
 def gather_elements(call: Call, x: Value, indices: Value) -> Value:
+    """Build GatherElements: return the element of x at each index along an axis."""
     return Value(None, _elements(call, x, indices, call.integer("axis")), x.dtype)
 
 
 def _element_places(call: Call, x: Shape, indices: Value, axis: int) -> Places:
+    """Return the flat places in x of the elements that GatherElements or ScatterElements means."""
     strides = _strides(x)
     parts: list[tuple[Places, int]] = [
         (places_of(call, indices, x[k]) if k == axis else _grid(indices.shape, k), strides[k]) for k in range(len(x))
@@ -150,13 +161,17 @@ def _element_places(call: Call, x: Shape, indices: Value, axis: int) -> Places:
 
 
 def _elements(call: Call, x: Value, indices: Value, axis: int) -> Node:
+    """Return the elements of x at indices along an axis, in the shape of the indices."""
     node = call.x(x)
     places = _element_places(call, node.shape, indices, axis_of(axis, len(node.shape)))
     return lookup(reshape(node, (node.size,)), places)
 
 
 def _nd_places(call: Call, x: Shape, indices: Value, batch: int) -> tuple[Places, Shape]:
-    """Places of the slices that indices of several axes lead to, in units of such slices, and the shape of a slice."""
+    """Return the places of the slices that indices of several axes select, and the shape of a slice.
+
+    Places count slices.
+    """
     depth = indices.shape[-1]
     strides = _strides(x[: batch + depth])
     lead = indices.shape[:-1]
@@ -173,7 +188,7 @@ def _nd_places(call: Call, x: Shape, indices: Value, batch: int) -> tuple[Places
 
 
 def _inner_places(call: Call, places: Places, inner: Shape) -> Places:
-    """Places of single elements, of slices of a shape."""
+    """Return the places of all elements of slices of shape `inner`, by the places of the slices."""
     size = math.prod(inner)
     shape = (*(places.shape), size)
     column = unsqueeze(places, [len(places.shape)]) if isinstance(places, Node) else places[..., None]
@@ -182,6 +197,7 @@ def _inner_places(call: Call, places: Places, inner: Shape) -> Places:
 
 @operator("GatherND", integers=True)
 def gather_nd(call: Call, x: Value, indices: Value) -> Value:
+    """Build GatherND: return the slices of x at indices of several axes."""
     node = call.x(x)
     places, inner = _nd_places(call, node.shape, indices, call.integer("batch_dims"))
     found = lookup(reshape(node, (node.size,)), _inner_places(call, places, inner))
@@ -189,7 +205,7 @@ def gather_nd(call: Call, x: Value, indices: Value) -> Value:
 
 
 def _written(call: Call, x: Node, places: Places, updates: Node, reduction: str) -> Node:
-    """x with updates at places of its elements."""
+    """Return x with updates written to, or combined at, flat places of its elements."""
     flat, values = reshape(x, (x.size,)), reshape(updates, (updates.size,))
     at = reshape(places, (updates.size,)) if isinstance(places, Node) else places.reshape(-1)
     if reduction == "add":
@@ -200,7 +216,7 @@ def _written(call: Call, x: Node, places: Places, updates: Node, reduction: str)
         hit = greater(spread(full(call.graph, 1.0, values.shape), at, x.size), 0.0)
     else:
         if at.size != len(np.unique(at)):
-            # The last of those that write to one place stays.
+            # Of several updates of one place, the last one stays.
             _, last = np.unique(at[::-1], return_index=True)
             chosen = np.sort(at.size - 1 - last)
             values, at = take(values, 0, chosen.tolist()), at[chosen]
@@ -211,7 +227,7 @@ def _written(call: Call, x: Node, places: Places, updates: Node, reduction: str)
 
 
 def _combined(call: Call, flat: Node, values: Node, at: Places, reduction: str) -> Node:
-    """Elements combined with all updates to their place, by rounds in which no two updates meet."""
+    """Return `flat` with all updates combined at their places, in rounds without two updates of one place."""
     if isinstance(at, Node):
         call.refuse(f"reduction {reduction!r} at places that only become known when the graph runs")
     join = {"mul": lambda a, b: a * b, "max": maximum, "min": minimum}.get(reduction)
@@ -237,6 +253,7 @@ def _combined(call: Call, flat: Node, values: Node, at: Places, reduction: str) 
 
 @operator("ScatterElements", "Scatter", integers=True)
 def scatter_elements(call: Call, x: Value, indices: Value, updates: Value) -> Value:
+    """Build ScatterElements: return x with updates at indices along an axis."""
     node = call.x(x)
     axis = axis_of(call.integer("axis"), len(node.shape))
     places = _element_places(call, node.shape, indices, axis)
@@ -245,6 +262,7 @@ def scatter_elements(call: Call, x: Value, indices: Value, updates: Value) -> Va
 
 @operator("ScatterND", integers=True)
 def scatter_nd(call: Call, x: Value, indices: Value, updates: Value) -> Value:
+    """Build ScatterND: return x with updates of slices at indices of several axes."""
     node = call.x(x)
     places, inner = _nd_places(call, node.shape, indices, 0)
     at = _inner_places(call, places, inner)
@@ -253,6 +271,7 @@ def scatter_nd(call: Call, x: Value, indices: Value, updates: Value) -> Value:
 
 @operator("TensorScatter", static=(2,), integers=True)
 def tensor_scatter(call: Call, x: Value, update: Value, first: Value | None = None) -> Value:
+    """Build TensorScatter: return a cache x with an update written from the place `first` on."""
     node, new = call.x(x), call.x(update)
     axis = axis_of(call.integer("axis", -2), len(node.shape))
     count, length = node.shape[axis], new.shape[axis]
@@ -269,6 +288,7 @@ def tensor_scatter(call: Call, x: Value, update: Value, first: Value | None = No
 
 @operator("OneHot", static=(1,), integers=True)
 def one_hot(call: Call, indices: Value, depth: Value, values: Value) -> Value:
+    """Build OneHot: return vectors of length `depth` that mark the indices."""
     count = call.ints(depth, "the depth")[0]
     off_on = call.x(values)
     off, on = (reshape(slice_axis(off_on, 0, k, k + 1), ()) for k in (0, 1))
@@ -284,6 +304,7 @@ def one_hot(call: Call, indices: Value, depth: Value, values: Value) -> Value:
 
 @operator("TopK", static=(1,), integers=True)
 def top_k(call: Call, x: Value, count: Value | None = None) -> tuple[Value, Value]:
+    """Build TopK: return the largest or least elements of each row, and their places."""
     node = call.x(x)
     axis = axis_of(call.integer("axis", -1), len(node.shape))
     k = call.integer("k") if count is None else call.ints(count, "k")[0]
@@ -302,6 +323,7 @@ def top_k(call: Call, x: Value, count: Value | None = None) -> tuple[Value, Valu
 
 @operator("Compress", static=(1,), integers=True)
 def compress(call: Call, x: Value, condition: Value) -> Value:
+    """Build Compress: return the slices of x for which a condition holds."""
     kept = np.flatnonzero(call.known(condition, "the condition").reshape(-1)).tolist()
     node = call.x(x)
     axis = call.attr("axis")
@@ -312,6 +334,7 @@ def compress(call: Call, x: Value, condition: Value) -> Value:
 
 @operator("ReverseSequence", static=(1,), integers=True)
 def reverse_sequence(call: Call, x: Value, lengths: Value) -> Value:
+    """Build ReverseSequence: return x with the start of each sequence reversed."""
     node = call.x(x)
     rank = len(node.shape)
     time, batch = axis_of(call.integer("time_axis"), rank), axis_of(call.integer("batch_axis", 1), rank)
@@ -327,6 +350,7 @@ def reverse_sequence(call: Call, x: Value, lengths: Value) -> Value:
 
 @operator("Trilu", static=(1,), integers=True)
 def triangle(call: Call, x: Value, diagonal: Value | None = None) -> Value:
+    """Build Trilu: return the upper or lower triangle of matrices, with zeros elsewhere."""
     k = 0 if diagonal is None else call.ints(diagonal, "k")[0]
     ones = np.ones(call.bounded(x.shape[-2:]))
     mask = np.triu(ones, k) if call.integer("upper", 1) else np.tril(ones, k)
@@ -338,11 +362,13 @@ def triangle(call: Call, x: Value, diagonal: Value | None = None) -> Value:
 
 @operator("NonZero", static=None, result="int64", integers=True)
 def non_zero(call: Call, x: Value) -> Value:
+    """Build NonZero: return the places of the elements that are not 0."""
     return Value(np.array(np.nonzero(call.known(x, "what is looked through"))))
 
 
 @operator("EyeLike", shape_only=True, integers=True, result=FLOAT)
 def eye_like(call: Call, x: Value) -> Value:
+    """Build EyeLike: return a matrix of the shape of x with ones on the k-th diagonal."""
     from service.engine.onnx.tensors import dtype_of
 
     rows, columns = call.bounded(x.shape)
@@ -352,6 +378,7 @@ def eye_like(call: Call, x: Value) -> Value:
 
 @operator("Range", static=None, integers=True)
 def numbers(call: Call, start: Value, limit: Value, delta: Value) -> Value:
+    """Build Range: return the numbers from `start` to before `limit` in steps of `delta`."""
     first, last, step = (call.known(each, "the range").reshape(())[()] for each in (start, limit, delta))
     count = max(math.ceil((last - first) / step), 0)
     (count,) = call.bounded((count,))
@@ -360,6 +387,7 @@ def numbers(call: Call, start: Value, limit: Value, delta: Value) -> Value:
 
 @operator("ConstantOfShape", static=None, integers=True)
 def constant_of_shape(call: Call, shape: Value) -> Value:
+    """Build ConstantOfShape: return an array of a shape, filled with one number."""
     value = call.attr("value")
     number = np.zeros((), np.float32) if value is None else np.asarray(value).reshape(())
     target = tuple(call.ints(shape, "the shape"))
@@ -370,6 +398,7 @@ def constant_of_shape(call: Call, shape: Value) -> Value:
 
 @operator("Constant", integers=True)
 def constant(call: Call) -> Value:
+    """Build Constant: return the array in the attributes."""
     for name, dtype in (("value_float", "float32"), ("value_floats", "float32"), ("value_int", "int64"),
                         ("value_ints", "int64")):  # fmt: skip
         found = call.attr(name)
@@ -383,6 +412,7 @@ def constant(call: Call) -> Value:
 
 @operator("Tile", static=(1,), integers=True)
 def tile(call: Call, x: Value, repeats: Value) -> Value:
+    """Build Tile: return x repeated along its axes."""
     counts = call.ints(repeats, "the repeats")
     if len(counts) != len(x.shape):
         call.refuse(f"has {len(counts)} repeats for {len(x.shape)} axes")
@@ -400,6 +430,7 @@ def tile(call: Call, x: Value, repeats: Value) -> Value:
 
 @operator("DepthToSpace", integers=True)
 def depth_to_space(call: Call, x: Value) -> Value:
+    """Build DepthToSpace: return x with channels moved into blocks of the image."""
     node = call.x(x)
     samples, channels, height, width = node.shape
     size = call.integer("blocksize", 1)
@@ -413,6 +444,7 @@ def depth_to_space(call: Call, x: Value) -> Value:
 
 @operator("SpaceToDepth", integers=True)
 def space_to_depth(call: Call, x: Value) -> Value:
+    """Build SpaceToDepth: return x with blocks of the image moved into channels."""
     node = call.x(x)
     samples, channels, height, width = node.shape
     size = call.integer("blocksize", 1)
@@ -424,6 +456,7 @@ def space_to_depth(call: Call, x: Value) -> Value:
 
 @operator("CenterCropPad", static=(1,), integers=True)
 def center_crop_pad(call: Call, x: Value, target: Value) -> Value:
+    """Build CenterCropPad: return x cut or padded around its centre to target lengths."""
     node = call.x(x)
     lengths = call.ints(target, "the shape")
     axes = [axis_of(each, len(node.shape)) for each in call.integers("axes", range(len(node.shape)))]
@@ -436,7 +469,7 @@ def center_crop_pad(call: Call, x: Value, target: Value) -> Value:
 
 
 def _reflected(mode: str, n: int, low: int, high: int) -> list[int]:
-    """Places of an axis of n with its edges continued."""
+    """Return the places, among n, of an axis with `low` and `high` more places at its ends, by the mode of padding."""
     places = np.arange(-low, n + high)
     if mode == "edge":
         return np.clip(places, 0, n - 1).tolist()  # type: ignore[no-any-return]
@@ -453,6 +486,7 @@ def _reflected(mode: str, n: int, low: int, high: int) -> list[int]:
 def pad_by_inputs(
     call: Call, x: Value, pads: Value | None = None, value: Value | None = None, axes: Value | None = None
 ) -> Value:
+    """Build Pad: return x with elements added at, or cut off, the ends of axes."""
     node = call.x(x)
     rank = len(node.shape)
     if call.version < 11:

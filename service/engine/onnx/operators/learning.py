@@ -1,4 +1,4 @@
-"""Operators of `ai.onnx.ml`, as scikit-learn models are written with."""
+"""ONNX operators of the domain `ai.onnx.ml`, which scikit-learn models are exported to."""
 
 from __future__ import annotations
 
@@ -34,15 +34,18 @@ from service.engine.onnx.values import Value
 
 
 def _rows(call: Call, x: Value) -> Node:
+    """Return x with at least two axes: a vector becomes one row."""
     node = call.x(x)
     return reshape(node, (1, node.size)) if len(node.shape) < 2 else node
 
 
 def _numbers(call: Call, name: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Return an attribute as a vector of float64, empty if the node does not have the attribute."""
     return np.array(call.attr(name) or [], np.float64)
 
 
 def _transformed(call: Call, scores: Node) -> Node:
+    """Return scores after the function that the attribute `post_transform` names."""
     kind = call.word("post_transform", "NONE")
     if kind == "NONE":
         return scores
@@ -57,6 +60,7 @@ def _transformed(call: Call, scores: Node) -> Node:
 
 
 def _linear(call: Call, x: Node, targets: int) -> Node:
+    """Return the linear function of x `(n, features)` with the node's coefficients: `(n, targets)`."""
     coefficients = _numbers(call, "coefficients")
     if coefficients.size != targets * x.shape[1]:
         call.refuse(f"has {coefficients.size} coefficients for {x.shape[1]} features and {targets} outputs")
@@ -69,11 +73,12 @@ def _linear(call: Call, x: Node, targets: int) -> Node:
 
 @operator("LinearRegressor", domain=ML_DOMAIN, result=FLOAT)
 def linear_regressor(call: Call, x: Value) -> Node:
+    """Build LinearRegressor: return the linear function of each row."""
     return _transformed(call, _linear(call, _rows(call, x), call.integer("targets", 1)))
 
 
 def _label(call: Call, scores: Node) -> Value | None:
-    """The label with the largest score, where labels are integers."""
+    """Return the integer label with the largest score for each row, or None where no such label is asked for."""
     labels = call.attr("classlabels_ints") or call.attr("classlabels_int64s")
     if labels is None or not call.wants(0):
         return None
@@ -85,6 +90,7 @@ def _label(call: Call, scores: Node) -> Value | None:
 
 @operator("LinearClassifier", domain=ML_DOMAIN, result=FLOAT)
 def linear_classifier(call: Call, x: Value) -> tuple[Value | None, Node]:
+    """Build LinearClassifier: return the label of each row, if it is an integer, and the scores."""
     node = _rows(call, x)
     classes = max(1, len(_numbers(call, "coefficients")) // node.shape[1])
     raw = _linear(call, node, classes)
@@ -102,6 +108,7 @@ def linear_classifier(call: Call, x: Value) -> tuple[Value | None, Node]:
 
 @operator("Scaler", domain=ML_DOMAIN, result=FLOAT)
 def scaler(call: Call, x: Value) -> Node:
+    """Build Scaler: return (x - offset) · scale."""
     node = call.x(x)
     offset, scale = _numbers(call, "offset"), _numbers(call, "scale")
     y = node
@@ -112,6 +119,7 @@ def scaler(call: Call, x: Value) -> Node:
 
 @operator("Normalizer", domain=ML_DOMAIN, result=FLOAT)
 def normalizer(call: Call, x: Value) -> Node:
+    """Build Normalizer: return each row divided by its norm."""
     node = call.x(x)
     kind = call.word("norm", "MAX")
     last = len(node.shape) - 1
@@ -128,11 +136,13 @@ def normalizer(call: Call, x: Value) -> Node:
 
 @operator("Binarizer", domain=ML_DOMAIN, result=FLOAT)
 def binarizer(call: Call, x: Value) -> Node:
+    """Build Binarizer: return 1 where x is above the threshold, else 0."""
     return call.x(x).graph.apply("greater", call.x(x), call.number("threshold"))
 
 
 @operator("Imputer", domain=ML_DOMAIN, result=FLOAT)
 def imputer(call: Call, x: Value) -> Node:
+    """Build Imputer: return x with other numbers in place of the missing ones."""
     node = call.x(x)
     values = _numbers(call, "imputed_value_floats")
     if not values.size:
@@ -147,18 +157,20 @@ def imputer(call: Call, x: Value) -> Node:
 
 @operator("FeatureVectorizer", domain=ML_DOMAIN, result=FLOAT)
 def feature_vectorizer(call: Call, *values: Value) -> Node:
+    """Build FeatureVectorizer: return the inputs joined as the features of each row."""
     return concatenate([_rows(call, each) for each in values], 1)
 
 
 @operator("ArrayFeatureExtractor", domain=ML_DOMAIN, static=(1,), integers=True)
 def array_feature_extractor(call: Call, x: Value, places: Value) -> Value:
+    """Build ArrayFeatureExtractor: return the features of x at known places."""
     node = _rows(call, x)
     chosen = call.ints(places, "the places")
     return Value(None, take(node, len(node.shape) - 1, chosen), x.dtype)
 
 
 def _kernel(call: Call, x: Node, vectors: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> Node:
-    """The kernel of each row of x with each support vector."""
+    """Return the kernel function of each row of x with each support vector: `(n, vectors)`."""
     kind = call.word("kernel_type", "LINEAR")
     gamma, constant, degree = ([*_numbers(call, "kernel_params"), 0.0, 0.0, 0.0])[:3]
     support = table(call.graph, vectors)
@@ -166,7 +178,7 @@ def _kernel(call: Call, x: Node, vectors: np.ndarray[tuple[int, int], np.dtype[n
     if kind == "LINEAR":
         return product
     if kind == "RBF":
-        # |x - v|² without the products that cancel each other for near vectors.
+        # |x - v|² is not expanded, because the products would cancel for near vectors.
         shape = (x.shape[0], len(vectors), x.shape[1])
         difference = broadcast(reshape(x, (x.shape[0], 1, x.shape[1])), shape) - broadcast(support, shape)
         return exp(-float(gamma) * sum_over(square(difference), [2]))
@@ -180,6 +192,7 @@ def _kernel(call: Call, x: Node, vectors: np.ndarray[tuple[int, int], np.dtype[n
 
 @operator("SVMRegressor", domain=ML_DOMAIN, result=FLOAT)
 def svm_regressor(call: Call, x: Value) -> Node:
+    """Build SVMRegressor: return the value of each row."""
     node = _rows(call, x)
     coefficients, rho = _numbers(call, "coefficients"), _numbers(call, "rho")
     count = call.integer("n_supports")
@@ -196,6 +209,7 @@ def svm_regressor(call: Call, x: Value) -> Node:
 
 @operator("SVMClassifier", domain=ML_DOMAIN, result=FLOAT)
 def svm_classifier(call: Call, x: Value) -> tuple[Value | None, Node]:
+    """Build SVMClassifier: return the label of each row, if it is an integer, and the scores."""
     node = _rows(call, x)
     per_class = call.integers("vectors_per_class")
     labels = call.attr("classlabels_ints") or call.attr("classlabels_strings") or []

@@ -1,4 +1,7 @@
-"""Convolutions, pooling, normalization and resizing, all with the channels on axis 1."""
+"""ONNX operators of neural networks: convolution, pooling, normalization and resizing, with the channels on axis 1.
+
+This is one module because it is one list of declarations that share their helpers for windows and channels.
+"""
 
 from __future__ import annotations
 
@@ -33,11 +36,11 @@ from service.engine.onnx.registry import operator
 from service.engine.onnx.values import Value
 
 MOST_WINDOW = 2**16
-"""Elements of one window."""
+"""The largest number of elements of one window."""
 
 
 def _window(call: Call, spatial: Shape, kernel: Sequence[int], *, ceil: bool = False) -> Sliding:
-    """How a window slides over axes 2, 3, … of `(c, n, *spatial)`."""
+    """Return how a window slides over axes 2, 3, … of `(c, n, *spatial)`, by the attributes of the node."""
     count = len(spatial)
     strides = call.integers("strides", [1] * count)
     dilations = call.integers("dilations", [1] * count)
@@ -66,6 +69,7 @@ def _window(call: Call, spatial: Shape, kernel: Sequence[int], *, ceil: bool = F
 def _pads(
     call: Call, spatial: Shape, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
 ) -> list[tuple[int, int]]:
+    """Return the padding before and after each spatial axis, by the attributes of the node."""
     kind, count = call.word("auto_pad", "NOTSET"), len(spatial)
     if kind == "VALID":
         return [(0, 0)] * count
@@ -83,13 +87,14 @@ def _pads(
 
 
 def _spatial_of(call: Call, x: Node) -> Shape:
+    """Return the spatial part of the shape of x. Refuse x without spatial axes."""
     if len(x.shape) < 3:
         call.refuse(f"takes samples, channels and at least one more axis, got shape {list(x.shape)}")
     return x.shape[2:]
 
 
 def convolve(call: Call, node: Node, kernel: Node, groups: int) -> Node:
-    """x `(n, c, *s)` with a kernel `(o, c / groups, *k)` to `(n, o, *p)`."""
+    """Return the convolution of x `(n, c, *s)` with a kernel `(o, c / groups, *k)`, of shape `(n, o, *p)`."""
     samples, channels = node.shape[:2]
     spatial = _spatial_of(call, node)
     outputs, inner = kernel.shape[:2]
@@ -99,7 +104,7 @@ def convolve(call: Call, node: Node, kernel: Node, groups: int) -> Node:
     positions = sliding.positions((1, 1, *spatial))
     columns_count = samples * math.prod(positions)
     field = math.prod(kernel.shape[2:]) * inner
-    # The window's axes come first in memory: a kernel (o, c, *k) is turned to (o, *k, c).
+    # The axes of the window come first in memory, so a kernel (o, c, *k) becomes (o, *k, c).
     turned = transpose(kernel, (0, *range(2, len(kernel.shape)), 1))
     moved = transpose(node, (1, 0, *range(2, len(node.shape))))
     if groups == 1:
@@ -114,13 +119,14 @@ def convolve(call: Call, node: Node, kernel: Node, groups: int) -> Node:
 
 
 def _with_bias(call: Call, y: Node, bias: Value | None) -> Node:
+    """Return y with a bias added to each channel, if there is a bias."""
     if bias is None:
         return y
     return y + broadcast(per_channel(call, call.x(bias), len(y.shape)), y.shape)
 
 
 def per_channel(call: Call, x: Node, rank: int) -> Node:
-    """One number for each channel, to be broadcast over (n, c, *s)."""
+    """Return a vector with one number per channel, shaped for broadcasting over `(n, c, *s)`."""
     if len(x.shape) != 1:
         call.refuse(f"takes one number for each channel, got shape {list(x.shape)}")
     return reshape(x, (1, x.size, *[1] * (rank - 2)))
@@ -128,11 +134,13 @@ def per_channel(call: Call, x: Node, rank: int) -> Node:
 
 @operator("Conv")
 def conv(call: Call, x: Value, kernel: Value, bias: Value | None = None) -> Node:
+    """Build Conv: return the convolution of x, plus the bias."""
     return _with_bias(call, convolve(call, call.x(x), call.x(kernel), call.integer("group", 1)), bias)
 
 
 @operator("ConvTranspose")
 def conv_transpose(call: Call, x: Value, kernel: Value, bias: Value | None = None) -> Node:
+    """Build ConvTranspose: return the transposed convolution of x, plus the bias."""
     node, weights = call.x(x), call.x(kernel)
     samples, channels = node.shape[:2]
     spatial = _spatial_of(call, node)
@@ -161,7 +169,7 @@ def conv_transpose(call: Call, x: Value, kernel: Value, bias: Value | None = Non
         if length < 1 or low < 0:
             call.refuse("nothing would be left of the output")
         lengths.append(length)
-        # What is cut off the full result; less than nothing at the end is more zeros there.
+        # The numbers of elements cut off the full result. A negative number at the end adds zeros there.
         pads.append((low, full - low - length))
     extended = [max(0, -high) for _, high in pads]
     sliding = Sliding(
@@ -191,7 +199,10 @@ def conv_transpose(call: Call, x: Value, kernel: Value, bias: Value | None = Non
 
 
 def _gathered(call: Call, node: Node, fill: float) -> tuple[Node, Sliding, int]:
-    """All windows of (n, c, *s), the axes of the window first, how they slide, and how many axes a window has."""
+    """Return all windows of `(n, c, *s)`, how they slide, and the number of axes of a window.
+
+    The axes of the window come first. Padding has the value `fill`.
+    """
     spatial = _spatial_of(call, node)
     sliding = _window(call, spatial, call.integers("kernel_shape"), ceil=bool(call.integer("ceil_mode")))
     return windows(node, sliding, fill), sliding, len(spatial)
@@ -199,6 +210,7 @@ def _gathered(call: Call, node: Node, fill: float) -> tuple[Node, Sliding, int]:
 
 @operator("MaxPool")
 def max_pool(call: Call, x: Value) -> Node:
+    """Build MaxPool: return the largest element of each window."""
     if call.wants(1):
         call.refuse("the places of the largest elements are integers, which are not given; leave that output out")
     gathered, _, count = _gathered(call, call.x(x), -math.inf)
@@ -207,6 +219,7 @@ def max_pool(call: Call, x: Value) -> Node:
 
 @operator("AveragePool")
 def average_pool(call: Call, x: Value) -> Node:
+    """Build AveragePool: return the mean of each window."""
     gathered, sliding, count = _gathered(call, call.x(x), 0.0)
     total = sum_over(gathered, range(count))
     if call.integer("count_include_pad"):
@@ -222,7 +235,7 @@ def average_pool(call: Call, x: Value) -> Node:
 
 
 def _window_sums(inside: Array, sliding: Sliding) -> Array:
-    """How many elements of 1 each window holds."""
+    """Return the number of ones that each window of `inside` holds."""
     positions = sliding.positions((1, 1, *inside.shape))
     total = np.zeros(positions)
     for offset in every(*map(range, sliding.sizes)):
@@ -236,11 +249,13 @@ def _window_sums(inside: Array, sliding: Sliding) -> Array:
 
 @operator("LpPool")
 def lp_pool(call: Call, x: Value) -> Node:
+    """Build LpPool: return the p-norm of each window."""
     gathered, _, count = _gathered(call, call.x(x), 0.0)
     return _norm(gathered, range(count), call.integer("p", 2))
 
 
 def _norm(x: Node, axes: Sequence[int], p: int) -> Node:
+    """Return the p-norm of x over axes, without these axes."""
     if p == 1:
         return sum_over(absolute(x), axes)
     if p == 2:
@@ -250,11 +265,13 @@ def _norm(x: Node, axes: Sequence[int], p: int) -> Node:
 
 
 def _spatial(x: Node) -> list[int]:
+    """Return the spatial axes of x."""
     return list(range(2, len(x.shape)))
 
 
 @operator("GlobalAveragePool")
 def global_average_pool(call: Call, x: Value) -> Node:
+    """Build GlobalAveragePool: return the mean of each channel."""
     node = call.x(x)
     axes = _spatial(node)
     return keep(sum_over(node, axes) / float(math.prod(node.shape[2:])), node.shape, axes)
@@ -262,18 +279,21 @@ def global_average_pool(call: Call, x: Value) -> Node:
 
 @operator("GlobalMaxPool")
 def global_max_pool(call: Call, x: Value) -> Node:
+    """Build GlobalMaxPool: return the largest element of each channel."""
     node = call.x(x)
     return keep(largest(node, _spatial(node)), node.shape, _spatial(node))
 
 
 @operator("GlobalLpPool")
 def global_lp_pool(call: Call, x: Value) -> Node:
+    """Build GlobalLpPool: return the p-norm of each channel."""
     node = call.x(x)
     return keep(_norm(node, _spatial(node), call.integer("p", 2)), node.shape, _spatial(node))
 
 
 @operator("MaxUnpool", static=(1, 2), integers=True)
 def max_unpool(call: Call, x: Value, places: Value, shape: Value | None = None) -> Node:
+    """Build MaxUnpool: return zeros with the elements of x at the places from which MaxPool took them."""
     node = call.x(x)
     spatial = _spatial_of(call, node)
     kernel = call.integers("kernel_shape")
@@ -286,7 +306,7 @@ def max_unpool(call: Call, x: Value, places: Value, shape: Value | None = None) 
     whole = tuple(call.ints(shape, "the shape")) if shape is not None else (*node.shape[:2], *usual)
     flat = np.array(call.known(places, "the places")).astype(np.int64).reshape(-1)
     if shape is not None and list(whole[2:]) != usual:
-        # Places count in the usual result.
+        # The places count elements of the result of the default shape.
         at = np.stack(np.unravel_index(flat, (*node.shape[:2], *usual)))
         flat = np.ravel_multi_index(tuple(at), whole)
     call.bounded(whole)
@@ -297,6 +317,7 @@ def max_unpool(call: Call, x: Value, places: Value, shape: Value | None = None) 
 
 @operator("Col2Im", static=(1, 2))
 def col2im(call: Call, x: Value, image: Value, block: Value) -> Node:
+    """Build Col2Im: return images as the sums of their overlapping blocks."""
     node = call.x(x)
     lengths, kernel = tuple(call.ints(image, "the shape")), tuple(call.ints(block, "the block"))
     samples, packed, _ = node.shape
@@ -313,7 +334,10 @@ def col2im(call: Call, x: Value, image: Value, block: Value) -> Node:
 
 
 def normalized(x: Node, axes: Sequence[int], epsilon: float) -> tuple[Node, Node, Node]:
-    """x with mean 0 and variance 1 over some axes; also mean and inverse deviation, with these axes at length 1."""
+    """Return x with mean 0 and variance 1 over some axes, the mean, and the inverse standard deviation.
+
+    Mean and deviation keep these axes at length 1.
+    """
     count = float(math.prod(x.shape[axis] for axis in axes))
     mean = keep(sum_over(x, axes) / count, x.shape, axes)
     centered = x - broadcast(mean, x.shape)
@@ -326,6 +350,7 @@ def normalized(x: Node, axes: Sequence[int], epsilon: float) -> tuple[Node, Node
 def batch_normalization(
     call: Call, x: Value, scale: Value, bias: Value, mean: Value, variance: Value
 ) -> list[Node | None]:
+    """Build BatchNormalization: return normalized x, and in training mode the new running mean and variance."""
     node = call.x(x)
     rank = len(node.shape)
     epsilon = call.number("epsilon", 1e-5)
@@ -351,18 +376,21 @@ def batch_normalization(
 
 @operator("InstanceNormalization")
 def instance_normalization(call: Call, x: Value, scale: Value, bias: Value) -> Node:
+    """Build InstanceNormalization: return x normalized over each channel of each sample."""
     node = call.x(x)
     y, _, _ = normalized(node, _spatial(node), call.number("epsilon", 1e-5))
     return _scaled(call, y, scale, bias)
 
 
 def _scaled(call: Call, y: Node, scale: Value, bias: Value | None) -> Node:
+    """Return y times a scale plus a bias, if there is a bias."""
     y = y * broadcast(per_channel(call, call.x(scale), len(y.shape)), y.shape)
     return _with_bias(call, y, bias)
 
 
 @operator("GroupNormalization")
 def group_normalization(call: Call, x: Value, scale: Value, bias: Value) -> Node:
+    """Build GroupNormalization: return x normalized over groups of channels."""
     node = call.x(x)
     groups = call.integer("num_groups", 1)
     samples, channels = node.shape[:2]
@@ -380,6 +408,7 @@ def group_normalization(call: Call, x: Value, scale: Value, bias: Value) -> Node
 
 @operator("LayerNormalization")
 def layer_normalization(call: Call, x: Value, scale: Value, bias: Value | None = None) -> tuple[Node, Node, Node]:
+    """Build LayerNormalization: return x normalized over its last axes, the mean, and the inverse deviation."""
     node = call.x(x)
     axes = range(axis_of(call.integer("axis", -1), len(node.shape)), len(node.shape))
     y, mean, inverse = normalized(node, axes, call.number("epsilon", 1e-5))
@@ -389,6 +418,7 @@ def layer_normalization(call: Call, x: Value, scale: Value, bias: Value | None =
 
 @operator("RMSNormalization")
 def rms_normalization(call: Call, x: Value, scale: Value) -> Node:
+    """Build RMSNormalization: return x divided by its root mean square over the last axes."""
     node = call.x(x)
     axes = range(axis_of(call.integer("axis", -1), len(node.shape)), len(node.shape))
     count = float(math.prod(node.shape[axis] for axis in axes))
@@ -400,6 +430,7 @@ def rms_normalization(call: Call, x: Value, scale: Value) -> Node:
 
 @operator("MeanVarianceNormalization")
 def mean_variance_normalization(call: Call, x: Value) -> Node:
+    """Build MeanVarianceNormalization: return x with mean 0 and variance 1 over axes."""
     node = call.x(x)
     axes = [axis_of(each, len(node.shape)) for each in call.integers("axes", [0, 2, 3])]
     count = float(math.prod(node.shape[axis] for axis in axes))
@@ -411,6 +442,7 @@ def mean_variance_normalization(call: Call, x: Value) -> Node:
 
 @operator("LRN")
 def local_response_normalization(call: Call, x: Value) -> Node:
+    """Build LRN: return x divided by a power of the mean square of neighbouring channels."""
     node = call.x(x)
     size = call.integer("size", 1)
     low = (size - 1) // 2
@@ -422,6 +454,7 @@ def local_response_normalization(call: Call, x: Value) -> Node:
 
 @operator("Dropout", static=(1, 2))
 def dropout(call: Call, x: Value, *rest: Value | None) -> list[Node]:
+    """Build Dropout without training: return x, and a mask of ones if it is wanted."""
     node = call.x(x)
     training = rest[1] if len(rest) > 1 else None
     ratio = rest[0] if rest else None
@@ -440,7 +473,10 @@ def dropout(call: Call, x: Value, *rest: Value | None) -> list[Node]:
 
 
 def _coordinates(mode: str, n: int, m: int, scale: float, low: float, high: float) -> Array:
-    """Where each of m places of the result lies among n places, by the length n · scale before it was rounded."""
+    """Return the coordinate among n places of each of m resized places.
+
+    n · scale is the resized length before rounding.
+    """
     place = np.arange(m, dtype=np.float64)
     if mode == "asymmetric":
         return place / scale
@@ -462,7 +498,7 @@ def _coordinates(mode: str, n: int, m: int, scale: float, low: float, high: floa
 
 
 def _nearest(call: Call, x: Array, n: int) -> list[int]:
-    """The place nearest to each coordinate."""
+    """Return the place among n that is nearest to each coordinate."""
     rounding = call.word("nearest_mode", "round_prefer_floor")
     if rounding == "floor":
         places = np.floor(x)
@@ -476,7 +512,7 @@ def _nearest(call: Call, x: Array, n: int) -> list[int]:
 
 
 def _weights_of_axis(call: Call, mode: str, x: Array, n: int, scale: float) -> Array:
-    """The matrix that takes n places to those at the coordinates x."""
+    """Return the matrix `(m, n)` that interpolates n places at the m coordinates x."""
     m = len(x)
     matrix = np.zeros((m, n))
     antialias = bool(call.integer("antialias")) and scale < 1.0
@@ -505,6 +541,7 @@ def _weights_of_axis(call: Call, mode: str, x: Array, n: int, scale: float) -> A
 
 @operator("Resize", since=10, static=(1,))
 def resize_10(call: Call, x: Value, scales: Value) -> Node:
+    """Build Resize of opset 10: return x resized by scales."""
     factors = [float(each) for each in call.known(scales, "the scales").reshape(-1)]
     return _resized(call, x, list(range(len(x.shape))), factors, None, None, "asymmetric", "floor")
 
@@ -513,6 +550,7 @@ def resize_10(call: Call, x: Value, scales: Value) -> Node:
 def resize(
     call: Call, x: Value, roi: Value | None = None, scales: Value | None = None, sizes: Value | None = None
 ) -> Node:
+    """Build Resize since opset 11: return x resized by scales or to sizes."""
     axes = [axis_of(each, len(x.shape)) for each in call.integers("axes", range(len(x.shape)))]
     has_scales = scales is not None and 0 not in scales.shape
     factors = [float(each) for each in call.known(scales, "the scales").reshape(-1)] if has_scales else None
@@ -525,6 +563,7 @@ def resize(
 
 @operator("Upsample", static=(1,))
 def upsample(call: Call, x: Value, scales: Value | None = None) -> Node:
+    """Build Upsample: return x resized by scales."""
     given = call.attr("scales") if scales is None else call.known(scales, "the scales").reshape(-1)
     factors = [float(each) for each in given]
     return _resized(call, x, list(range(len(x.shape))), factors, None, None, "asymmetric", "floor")
@@ -540,6 +579,7 @@ def _resized(
     transformation: str,
     rounding: str,
 ) -> Node:
+    """Return x resized along axes, by factors or to lengths, with the modes of the node."""
     node = call.x(x)
     mode = call.word("mode", "nearest")
     if factors is None and lengths is None:
@@ -569,7 +609,7 @@ def _resized(
         if transformation == "tf_crop_and_resize":
             outside[axis] = (places < 0) | (places > n - 1)
         if rounding:
-            places = np.floor(places) if mode == "nearest" else places  # of whole places any rounding is the same
+            places = np.floor(places) if mode == "nearest" else places  # rounding modes do not differ for whole places
         if mode == "nearest":
             node = take(node, axis, _nearest(call, places, n))
         else:
@@ -586,7 +626,7 @@ def _resized(
 
 
 def along_axis(x: Node, axis: int, matrix: Node) -> Node:
-    """A matrix `(m, n)` applied to an axis of length n."""
+    """Return the product of a matrix `(m, n)` with x along an axis of length n."""
     last = len(x.shape) - 1
     moved = move(x, [axis], [last])
     return move(sum_product(moved, transpose(matrix)), [last], [axis])

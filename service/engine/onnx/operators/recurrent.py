@@ -1,4 +1,4 @@
-"""Recurrent operators, written out step by step."""
+"""ONNX's recurrent operators, unrolled step by step."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NAMES = {"leakyrelu": "leaky_relu", "elu": "elu", "relu": "relu", "softsign": "s
 
 
 def _functions(call: Call, defaults: Sequence[str], directions: int) -> list[list[Function]]:
-    """The activations of each direction."""
+    """Return the activations of each direction, in the order of the attribute `activations`."""
     given = call.attr("activations") or [*defaults] * directions
     alphas = [*(call.attr("activation_alpha") or [])]
     betas = [*(call.attr("activation_beta") or [])]
@@ -39,6 +39,7 @@ def _functions(call: Call, defaults: Sequence[str], directions: int) -> list[lis
 
 
 def _function(call: Call, name: str, alphas: list[float], betas: list[float]) -> Function:
+    """Return the activation of an ONNX name. Take its parameters from the front of `alphas` and `betas`."""
     word = name.lower()
     if word == "tanh":
         return quick_tanh
@@ -67,7 +68,7 @@ Step = Callable[[Node, tuple[Node, ...]], tuple[Node, ...]]
 
 
 class _Recurrence:
-    """What LSTM, GRU and RNN have in common."""
+    """The inputs and steps that LSTM, GRU and RNN have in common."""
 
     def __init__(self, call: Call, x: Value, kernel: Value, recurrent: Value, lengths: Value | None) -> None:
         self.call = call
@@ -94,6 +95,7 @@ class _Recurrence:
                 self.lengths = [int(each) for each in given]
 
     def clipped(self, x: Node) -> Node:
+        """Return x limited to the range of the attribute `clip`, if there is one."""
         if self.clip is None:
             return x
         from service.engine.graph.operations import clip
@@ -101,13 +103,14 @@ class _Recurrence:
         return clip(x, -float(self.clip), float(self.clip))
 
     def part(self, value: Node | Value | None, direction: int) -> Node | None:
-        """One direction of a weight or bias."""
+        """Return one direction of a weight or bias, or None if there is none."""
         if value is None:
             return None
         node = self.call.x(value) if isinstance(value, Value) else value
         return reshape(slice_axis(node, 0, direction, direction + 1), node.shape[1:])
 
     def state(self, value: Value | None, direction: int) -> Node:
+        """Return the initial state `(samples, units)` of one direction; zeros if none is given."""
         if value is None:
             return full(self.call.graph, 0.0, (self.samples, self.units))
         node = self.call.x(value)
@@ -115,7 +118,7 @@ class _Recurrence:
         return reshape(slice_axis(node, 0, direction, direction + 1), node.shape[1:])
 
     def run(self, direction: int, bias: Node | None, states: tuple[Node, ...], step: Step) -> tuple[Node, list[Node]]:
-        """The outputs of all steps `(t, n, u)` and the last states."""
+        """Compute one direction. Return the outputs of all steps `(steps, samples, units)` and the last states."""
         kernel = self.part(self.kernel, direction)
         assert kernel is not None
         rows = reshape(self.x, (self.steps * self.samples, self.features)) @ transpose(kernel)
@@ -143,7 +146,7 @@ class _Recurrence:
         return whole, list(states)
 
     def joined(self, sequences: Sequence[Node], states: Sequence[Sequence[Node]]) -> list[Node]:
-        """Y, and each last state, over all directions."""
+        """Return the outputs of the operator: Y and each last state, with all directions joined."""
         shape = (self.steps, 1, self.samples, self.units)
         y = concatenate([reshape(each, shape) for each in sequences], 1)
         lasts = [
@@ -156,12 +159,13 @@ class _Recurrence:
 
 
 def _blocks(x: Node, units: int) -> list[Node]:
+    """Return blocks of `units` elements of the last axis, one for each gate."""
     axis = len(x.shape) - 1
     return [slice_axis(x, axis, start, start + units) for start in range(0, x.shape[axis], units)]
 
 
 def _biases(bias: Node | None, size: int) -> tuple[Node | None, Node | None]:
-    """The bias of the inputs and that of the state."""
+    """Return the bias of the inputs and the bias of the state, each None if there is no bias."""
     return (None, None) if bias is None else (slice_axis(bias, 0, 0, size), slice_axis(bias, 0, size, 2 * size))
 
 
@@ -175,6 +179,7 @@ def rnn(
     lengths: Value | None = None,
     initial: Value | None = None,
 ) -> list[Node]:
+    """Build RNN: return the states of all steps and the last state."""
     own = _Recurrence(call, x, kernel, recurrent, lengths)
     functions = _functions(call, ("Tanh",), own.directions)
     results = []
@@ -203,6 +208,7 @@ def gru(
     lengths: Value | None = None,
     initial: Value | None = None,
 ) -> list[Node]:
+    """Build GRU: return the states of all steps and the last state."""
     own = _Recurrence(call, x, kernel, recurrent, lengths)
     functions = _functions(call, ("Sigmoid", "Tanh"), own.directions)
     after = bool(call.integer("linear_before_reset"))
@@ -259,6 +265,7 @@ def lstm(
     initial_cell: Value | None = None,
     peepholes: Value | None = None,
 ) -> list[Node]:
+    """Build LSTM: return the states of all steps, the last state and the last cell state."""
     own = _Recurrence(call, x, kernel, recurrent, lengths)
     functions = _functions(call, ("Sigmoid", "Tanh", "Tanh"), own.directions)
     coupled = bool(call.integer("input_forget"))
@@ -286,7 +293,7 @@ def lstm(
             state, cell = states
             z = own.clipped(share + state @ turned)
             if peeps is None and not coupled:
-                # Three gates in one call: they lie in the order input, output, forget, cell.
+                # One call computes three gates: their order is input, output, forget, cell.
                 enter, show, forget = _blocks(f(slice_axis(z, 1, 0, 3 * units)), units)
                 new = forget * cell + enter * g(slice_axis(z, 1, 3 * units, 4 * units))
                 return (show * h(new), new)

@@ -1,4 +1,4 @@
-"""Operators that reduce axes, or run along one: sums, means, extremes, softmax, and the losses of ONNX."""
+"""ONNX operators that reduce axes or run along one: sums, means, extremes, softmax and losses."""
 
 from __future__ import annotations
 
@@ -37,14 +37,18 @@ from service.engine.onnx.registry import INT, operator
 from service.engine.onnx.values import Value
 
 MOST_FACTORS = 4096
-"""Elements that are multiplied one by one."""
+"""The largest number of elements that are multiplied one by one."""
 
 
 def _reduction(name: str, function: Callable[[Node, Sequence[int]], Node], empty: float, axes_since: int) -> None:
-    """A reduction; `empty` is its value over no elements, `axes_since` the opset from which its axes are an input."""
+    """Declare a reduction operator.
+
+    `empty` is its value over no elements. From opset `axes_since` on, its axes are an input and no attribute.
+    """
 
     @operator(name, static=(1,), integers=True)
     def build(call: Call, x: Value, axes: Value | None = None) -> Node:
+        """Return the reduction of x over the axes of the node."""
         node = call.x(x)
         rank = len(node.shape)
         if call.version >= axes_since:
@@ -67,16 +71,19 @@ def _reduction(name: str, function: Callable[[Node, Sequence[int]], Node], empty
 
 
 def _mean(x: Node, axes: Sequence[int]) -> Node:
+    """Return the mean of x over axes, without these axes."""
     return sum_over(x, axes) / float(math.prod(x.shape[axis] for axis in axes))
 
 
 def _min(x: Node, axes: Sequence[int]) -> Node:
+    """Return the least element of x over axes, without these axes."""
     return -largest(-x, axes)
 
 
 def _log_sum_exp(x: Node, axes: Sequence[int]) -> Node:
+    """Return the logarithm of the sum of exponentials of x over axes, without these axes."""
     top = largest(x, axes)
-    # An infinite maximum takes nothing off: infinity - infinity is no number.
+    # An infinite maximum is not subtracted, because infinity - infinity is NaN.
     finite = where(_is_finite(top), top, 0.0)
     shift = stop_gradient(finite)
     total = sum_over(exp(x - broadcast(keep(shift, x.shape, axes), x.shape)), axes)
@@ -84,10 +91,12 @@ def _log_sum_exp(x: Node, axes: Sequence[int]) -> Node:
 
 
 def _is_finite(x: Node) -> Node:
+    """Return 1 where x is finite, else 0."""
     return x.graph.apply("greater_equal", np.finfo(x.graph.dtype).max.item(), absolute(x))
 
 
 def _product(x: Node, axes: Sequence[int]) -> Node:
+    """Return the product of x over axes, without these axes."""
     for axis in sorted(axes, reverse=True):
         if x.shape[axis] > MOST_FACTORS:
             raise Refusal(f"multiplies {x.shape[axis]} elements; at most {MOST_FACTORS} are")
@@ -96,6 +105,7 @@ def _product(x: Node, axes: Sequence[int]) -> Node:
 
 
 def _l2(x: Node, axes: Sequence[int]) -> Node:
+    """Return the Euclidean norm of x over axes, without these axes."""
     return sqrt(sum_over(square(x), axes))
 
 
@@ -114,6 +124,7 @@ _reduction("ReduceSumSquare", lambda x, axes: sum_over(square(x), axes), 0.0, 18
 
 @operator("CumSum", static=(1,), integers=True)
 def cum_sum(call: Call, x: Value, axis: Value) -> Node:
+    """Build CumSum: return the running sums of x along an axis."""
     node = call.x(x)
     place = axis_of(call.ints(axis, "the axis")[0], len(node.shape))
     reverse = bool(call.integer("reverse"))
@@ -122,7 +133,7 @@ def cum_sum(call: Call, x: Value, axis: Value) -> Node:
 
 
 def _shifted(x: Node, axis: int, value: float, *, reverse: bool) -> Node:
-    """x one place further along an axis, with a value where it began."""
+    """Return x moved one place along an axis, towards its start with `reverse`. `value` fills the free place."""
     n = x.shape[axis]
     cut = slice_axis(x, axis, 1, n) if reverse else slice_axis(x, axis, 0, n - 1)
     pads = [(0, 0)] * len(x.shape)
@@ -132,6 +143,7 @@ def _shifted(x: Node, axis: int, value: float, *, reverse: bool) -> Node:
 
 @operator("CumProd", static=(1,), integers=True)
 def cum_prod(call: Call, x: Value, axis: Value) -> Node:
+    """Build CumProd: return the running products of x along an axis."""
     node = call.x(x)
     place = axis_of(call.ints(axis, "the axis")[0], len(node.shape))
     reverse = bool(call.integer("reverse"))
@@ -149,17 +161,17 @@ def cum_prod(call: Call, x: Value, axis: Value) -> Node:
 
 
 def over_axis(function: Callable[[Node], Node], x: Node, axis: int) -> Node:
-    """A function of rows, applied along another axis."""
+    """Return the result of a function of rows, applied to x along any axis."""
     last = len(x.shape) - 1
     return function(x) if axis == last else move(function(move(x, [axis], [last])), [last], [axis])
 
 
 LOOKED_BACK = 64
-"""Nodes before a softmax that are looked through for an infinite constant."""
+"""The number of nodes before a softmax that are searched for an infinite constant."""
 
 
 def safe_softmax(x: Node) -> Node:
-    """Softmax over the last axis. A row of -infinity, all of it masked, is NaN and has the gradient 0."""
+    """Return the softmax over the last axis. A fully masked row, all -infinity, is NaN and has the gradient 0."""
     if not _may_be_infinite(x):
         return softmax(x)
     last = len(x.shape) - 1
@@ -169,7 +181,7 @@ def safe_softmax(x: Node) -> Node:
 
 
 def _may_be_infinite(x: Node) -> bool:
-    """Whether an infinite constant is among the last nodes that a value is made of."""
+    """Return whether one of the last nodes that lead to a value is an infinite constant."""
     pending, seen = [x], {x.index}
     while pending and len(seen) < LOOKED_BACK:
         node = pending.pop(0)
@@ -185,8 +197,11 @@ def _may_be_infinite(x: Node) -> bool:
 
 
 def _softmax_like(name: str, function: Callable[[Node], Node]) -> None:
+    """Declare an operator that applies a function of rows along an axis, in its forms before and since opset 13."""
+
     @operator(name, since=1)
     def flattened(call: Call, x: Value) -> Node:
+        """Return the function of x as a matrix, with the axes from the attribute `axis` on as one row."""
         node = call.x(x)
         axis = axis_of(call.integer("axis", 1), max(1, len(node.shape)))
         rows = reshape(node, (math.prod(node.shape[:axis]), math.prod(node.shape[axis:])))
@@ -194,6 +209,7 @@ def _softmax_like(name: str, function: Callable[[Node], Node]) -> None:
 
     @operator(name, since=13)
     def build(call: Call, x: Value) -> Node:
+        """Return the function of x along the attribute `axis`."""
         node = call.x(x)
         return over_axis(function, node, axis_of(call.integer("axis", -1), len(node.shape)))
 
@@ -204,8 +220,11 @@ _softmax_like("Hardmax", lambda x: first_largest(x, [-1]))
 
 
 def _place_of(name: str, sign: float) -> None:
+    """Declare ArgMax (`sign` 1) or ArgMin (`sign` -1)."""
+
     @operator(name, result=INT, integers=True)
     def build(call: Call, x: Value) -> Node:
+        """Return the place of the largest or least element along an axis."""
         node = sign * call.x(x)
         axis = axis_of(call.integer("axis"), len(node.shape))
         last = bool(call.integer("select_last_index"))
@@ -225,11 +244,12 @@ _place_of("ArgMin", -1.0)
 
 @operator("LpNormalization")
 def lp_normalization(call: Call, x: Value) -> Node:
+    """Build LpNormalization: return x divided by its norm along an axis."""
     node = call.x(x)
     axis = axis_of(call.integer("axis", -1), len(node.shape))
     p = call.integer("p", 2)
     total = sum_over(absolute(node) if p == 1 else square(node), [axis])
-    # A vector of zeros stays one.
+    # A vector of zeros stays a vector of zeros.
     length = where(total, total, 1.0) if p == 1 else sqrt(where(total, total, 1.0))
     return node / broadcast(keep(length, node.shape, [axis]), node.shape)
 
@@ -238,6 +258,7 @@ def lp_normalization(call: Call, x: Value) -> Node:
 
 
 def _negative_log_likelihood(call: Call, scores: Node, target: Value, weight: Value | None) -> Node:
+    """Return the loss of log-probabilities `(n, c, *s)` for classes `(n, *s)`, reduced as the attribute says."""
     ignored = call.attr("ignore_index")
     classes = scores.shape[1]
     moved = move(scores, [1], [len(scores.shape) - 1])
@@ -266,10 +287,12 @@ def _negative_log_likelihood(call: Call, scores: Node, target: Value, weight: Va
 
 @operator("NegativeLogLikelihoodLoss", integers=True)
 def negative_log_likelihood(call: Call, x: Value, target: Value, weight: Value | None = None) -> Node:
+    """Build NegativeLogLikelihoodLoss: return the loss of log-probabilities."""
     return _negative_log_likelihood(call, call.x(x), target, weight)
 
 
 @operator("SoftmaxCrossEntropyLoss", integers=True)
 def softmax_cross_entropy(call: Call, x: Value, target: Value, weight: Value | None = None) -> tuple[Node, Node]:
+    """Build SoftmaxCrossEntropyLoss: return the loss of scores, and the log-probabilities."""
     scores = over_axis(log_softmax, call.x(x), 1)
     return _negative_log_likelihood(call, scores, target, weight), scores

@@ -1,4 +1,4 @@
-"""Sequences of tensors, which exist while the graph is built only."""
+"""ONNX operators on sequences of tensors. Sequences exist only while the graph is built."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ MOST_ITEMS = 4096
 
 
 def _items(call: Call, value: Value) -> list[Value]:
+    """Return the values in a sequence. Refuse any other value."""
     if not isinstance(value, Sequences):
         call.refuse("takes a sequence of tensors")
     return value.items
 
 
 def _place(call: Call, position: Value | None, count: int, last: int) -> int:
+    """Return a position in a sequence of `count` items, counted from the front; `last` without a position."""
     place = last if position is None else call.ints(position, "the position")[0]
     if not -count <= place < max(count, last + 1):
         call.refuse(f"asks for item {place} of {count}")
@@ -27,22 +29,26 @@ def _place(call: Call, position: Value | None, count: int, last: int) -> int:
 
 @operator("SequenceConstruct", integers=True)
 def construct(call: Call, *values: Value) -> Sequences:
+    """Build SequenceConstruct: return a sequence of the given values."""
     return Sequences(list(values))
 
 
 @operator("SequenceEmpty", integers=True)
 def empty(call: Call) -> Sequences:
+    """Build SequenceEmpty: return a sequence without items."""
     return Sequences([])
 
 
 @operator("SequenceAt", static=(1,), integers=True, sequences=True)
 def at(call: Call, sequence: Value, position: Value) -> Value:
+    """Build SequenceAt: return the item at a position."""
     items = _items(call, sequence)
     return items[_place(call, position, len(items), len(items) - 1)]
 
 
 @operator("SequenceInsert", static=(2,), integers=True, sequences=True)
 def insert(call: Call, sequence: Value, value: Value, position: Value | None = None) -> Sequences:
+    """Build SequenceInsert: return the sequence with a value inserted at a position, by default at the end."""
     items = list(_items(call, sequence))
     if len(items) >= MOST_ITEMS:
         call.refuse(f"makes a sequence of more than {MOST_ITEMS} tensors")
@@ -52,6 +58,7 @@ def insert(call: Call, sequence: Value, value: Value, position: Value | None = N
 
 @operator("SequenceErase", static=(1,), integers=True, sequences=True)
 def erase(call: Call, sequence: Value, position: Value | None = None) -> Sequences:
+    """Build SequenceErase: return the sequence without the item at a position, by default the last."""
     items = list(_items(call, sequence))
     del items[_place(call, position, len(items), len(items) - 1)]
     return Sequences(items)
@@ -59,11 +66,13 @@ def erase(call: Call, sequence: Value, position: Value | None = None) -> Sequenc
 
 @operator("SequenceLength", integers=True, sequences=True, result=INT)
 def length(call: Call, sequence: Value) -> Value:
+    """Build SequenceLength: return the number of items."""
     return known(len(_items(call, sequence)))
 
 
 @operator("SplitToSequence", static=(1,), integers=True)
 def split(call: Call, x: Value, lengths: Value | None = None) -> Sequences:
+    """Build SplitToSequence: return the parts of x along an axis as a sequence."""
     axis = axis_of(call.integer("axis"), len(x.shape))
     n = x.shape[axis]
     keeps = True
@@ -90,6 +99,7 @@ def split(call: Call, x: Value, lengths: Value | None = None) -> Sequences:
 
 @operator("ConcatFromSequence", integers=True, sequences=True)
 def join(call: Call, sequence: Value) -> Value:
+    """Build ConcatFromSequence: return the items joined along an axis."""
     items = _items(call, sequence)
     if not items:
         call.refuse("joins no tensors at all")

@@ -1,4 +1,4 @@
-"""Operators that change shapes, cut and join."""
+"""ONNX operators that change shapes, cut tensors and join them."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ from service.engine.onnx.values import Value, known
 
 
 def same_node(x: Value, node: Node) -> Value:
+    """Return a node as a value with the element type of x."""
     return Value(None, node, x.dtype)
 
 
 def node_of(call: Call, x: Value) -> Node:
-    """A value as a node: indices stay integers."""
+    """Return a value as a node; integers stay integers."""
     return x.node if x.node is not None else call.x(x)
 
 
 @operator("Shape", shape_only=True, integers=True, result=INT)
 def shape(call: Call, x: Value) -> Value:
+    """Build Shape: return the lengths of the axes of x, or of the part of the axes that the attributes select."""
     rank = len(x.shape)
     start, end = call.integer("start"), call.attr("end")
     return known(list(x.shape)[slice(start, rank if end is None else int(end))])
@@ -34,11 +36,12 @@ def shape(call: Call, x: Value) -> Value:
 
 @operator("Size", shape_only=True, integers=True, result=INT)
 def size(call: Call, x: Value) -> Value:
+    """Build Size: return the number of elements of x."""
     return known(math.prod(x.shape))
 
 
 def resolved(call: Call, x: Shape, wanted: Sequence[int], *, zero_is_zero: bool) -> Shape:
-    """A shape with 0 as the length of x and -1 as what is left."""
+    """Return the shape that a Reshape asks for. 0 stands for the length in x, -1 for the length that is left."""
     count = math.prod(x)
     lengths = [x[axis] if n == 0 and not zero_is_zero and axis < len(x) else int(n) for axis, n in enumerate(wanted)]
     if lengths.count(-1) == 1:
@@ -54,6 +57,7 @@ def resolved(call: Call, x: Shape, wanted: Sequence[int], *, zero_is_zero: bool)
     resolved(call, x.shape, [int(n) for n in s.reshape(-1)], zero_is_zero=bool(call.integer("allowzero")))
 ))  # fmt: skip
 def reshaped(call: Call, x: Value, wanted: Value) -> Value:
+    """Build Reshape: return x with the wanted shape."""
     target = call.ints(wanted, "the shape")
     node = node_of(call, x)
     return same_node(x, reshape(node, resolved(call, x.shape, target, zero_is_zero=bool(call.integer("allowzero")))))
@@ -61,6 +65,7 @@ def reshaped(call: Call, x: Value, wanted: Value) -> Value:
 
 @operator("Flatten", integers=True)
 def flatten(call: Call, x: Value) -> Value:
+    """Build Flatten: return x as a matrix, with the axes before the attribute `axis` as rows."""
     axis = call.integer("axis", 1)
     axis = axis + len(x.shape) if axis < 0 else axis
     target = (math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
@@ -69,11 +74,13 @@ def flatten(call: Call, x: Value) -> Value:
 
 @operator("Transpose", integers=True)
 def transposed(call: Call, x: Value) -> Value:
+    """Build Transpose: return x with its axes in the order of `perm`, by default reversed."""
     order = call.integers("perm") or list(range(len(x.shape)))[::-1]
     return same_node(x, transpose(node_of(call, x), order))
 
 
 def _given_axes(call: Call, axes: Value | None, since: int) -> list[int] | None:
+    """Return the axes of an operator, which are an attribute before opset `since` and an input from it on."""
     if call.version >= since:
         return None if axes is None else call.ints(axes, "the axes")
     found = call.attr("axes")
@@ -81,6 +88,7 @@ def _given_axes(call: Call, axes: Value | None, since: int) -> list[int] | None:
 
 
 def _squeezed(call: Call, x: Shape, axes: Value | None) -> Shape:
+    """Return a shape without the given axes of length 1, or without all of them if none are given."""
     given = _given_axes(call, axes, 13)
     chosen = [axis for axis, n in enumerate(x) if n == 1] if given is None else axes_of(given, len(x))
     if any(x[axis] != 1 for axis in chosen):
@@ -92,6 +100,7 @@ def _squeezed(call: Call, x: Shape, axes: Value | None) -> Shape:
           fold=lambda call, x, axes=None: x.reshape(
               _squeezed(call, x.shape, None if axes is None else Value(axes))))  # fmt: skip
 def squeeze(call: Call, x: Value, axes: Value | None = None) -> Value:
+    """Build Squeeze: return x without axes of length 1."""
     return same_node(x, reshape(node_of(call, x), _squeezed(call, x.shape, axes)))
 
 
@@ -99,11 +108,13 @@ def squeeze(call: Call, x: Value, axes: Value | None = None) -> Value:
           fold=lambda call, x, axes=None: np.expand_dims(
               x, tuple(_given_axes(call, None if axes is None else Value(axes), 13) or ())))  # fmt: skip
 def unsqueezed(call: Call, x: Value, axes: Value | None = None) -> Value:
+    """Build Unsqueeze: return x with new axes of length 1."""
     return same_node(x, unsqueeze(node_of(call, x), _given_axes(call, axes, 13) or []))
 
 
 @operator("Concat", integers=True, fold=lambda call, *parts: np.concatenate(parts, call.integer("axis", 1)))
 def concat(call: Call, *parts: Value) -> Value:
+    """Build Concat: return the parts joined along an axis."""
     axis = axis_of(call.integer("axis", 1), len(parts[0].shape))
     nodes = [call.x(part) for part in parts if 0 not in part.shape or len(parts) == 1] or [call.x(parts[0])]
     return same_node(parts[0], concatenate(nodes, axis))
@@ -111,6 +122,7 @@ def concat(call: Call, *parts: Value) -> Value:
 
 def _slices(call: Call, x: Shape, starts: Sequence[int], ends: Sequence[int], axes: Sequence[int] | None,
             steps: Sequence[int] | None) -> list[tuple[int, range]]:  # fmt: skip
+    """Return the axes that a Slice cuts, each with the places that remain."""
     axes = list(range(len(starts))) if axes is None else axes
     steps = [1] * len(starts) if steps is None else steps
     found = []
@@ -127,6 +139,7 @@ def _slices(call: Call, x: Shape, starts: Sequence[int], ends: Sequence[int], ax
 
 
 def _fold_slice(call: Call, x: Array, *rest: Array) -> Array:
+    """Compute a Slice of known arrays."""
     numbers = [None if each is None else [int(n) for n in each.reshape(-1)] for each in rest]
     if not rest:
         numbers = [call.integers("starts"), call.integers("ends"), call.attr("axes")]
@@ -140,6 +153,7 @@ def _fold_slice(call: Call, x: Array, *rest: Array) -> Array:
 
 @operator("Slice", static=(1, 2, 3, 4), integers=True, fold=_fold_slice)
 def sliced(call: Call, x: Value, *rest: Value | None) -> Value:
+    """Build Slice: return a part of x, with starts, ends, axes and steps from inputs or attributes."""
     if call.version < 10:
         numbers = [call.integers("starts"), call.integers("ends"), call.attr("axes")]
     else:
@@ -156,6 +170,7 @@ def sliced(call: Call, x: Value, *rest: Value | None) -> Value:
 
 @operator("Split", static=(1,), integers=True)
 def split(call: Call, x: Value, lengths: Value | None = None) -> list[Value]:
+    """Build Split: return the parts of x along an axis."""
     axis = axis_of(call.integer("axis"), len(x.shape))
     count = len([name for name in call.step.outputs if True])
     n = x.shape[axis]
@@ -175,6 +190,7 @@ def split(call: Call, x: Value, lengths: Value | None = None) -> list[Value]:
 
 @operator("Expand", static=(1,), integers=True)
 def expand(call: Call, x: Value, wanted: Value) -> Value:
+    """Build Expand: return x broadcast to the common shape of x and the wanted shape."""
     target = shape_of_all(x.shape, tuple(call.ints(wanted, "the shape")))
     if x.array is not None:
         return Value(np.broadcast_to(x.array, call.bounded(target)))
@@ -183,11 +199,13 @@ def expand(call: Call, x: Value, wanted: Value) -> Value:
 
 @operator("MatMul", integers=True)
 def matmul(call: Call, a: Value, b: Value) -> Node:
+    """Build MatMul: return the matrix product by NumPy's rules."""
     return sum_product(call.x(a), call.x(b))
 
 
 @operator("Gemm")
 def gemm(call: Call, a: Value, b: Value, c: Value | None = None) -> Node:
+    """Build Gemm: return alpha · a b + beta · c, with a and b transposed if the attributes say so."""
     x, y = call.x(a), call.x(b)
     if len(x.shape) != 2 or len(y.shape) != 2:
         call.refuse(f"takes two matrices, got shapes {list(x.shape)} and {list(y.shape)}")

@@ -1,4 +1,7 @@
-"""Fourier transforms, windows, sampling at computed places, and sums of products by their indices."""
+"""ONNX operators for Fourier transforms, windows, sampling at computed places, and Einstein sums.
+
+This is one module because it is one list of declarations.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,10 @@ MOST_MATRIX = 2**22
 
 def _transform(call: Call, real: Node, imaginary: Node | None, axis: int, length: int, count: int, *,
                inverse: bool) -> tuple[Node, Node]:  # fmt: skip
-    """The first `count` of `length` frequencies along an axis, which is cut or filled with zeros first."""
+    """Return the real and imaginary parts of the first `count` of `length` frequencies along an axis.
+
+    The axis is first cut, or filled with zeros, to this length.
+    """
     n = real.shape[axis]
     used = min(n, length)
     if used * count > MOST_MATRIX:
@@ -49,6 +55,7 @@ def _transform(call: Call, real: Node, imaginary: Node | None, axis: int, length
     last = len(real.shape) - 1
 
     def rows(x: Node) -> Node:
+        """Return x with the transformed axis last, cut to the elements that the transform uses."""
         return move(slice_axis(x, axis, 0, used), [axis], [last])
 
     a = rows(real)
@@ -62,18 +69,21 @@ def _transform(call: Call, real: Node, imaginary: Node | None, axis: int, length
 
 
 def _parts(x: Node) -> tuple[Node, Node | None]:
+    """Return the real and imaginary parts that the last axis of x holds; the imaginary part is None for real x."""
     last = len(x.shape) - 1
     real = reshape(slice_axis(x, last, 0, 1), x.shape[:-1])
     return real, reshape(slice_axis(x, last, 1, 2), x.shape[:-1]) if x.shape[-1] == 2 else None
 
 
 def _complex(real: Node, imaginary: Node) -> Node:
+    """Return real and imaginary parts joined on a new last axis of length 2."""
     rank = len(real.shape)
     return concatenate([unsqueeze(real, [rank]), unsqueeze(imaginary, [rank])], rank)
 
 
 @operator("DFT", since=17, static=(1, 2))
 def discrete_fourier(call: Call, x: Value, length: Value | None = None, axis: Value | None = None) -> Node:
+    """Build DFT: return the spectrum along an axis, with real and imaginary parts on the last axis."""
     node = call.x(x)
     rank = len(node.shape)
     default = call.integer("axis", 1) if call.version < 20 else -2
@@ -102,6 +112,7 @@ def discrete_fourier(call: Call, x: Value, length: Value | None = None, axis: Va
 
 
 def _cut(x: Node, axis: int, count: int) -> Node:
+    """Return x with an axis cut, or filled with zeros, to `count` elements."""
     n = x.shape[axis]
     pads = [(0, 0)] * len(x.shape)
     pads[axis] = (0, max(0, count - n))
@@ -112,6 +123,7 @@ def _cut(x: Node, axis: int, count: int) -> Node:
 def short_time_fourier(
     call: Call, x: Value, step: Value, window: Value | None = None, length: Value | None = None
 ) -> Node:
+    """Build STFT: return the spectrum of each frame of a signal, as `(b, frames, frequencies, 2)`."""
     node = call.x(x)
     if len(node.shape) == 2:
         node = unsqueeze(node, [2])
@@ -130,8 +142,11 @@ def short_time_fourier(
 
 
 def _window(name: str, coefficients: Sequence[float]) -> None:
+    """Declare an operator that gives a window made of cosines with these coefficients."""
+
     @operator(name, static=None, result=FLOAT, integers=True)
     def build(call: Call, size: Value) -> Value:
+        """Return the window as a known vector."""
         n = call.ints(size, "the size")[0]
         (n,) = call.bounded((n,))
         span = n if call.integer("periodic", 1) else n - 1
@@ -147,6 +162,7 @@ _window("BlackmanWindow", (0.42, -0.5, 0.08))
 
 @operator("MelWeightMatrix", static=None, result=FLOAT, integers=True)
 def mel_weight_matrix(call: Call, bins: Value, length: Value, rate: Value, low: Value, high: Value) -> Value:
+    """Build MelWeightMatrix: return the matrix from frequencies of a spectrum to mel bins."""
     count, size, hertz = (call.ints(each, "the sizes")[0] for each in (bins, length, rate))
     first, last = (float(call.known(each, "the edges").reshape(-1)[0]) for each in (low, high))
     rows, columns = call.bounded((size // 2 + 1, count))
@@ -171,7 +187,7 @@ def mel_weight_matrix(call: Call, bins: Value, length: Value, rate: Value, low: 
 
 
 def _reflected(x: Node, low: float, high: float) -> Node:
-    """x mirrored at both ends until it lies between them."""
+    """Return x, mirrored at `low` and `high` until it lies between them."""
     span = high - low
     if span <= 0.0:
         return x * 0.0
@@ -180,12 +196,16 @@ def _reflected(x: Node, low: float, high: float) -> Node:
 
 
 def _within(x: Node, n: int) -> Node:
+    """Return 1 where x lies among the places 0 to n - 1, else 0."""
     return greater_equal(x, 0.0) * greater_equal(float(n - 1) - x, 0.0)
 
 
 def sampled(x: Node, coordinates: Sequence[Node], mode: str, padding: str, borders: Sequence[tuple[float, float]],
             channels: tuple[int, int] | None = None) -> Node:  # fmt: skip
-    """x `(n, c, *s)` at coordinates, one node `(n, *o)` for each spatial axis, in elements: `(n, c, *o)`."""
+    """Return x of shape `(n, c, *s)` sampled at coordinates, with shape `(n, c, *o)`.
+
+    `coordinates` has one node `(n, *o)` for each spatial axis, in units of elements.
+    """
     samples, count, *spatial = x.shape
     places, weights = [], []
     for coordinate, n, (low, high) in zip(coordinates, spatial, borders, strict=True):
@@ -237,7 +257,7 @@ def sampled(x: Node, coordinates: Sequence[Node], mode: str, padding: str, borde
 
 
 def _cubic(distance: Node) -> Node:
-    """The weight of an element at a distance, by cubic convolution with a = -0.75."""
+    """Return the weight of an element at a distance, by cubic convolution with a = -0.75."""
     a, d = -0.75, absolute(distance)
     near = ((a + 2.0) * d - (a + 3.0)) * d * d + 1.0
     far = ((a * d - 5.0 * a) * d + 8.0 * a) * d - 4.0 * a
@@ -246,6 +266,7 @@ def _cubic(distance: Node) -> Node:
 
 @operator("GridSample")
 def grid_sample(call: Call, x: Value, grid: Value) -> Node:
+    """Build GridSample: return x sampled at the coordinates of a grid."""
     node, given = call.x(x), call.x(grid)
     mode = {"bilinear": "linear", "bicubic": "cubic"}.get(call.word("mode", "linear"), call.word("mode", "linear"))
     padding, corners = call.word("padding_mode", "zeros"), bool(call.integer("align_corners"))
@@ -273,6 +294,7 @@ def grid_sample(call: Call, x: Value, grid: Value) -> Node:
 
 @operator("AffineGrid", static=(1,))
 def affine_grid(call: Call, theta: Value, size: Value) -> Node:
+    """Build AffineGrid: return the grid of coordinates of affine maps, for GridSample."""
     lengths = call.ints(size, "the size")
     call.bounded(lengths)
     spatial = lengths[2:]
@@ -292,6 +314,7 @@ def affine_grid(call: Call, theta: Value, size: Value) -> Node:
 def deformable_convolution(
     call: Call, x: Value, kernel: Value, offset: Value, bias: Value | None = None, mask: Value | None = None
 ) -> Node:
+    """Build DeformConv: return the convolution of x sampled at places moved by offsets."""
     node, weights, moves = call.x(x), call.x(kernel), call.x(offset)
     if len(node.shape) != 4:
         call.refuse(f"is read for images, got shape {list(node.shape)}")
@@ -330,6 +353,7 @@ def deformable_convolution(
 
 @operator("RoiAlign", static=(1, 2))
 def region_align(call: Call, x: Value, regions: Value, batch: Value) -> Node:
+    """Build RoiAlign: return each region of x, resized to the same number of places."""
     node = call.x(x)
     boxes = call.known(regions, "the regions").astype(float)
     owners = call.known(batch, "the samples of the regions").astype(np.int64).reshape(-1)
@@ -369,7 +393,7 @@ def region_align(call: Call, x: Value, regions: Value, batch: Value) -> Node:
 
 
 def _bilinear(places: Array, n: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    """The two elements around each place, and their shares; what lies outside has none."""
+    """Return the two elements next to each place, and their weights. Elements outside have the weight 0."""
     inside = (places >= -1.0) & (places <= n)
     clipped = np.clip(places, 0.0, n - 1.0)
     low = np.minimum(np.floor(clipped).astype(int), n - 1)
@@ -382,7 +406,7 @@ def _bilinear(places: Array, n: int) -> tuple[tuple[Array, Array], tuple[Array, 
 
 
 def _operand(call: Call, x: Node, letters: str) -> tuple[Node, str]:
-    """An operand with each index once: where one stands twice, the diagonal."""
+    """Return an operand and its letters with each letter once. A repeated letter becomes the diagonal."""
     if len(letters) != len(x.shape):
         call.refuse(f"has indices {letters!r} for {len(x.shape)} axes")
     for letter in dict.fromkeys(letters):
@@ -402,11 +426,12 @@ def _operand(call: Call, x: Node, letters: str) -> tuple[Node, str]:
 
 
 def _reordered(x: Node, letters: str, wanted: str) -> Node:
+    """Return x with its axes, named by letters, in another order."""
     return transpose(x, [letters.index(each) for each in wanted])
 
 
 def _pair(a: Node, ia: str, b: Node, ib: str, kept: str) -> tuple[Node, str]:
-    """The product of two operands, summed over what nothing else needs."""
+    """Return the product of two operands and its letters, summed over the letters that are not in `kept`."""
     for letter in [each for each in ia if each not in ib and each not in kept]:
         a, ia = sum_over(a, [ia.index(letter)]), ia.replace(letter, "")
     for letter in [each for each in ib if each not in ia and each not in kept]:
@@ -424,6 +449,7 @@ def _pair(a: Node, ia: str, b: Node, ib: str, kept: str) -> tuple[Node, str]:
     b = broadcast(b, tuple(sizes[each] for each in batch + summed + right))
 
     def count(letters: str) -> int:
+        """Return the number of elements of the axes with these letters."""
         return math.prod(sizes[each] for each in letters)
 
     y = reshape(a, (count(batch), count(left), count(summed))) @ reshape(b, (count(batch), count(summed), count(right)))
@@ -432,6 +458,7 @@ def _pair(a: Node, ia: str, b: Node, ib: str, kept: str) -> tuple[Node, str]:
 
 @operator("Einsum")
 def einsum(call: Call, *values: Value) -> Node:
+    """Build Einsum: return the sum of products that the attribute `equation` describes."""
     equation = call.word("equation").replace(" ", "")
     inputs, arrow, output = equation.partition("->")
     terms = inputs.split(",")
@@ -467,6 +494,7 @@ def einsum(call: Call, *values: Value) -> Node:
 
 @operator("Det")
 def determinant(call: Call, x: Value) -> Node:
+    """Build Det: return the determinants of square matrices up to 5 × 5."""
     node = call.x(x)
     n = node.shape[-1]
     if len(node.shape) < 2 or node.shape[-2] != n or n > 5:
@@ -479,6 +507,7 @@ def determinant(call: Call, x: Value) -> Node:
     ]
 
     def minor(row: int, columns: tuple[int, ...]) -> Node:
+        """Return the determinant of the rows from `row` on and of these columns."""
         if len(columns) == 1:
             return entries[row][columns[0]]
         total: Node | None = None
