@@ -1,7 +1,7 @@
-"""The store of a process: where it is, opened at its first use.
+"""The store of a process: its place, and the opening of the database at the first use.
 
-Nothing is imported, made or connected before somebody stores or asks for something. Then the folder is made, the tables
-are brought up to date, and a thread begins that notes uses and removes what nobody used for long.
+Nothing is imported, created or connected before the first request that needs the store. Then the folder is created, the
+tables are brought up to date, and a thread starts that records uses and removes what nobody used for long.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 FILE = "nabla.db"
 DAY = 86400.0
 NOTE_SECONDS = 60.0
-"""Seconds between two times that uses are noted."""
+"""Time in seconds between two writes of the recorded uses."""
 CLEAN_SECONDS = 900.0
-"""Seconds between two looks for what nobody used for long, about."""
+"""Approximate time in seconds between two searches for networks that nobody used for long."""
 
 log = logging.getLogger("nabla.store")
 
 
 class Store:
-    """What a server stores, as one process sees it. For many threads; it may be made before a fork."""
+    """The store of a server as one process sees it. For many threads. The object may be made before a fork."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
         self.settings = settings
@@ -42,13 +42,13 @@ class Store:
         self.loaded: LoadedNetworks[Any] = LoadedNetworks(settings.loaded_bytes)
         self._lock = threading.Lock()
         self._process = 0
-        """The process that opened it."""
+        """Id of the process that opened the store."""
         self._database: Database | None = None
         self._networks: Networks | None = None
 
     @property
     def networks(self) -> Networks:
-        """The networks in the database, which is opened if it is not. Raises `StoreError`."""
+        """Return the networks in the database, and open the database if needed. Raises `StoreError`."""
         found = self._networks
         if found is not None and self._process == os.getpid() and found.database.is_there():
             return found
@@ -99,14 +99,17 @@ class Store:
         return Database(url)
 
     def close(self) -> None:
-        """Close the connections of this process; the next use opens them again."""
+        """Close the connections of this process. The next use opens them again."""
         with self._lock:
             if self._database is not None and self._process == os.getpid():
                 self._database.close()
             self._database = self._networks = None
 
     def tidy(self) -> int:
-        """Note when networks were used, and remove what nobody used for long; gives how many. Raises `StoreError`."""
+        """Write the recorded uses, and remove the networks that nobody used for long.
+
+        Return how many. Raises `StoreError`.
+        """
         now = self.clock()
         uses = self.loaded.take_uses()
         if uses:
@@ -118,7 +121,7 @@ class Store:
         return removed
 
     def _keep_tidy(self) -> None:
-        """Do so again and again, until the store is closed or opened anew."""
+        """Call `tidy` again and again, until the store is closed or opened anew."""
         mine = self._networks
         clean = time.monotonic() + CLEAN_SECONDS * random.uniform(0.05, 1.0)  # not all processes at once
         while True:
@@ -140,7 +143,7 @@ class Store:
 
 
 def data_folder(settings: Settings) -> Path:
-    """The folder of what is stored. Raises `NoStore` where none is named and the user has no home."""
+    """Return the folder of the stored data. Raises `NoStore` where no folder is set and the user has no home."""
     if settings.data:
         return Path(settings.data).expanduser().absolute()
     home = os.environ.get("XDG_DATA_HOME", "")

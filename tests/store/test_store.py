@@ -1,4 +1,4 @@
-"""Networks in a database, SQLite and PostgreSQL alike."""
+"""Tests of the networks in a database, for SQLite and PostgreSQL alike."""
 
 import multiprocessing
 import os
@@ -38,7 +38,7 @@ def content(number: int = 0, size: int = 10, parameters: bytes | None = None) ->
 
 
 def rows(database: Database) -> tuple[int, int]:
-    """How many networks and blobs there are."""
+    """Return the numbers of networks and of blobs in a database."""
     with database.reading() as connection:
         counts = [
             connection.execute(select(func.count()).select_from(table)).scalar_one() for table in (networks, blobs)
@@ -109,7 +109,10 @@ def test_a_database_of_a_later_version_is_left_alone(stored: Networks) -> None:
 
 
 def start_and_add(address: URL, number: int, barrier: Any, found: Any) -> None:
-    """In a process of its own: bring the tables up to date, and store what all others store, and something else."""
+    """Bring the tables up to date and store two networks, in a process of its own.
+
+    All processes share one of the two.
+    """
     database = Database(address)
     try:
         barrier.wait(30)
@@ -345,7 +348,7 @@ def test_a_writer_waits_for_another_and_is_told_when_that_takes_too_long(
 
 
 def test_a_copy_of_the_files_at_any_moment_is_a_whole_database(tmp_path: Path) -> None:
-    """As after a loss of power: what was stored before is there, or the last of it is not."""
+    """Check copies taken as if power was lost: each is a valid database, which may lack the last transactions."""
     source = tmp_path / "source"
     store = opened(source)
     for number in range(5):

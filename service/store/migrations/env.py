@@ -1,8 +1,9 @@
-"""How Alembic runs the migrations: on the connection that `service/store/upgrade.py` gives, within its transaction.
+"""The entry point through which Alembic runs the migrations.
 
-To write a migration, change `tables.py` and run in the repository:
+Migrations run on the connection that `service/store/upgrade.py` gives, within its transaction. To write a migration,
+change `tables.py` and run in the repository:
 
-    .venv/bin/python -m service.store.upgrade --new "what it does"
+    .venv/bin/python -m service.store.upgrade --new "summary of the change"
 """
 
 from alembic import context
