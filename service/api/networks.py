@@ -1,4 +1,4 @@
-"""`/v1/networks`: networks that are sent once, and then named by an id."""
+"""The endpoints of `/v1/networks`: a network is sent once and then named by an id."""
 
 from __future__ import annotations
 
@@ -52,24 +52,24 @@ if TYPE_CHECKING:
 blueprint = Blueprint("networks", __name__)
 
 FORMATS = ("json", "onnx", "keras")
-"""What a body may be: the JSON object of a request, the file of a network, or the JSON of a Keras model."""
+"""Formats of a body: the JSON object of a request, the file of a network, or the JSON of a Keras model."""
 PART_NAMES = ("network", "parameters", "layout")
 PAGE, LONGEST_PAGE = 50, 200
-"""Networks of a page of the listing."""
+"""Default and largest number of networks on a page of the listing."""
 ZIP = b"PK\x03\x04"
 TEXT_FACTOR = 5
-"""What parameters take as arrays and as text of numbers, in multiples of their bytes."""
+"""Memory for parameters as arrays and as JSON text, as a multiple of their bytes."""
 MOST_OPERATIONS = 32
-"""Operations of a network that a listing counts: the most frequent ones."""
+"""Largest number of operations that a listing counts for a network. The most frequent ones are kept."""
 PACKING_SECONDS = 1e-8
-"""What a byte of parameters costs to pack, to hash and to hand over."""
+"""Estimated time in seconds to pack, hash and store one byte of parameters."""
 
 
 # --- storing ------------------------------------------------------------------------------------
 
 
 def read_network(environ: Mapping[str, Any], body: bytes, need: Callable[[int], None]) -> wire.Parsed | None:
-    """The request that a body stands for which is a file, or several; None where it is that request itself, as JSON.
+    """Return the request that a body of one or several files stands for. None: the body is itself a request in JSON.
 
     Raises `Problem`.
     """
@@ -120,7 +120,7 @@ def _of_parts(parts: dict[str, bytes], need: Callable[[int], None]) -> wire.Pars
 
 
 def _of_arrays(content: bytes, layout: str) -> Any:
-    """The parameters in a file of arrays, safetensors or npz. Raises `Problem` 422."""
+    """Return the parameters in a file of arrays, safetensors or npz. Raises `Problem` 422."""
     try:
         arrays = (load_npz if content.startswith(ZIP) else load_safetensors)(content)
         return StateDict(arrays, {}) if layout == "pytorch" else tree_of(arrays)
@@ -206,7 +206,7 @@ def _add(store: Store, owner: str, content: Content, told: dict[str, Any]) -> bo
 
 
 def _read_only(tree: Tree | None) -> Tree | None:
-    """The same arrays, which other requests will share."""
+    """Make the arrays of a tree read-only, because other requests will share them. Return the tree."""
     for arrays in (tree or {}).values():
         for array in arrays.values():
             array.setflags(write=False)
@@ -214,7 +214,7 @@ def _read_only(tree: Tree | None) -> Tree | None:
 
 
 def _told(summary: Summary, imported: Imported | None, stored: bool, count: int) -> dict[str, Any]:
-    """What callers are told of a network, whenever they ask."""
+    """Return the description of a network for callers. Storing and later requests give the same one."""
     own = summary.parameters
     if own is not None:
         count = sum(int(np.prod(each.shape)) for each in own)
@@ -243,7 +243,7 @@ def _told(summary: Summary, imported: Imported | None, stored: bool, count: int)
 
 
 class Asking(NamedTuple):
-    """A request without a body that asks the database."""
+    """The resources of a request without a body that queries the database."""
 
     networks: Networks
     owner: str
@@ -253,7 +253,7 @@ class Asking(NamedTuple):
 
 @contextmanager
 def asking() -> Iterator[Asking]:
-    """Wait for a slot of those that ask the database, and open it if need be."""
+    """Wait for a slot of storage, and yield the open database with the resources of the current request."""
     environ, running = request.environ, runtime()
     ticket, memory = environ.get("nabla.ticket"), environ.get("nabla.memory")
     own = ticket is None

@@ -109,9 +109,9 @@ def test_a_database_of_a_later_version_is_left_alone(stored: Networks) -> None:
 
 
 def start_and_add(address: URL, number: int, barrier: Any, found: Any) -> None:
-    """Bring the tables up to date and store two networks, in a process of its own.
+    """Bring the tables up to date, then store one network that all processes share and five of its own.
 
-    All processes share one of the two.
+    Runs in a process of its own, and puts the results into `found`.
     """
     database = Database(address)
     try:
