@@ -1,10 +1,10 @@
-"""Record modules of PyTorch with their state_dict, for tests/api/test_pytorch_layout.py.
+"""Record PyTorch modules with their state_dict, for tests/api/test_pytorch_layout.py.
 
     OPENBLAS_NUM_THREADS=1 python scripts/record_pytorch_state_dicts.py
 
-Needs the extra `oracle`. For each module: the network that computes the same here, its layers called as the modules;
-the state_dict, inputs and targets; outputs, the mean squared error and its gradients under the names of the
-state_dict; and the state_dict after one step of SGD, with what running statistics are then.
+Needs the extra `oracle`. Each record has the equivalent network of this service, whose layers have the names of the
+modules; the state_dict, inputs and targets; the outputs, the mean squared error and its gradients under the names of
+the state_dict; and the state_dict after one step of SGD, including the running statistics.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FIRST = {"data_format": "channels_first"}
 
 
 class Last(nn.Module):
-    """What a recurrent module or attention puts out, without its states or weights."""
+    """A recurrent or attention module that returns only the main output, without states or weights."""
 
     def __init__(self, inner: nn.Module, *, queries: int = 1) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ def attention(**options: Any) -> nn.Module:
 
 
 class Encoder(nn.Module):
-    """A block of a transformer, of named modules."""
+    """A transformer block with named modules."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -29,7 +29,7 @@ class NotConvertible(Exception):
 
 
 def convert(source: Path, document: Path | None, target: Path) -> list[str]:
-    """Write the network to `<target>.json` and its parameters to `<target>.safetensors`. Return a line of text for each.
+    """Write the network to `<target>.json` and its parameters to `<target>.safetensors`. Return a text line for each.
 
     `document` is a file with the text of `model.to_json()`, for a source that holds only weights.
 
@@ -135,7 +135,7 @@ def _parameters(found: Read, weights: Any) -> dict[str, Array]:
 def _from_groups(weights: Any, place: Place) -> Iterator[tuple[str, str, Any]]:
     """Yield the arrays of a layer from a Keras 3 file, each as its place in the file, its parameter and its values.
 
-    Groups are named after the class of the layer and a number. The name of the layer is an attribute of the group `vars`.
+    Groups are named after the class of the layer and a number. The layer name is an attribute of the group `vars`.
     """
     wanted = list(stored(place.entry))
     if not wanted:

@@ -1,6 +1,6 @@
 """Answers as files: the tensors of an answer under flat names, and everything else as one JSON text.
 
-`gradients/hidden.kernel` is the gradient of `hidden.kernel`. Parameters have no prefix, so that a file of parameters can
+`gradients/hidden.kernel` is the gradient of `hidden.kernel`. Parameters have no prefix, so that a file of them can
 be sent back unchanged. Other tensors are named by their path in the answer, such as `answer/outputs`. The JSON has
 `{"tensor": name}` in place of each tensor. In safetensors the JSON is the entry `answer` of the metadata, in npz an
 array of one string with that name.

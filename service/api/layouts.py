@@ -28,7 +28,7 @@ class Layout:
     """The PyTorch module name of each layer, where the request had parameters in that layout."""
 
     def parameters(self, tree: Tree) -> Tree:
-        """Return a tree of parameters, or of values like them such as updates and running statistics, in this layout."""
+        """Return a tree of parameters, or of values like updates and running statistics, in this layout."""
         return tree if self.definition is None else to_pytorch(self.definition, tree, self.modules)
 
     def gradients(self, tree: Tree) -> Tree:
@@ -51,7 +51,7 @@ class Layout:
 
     @property
     def warnings(self) -> list[dict[str, str]]:
-        """Return warnings about options that a state_dict does not hold and whose values here differ from the PyTorch defaults."""
+        """Return warnings about options that a state_dict lacks and whose values differ from PyTorch defaults."""
         if self.definition is None:
             return []
         return [

@@ -121,7 +121,7 @@ def loaded_network(
 
 
 def with_stored(value: dict[str, Any], names: Names) -> tuple[dict[str, Any], int]:
-    """Return the request with stored objects in place of ids, and the number of bytes of the parameters that were added.
+    """Return the request with stored objects in place of ids, and the number of bytes of the added parameters.
 
     Raises `Problem` 404 for an id that this owner does not have, 422 for a malformed id, and `StoreError`.
     """
