@@ -97,6 +97,7 @@ def _canonical(value: Any) -> Any:
 
 
 def _of_file(content: bytes) -> NewNetwork:
+    """Return the network in the bytes of an ONNX file. Raises `ValidationError`."""
     for beginning, what in FOREIGN.items():
         if content.startswith(beginning):
             raise ValidationError([Message(f"this is {what}")])

@@ -77,11 +77,12 @@ class ParametersOrFileField(ParametersField):
         if ("safetensors" in value or "npz" in value) and any(isinstance(value.get(key), TEXT) for key in FORMATS):
             return _from_file(value)
         first = next(iter(value.values()), None)
-        if type(first) is not dict or "base64" in first:  # no tree, so most likely the tensors of a state_dict
+        if type(first) is not dict or "base64" in first:  # not a tree, so most likely the tensors of a state_dict
             return self._of_tensors(value, attr, data, **kwargs)
         return super()._deserialize(value, attr, data, **kwargs)
 
     def _of_tensors(self, value: Mapping[str, Any], attr: str | None, data: Any, **kwargs: Any) -> Any:
+        """Return the tensors of a request as a tree, or as a `StateDict` where they have that form."""
         if is_state_dict(value):
             arrays, errors = decode_each(value)
             if errors:
@@ -95,6 +96,7 @@ class ParametersOrFileField(ParametersField):
 
 
 def _file_schema() -> JSONSchema:
+    """Return the JSON Schema of a file of parameters in a request."""
     text = {"type": "string", "contentEncoding": "base64"}
     properties: dict[str, JSONSchema] = {
         "safetensors": text | {"description": "a safetensors file as base64"},
@@ -113,6 +115,7 @@ def _file_schema() -> JSONSchema:
 
 
 def _from_file(value: Mapping[str, Any]) -> Any:
+    """Return the tree or `StateDict` in a file of a request. Raises `ValidationError`."""
     errors: dict[str, Any] = {
         key: [Message(f"unknown key of a file of parameters{hint(key, KEYS)}", KEYS)]
         for key in value

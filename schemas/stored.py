@@ -80,6 +80,8 @@ def id_of(value: Any) -> str | None:
 
 
 def _reference(components: Components) -> JSONSchema:
+    """Return the JSON Schema of a reference to a stored network by its id."""
+
     def make() -> JSONSchema:
         identifier = {"type": "string", "pattern": f"^{ID.pattern}$"}
         return {"description": "what POST /v1/networks stored"} | closed_object({"id": identifier}, ["id"])
@@ -104,8 +106,8 @@ class ParametersOrIdField(ParametersOrFileField):
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         if isinstance(value, StoredParameters):
-            # The arrays are shared with other requests, and read-only; whoever takes parameters out of a request
-            # takes them out of this copy.
+            # The arrays are shared with other requests and read-only. Code that removes parameters from a request
+            # removes them from this copy.
             return {layer: dict(arrays) for layer, arrays in value.tree.items()}
         return super()._deserialize(value, attr, data, **kwargs)
 

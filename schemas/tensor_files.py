@@ -44,6 +44,7 @@ METADATA = "__metadata__"
 
 
 def refusal(text: str) -> ValidationError:
+    """Return an error that gives this text as the reason for refusing a file."""
     return ValidationError([Message(text)])
 
 
@@ -76,6 +77,7 @@ def load_safetensors(data: bytes | memoryview) -> dict[str, Array]:
 
 
 def _header_of(data: memoryview) -> tuple[dict[str, Any], memoryview]:
+    """Return the JSON header of a safetensors file, and the bytes after the header. Raises `ValidationError`."""
     if len(data) < 8:
         raise refusal("is no safetensors file: it is shorter than its first number")
     (length,) = struct.unpack("<Q", data[:8])
@@ -94,6 +96,7 @@ def _header_of(data: memoryview) -> tuple[dict[str, Any], memoryview]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the pairs of a JSON object as a dict. Raises `ValueError` for a repeated name."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a name stands twice in it")
@@ -119,6 +122,7 @@ def _kind_of(data: memoryview) -> str:
 
 
 def _tensor(name: str, entry: Any, body: memoryview) -> tuple[Array, tuple[int, int]]:
+    """Return an array of a safetensors file, and the start and end of its bytes. Raises `ValidationError`."""
     known = isinstance(entry, dict) and set(entry) == {"dtype", "shape", "data_offsets"}
     if not known:
         raise refusal(f"tensor {shown(name)} has no dtype, shape and data_offsets")
@@ -181,6 +185,7 @@ def dump_safetensors(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -
 
 
 def _little_endian(array: Array) -> Array:
+    """Return an array in little-endian byte order."""
     return np.asarray(array, dtype=array.dtype.newbyteorder("<"))
 
 
@@ -213,6 +218,7 @@ def load_npz(data: bytes | memoryview) -> dict[str, Array]:
 
 
 def _members(archive: zipfile.ZipFile, length: int) -> dict[str, Array]:
+    """Return the arrays in an npz archive of `length` bytes by name. Raises `ValidationError`."""
     members = archive.infolist()
     names = [member.filename for member in members]
     if len(members) > MOST_ARRAYS:

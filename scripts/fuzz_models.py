@@ -131,6 +131,7 @@ def requests(count: int, seed: int = 0) -> list[Callable[[], tuple[str, Any]]]:
     np.savez_compressed(squeezed, **arrays)
 
     def document() -> tuple[str, Any]:
+        """Return the kind and body of a request with a corrupted Keras document."""
         record = rng.choice(MODELS)
         found = corrupted(record["document"], rng)
         inputs = record["inputs"] if len(record["inputs"]) > 1 else next(iter(record["inputs"].values()))
@@ -138,6 +139,8 @@ def requests(count: int, seed: int = 0) -> list[Callable[[], tuple[str, Any]]]:
         return "keras", {"network": json.dumps(found) if as_text else found, "inputs": inputs}
 
     def file(kind: str, content: bytes, layout: str) -> Callable[[], tuple[str, Any]]:
+        """Return a function that makes the kind and body of a request with a corrupted file of arrays."""
+
         def make() -> tuple[str, Any]:
             text = base64.b64encode(broken(content, rng)).decode()
             return kind, {"network": network, "inputs": [[1, 2, 3]], "parameters": {kind: text, "layout": layout}}

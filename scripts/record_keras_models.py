@@ -49,6 +49,7 @@ MODELS: dict[str, Callable[[], Any]] = {}
 
 
 def model(function: Callable[[], Any]) -> Callable[[], Any]:
+    """Register a function that makes a model to record, under the name of the function."""
     MODELS[function.__name__] = function
     return function
 
@@ -377,6 +378,7 @@ def is_adapted(variable: Any) -> bool:
 
 
 def fill(made: Any, rng: np.random.Generator) -> None:
+    """Fill the variables of a model with random values, except those of an adapted Normalization."""
     for variable in made.variables:
         if "seed" not in variable.name and not is_adapted(variable):
             values = np.round(rng.standard_normal(variable.shape) * 32.0) / 64.0
@@ -401,6 +403,7 @@ def owned(made: Any, network: Any, values: dict[int, np.ndarray]) -> dict[str, d
 
 
 def record(name: str) -> dict[str, Any]:
+    """Return the record of the model with this name."""
     keras.utils.clear_session()
     keras.utils.set_random_seed(1)
     made, rng = MODELS[name](), np.random.default_rng([5, list(MODELS).index(name)])
@@ -435,6 +438,7 @@ def record(name: str) -> dict[str, Any]:
 
 
 def run(made: Any, network: Any, given: Any, targets: list[np.ndarray], training: bool) -> dict[str, Any]:
+    """Return the loss, outputs and gradients of a model, and its new averages in training."""
     trained, others = list(made.trainable_variables), list(made.non_trainable_variables)
 
     def loss_of(values: list[Any]) -> Any:

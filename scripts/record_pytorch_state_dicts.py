@@ -35,10 +35,12 @@ class Last(nn.Module):
 
 
 def layer(kind: str, name: str, **options: Any) -> dict[str, Any]:
+    """Return a layer in the form of requests."""
     return {"type": kind, "name": name, **options}
 
 
 def attention(**options: Any) -> nn.Module:
+    """Return a PyTorch self-attention module that returns only the main output."""
     return Last(nn.MultiheadAttention(4, 2, batch_first=True, **options), queries=3)
 
 
@@ -199,6 +201,7 @@ CASES: dict[str, Case] = {
 
 
 def record(title: str, case: Case, seed: int) -> dict[str, Any]:
+    """Return the record of one module, filled with random values."""
     make, layers, shape = case
     torch.manual_seed(seed)
     module = make().to(torch.float64)

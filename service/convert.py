@@ -89,6 +89,7 @@ def _contents(source: Path, document: Path | None) -> tuple[str, Any]:
 
 
 def _from_keras(source: Path) -> tuple[str, Any]:
+    """Return the JSON of the model in a `.keras` file and its weights as an HDF5 file. Raises `NotConvertible`."""
     try:
         with zipfile.ZipFile(source) as archive:
             sizes = {member.filename: member.file_size for member in archive.infolist()}
@@ -102,6 +103,7 @@ def _from_keras(source: Path) -> tuple[str, Any]:
 
 
 def _h5py() -> Any:
+    """Return the module h5py. Raises `NotConvertible` where the module is not installed."""
     try:
         import h5py
     except ImportError:
@@ -119,7 +121,7 @@ def _parameters(found: Read, weights: Any) -> dict[str, Array]:
             continue
         for stands, parameter, array in take(weights, place):
             owner = owners.setdefault(stands, layer["name"])
-            if owner != layer["name"]:  # a layer in two models is stored once: the JSON of the model does not say so
+            if owner != layer["name"]:  # the file stores a layer of two models once, which the JSON does not show
                 layer["shares"] = owner
                 continue
             arrays[f"{owner}.{parameter}"] = np.asarray(array)
@@ -129,7 +131,7 @@ def _parameters(found: Read, weights: Any) -> dict[str, Array]:
     return arrays
 
 
-# --- HDF5 as Keras 3 writes it --------------------------------------------------------------------
+# --- HDF5 files of Keras 3 -------------------------------------------------------------------------
 
 
 def _from_groups(weights: Any, place: Place) -> Iterator[tuple[str, str, Any]]:
@@ -175,10 +177,11 @@ def _named(group: Any, name: str) -> Any:
 
 
 def _clean(name: str) -> str:
+    """Return a name with characters that this service forbids replaced by underscores."""
     return re.sub(r'[\[\]/\\"\x00-\x1f]', "_", name)
 
 
-# --- HDF5 as Keras 2 writes it --------------------------------------------------------------------
+# --- HDF5 files of Keras 2 -------------------------------------------------------------------------
 
 PARTS_OF_NAMES = {"cell": "_cell", "layer": "", "query_dense": "query", "key_dense": "key", "value_dense": "value"}
 PARTS_OF_NAMES |= {"output_dense": "attention_output", "forward_layer": "forward_", "backward_layer": "backward_"}
@@ -220,6 +223,7 @@ def _variable(parameter: str, entry: Mapping[str, Any]) -> str:
 
 
 def _fits(name: str, variable: str, parts: Sequence[str]) -> bool:
+    """Return whether the path of an array ends in a variable and contains the given parts of the layer."""
     path = name.split(":")[0].split("/")
     own = "depthwise_kernel" if variable == "kernel" and path[-1] == "depthwise_kernel" else variable
     needed: Iterable[str] = (PARTS_OF_NAMES[part] for part in parts if PARTS_OF_NAMES.get(part))

@@ -50,7 +50,7 @@ def parts_of(body: bytes, environ: Mapping[str, Any]) -> dict[str, bytes]:
 
 def _part(body: bytes, start: int, end: int) -> tuple[str, bytes]:
     """Return the name and the content of the part between two positions of a body."""
-    # Of a part without content, the line break after the headers may be the one before the boundary.
+    # In a part without content, the line break after the headers may also be the one before the boundary.
     blank = body.find(b"\r\n\r\n", start, min(end + 2, start + LONGEST_HEAD))
     if blank < 0:
         raise _malformed("a part has no headers, or too long ones")
@@ -64,4 +64,5 @@ def _part(body: bytes, start: int, end: int) -> tuple[str, bytes]:
 
 
 def _malformed(why: str) -> Problem:
+    """Return the problem 400 for a body that is not valid multipart/form-data."""
     return Problem("malformed-body", f"The body is no multipart/form-data: {why}.")

@@ -70,6 +70,7 @@ def calls_of(value: Any) -> list[Call]:
 
 
 def _call(node: Any) -> Call:
+    """Return the call that a node of `inbound_nodes` describes, in the form of Keras 2 or Keras 3."""
     if isinstance(node, Mapping):
         return _made(node.get("args", []), node.get("kwargs", {}))
     if not isinstance(node, list):
@@ -93,6 +94,7 @@ def _old(value: Any) -> Any:
 
 
 def _made(args: Any, kwargs: Any) -> Call:
+    """Return the call with these arguments, in the form of Keras 3, sorted into tensors, numbers and options."""
     if not isinstance(args, list) or not isinstance(kwargs, Mapping):
         raise KerasRefusal(f"a call has args {shown(args)} and kwargs {shown(kwargs)}; they take a list and an object")
     flat = [item for each in args for item in _flat(each)]

@@ -31,6 +31,7 @@ OF_A_NUMBER: Mapping[str, Callable[[float, bool], Mapping[str, float]]] = Mappin
 
 
 def _inverse(number: float, first: bool) -> Mapping[str, float]:
+    """Return the rescaling options that divide a tensor by a number. Refuse other quotients."""
     if first or number == 0.0:
         raise KerasRefusal("a quotient is not here but of a tensor by a number other than 0")
     return {"scale": 1.0 / number}

@@ -111,6 +111,7 @@ def read(document: Any) -> Read:
 
 
 def _parsed(text: str) -> Any:
+    """Return the model that a JSON text holds. Raises `Unreadable`."""
     try:
         found = orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -147,6 +148,8 @@ class _Model(NamedTuple):
 
 
 class _Reader:
+    """A reader of one document, which collects the layers, their origins and all faults."""
+
     def __init__(self, document: Any) -> None:
         self.document = document
         self.layers: list[dict[str, Any]] = []
@@ -174,6 +177,7 @@ class _Reader:
         return self.functional(model, [_clean(t.layer) for t in tensors_of(model.config["input_layers"])])
 
     def at(self, model: _Model, position: int, entry: Mapping[str, Any]) -> _At:
+        """Return the context manager that records refusals as faults of this layer of a model."""
         return _At(self.faults, (*model.path, "layers", position), _words(entry, model.parts))
 
     def first_input(self, document: Mapping[str, Any]) -> str:
@@ -197,6 +201,7 @@ class _Reader:
         return "input"
 
     def sequential(self, model: _Model, inputs: list[str]) -> list[str]:
+        """Read a sequential model that is called on one input, and return the name of its output in a list."""
         if len(inputs) != 1:
             raise KerasRefusal(f"a sequential model takes one input, got {len(inputs)}")
         for position, entry in _listed(model):
@@ -218,6 +223,7 @@ class _Reader:
             raise KerasRefusal("two layers of a model have one name")
 
         def resolve(tensor: Tensor, from_output: bool = False) -> str:
+            """Return the name of the layer or input that a tensor comes from. Raises `KerasRefusal`."""
             if tensor.layer in known:
                 return known[tensor.layer]
             if tensor.layer not in entries:
@@ -365,6 +371,7 @@ def _listed(model: _Model) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def _entry(model: _Model, name: str) -> tuple[int, Mapping[str, Any]]:
+    """Return the layer with this name in a model, preceded by its position. Raises `KerasRefusal`."""
     for position, entry in _listed(model):
         if _name_of(entry) == name:
             return position, entry
@@ -372,6 +379,7 @@ def _entry(model: _Model, name: str) -> tuple[int, Mapping[str, Any]]:
 
 
 def _name_of(entry: Mapping[str, Any]) -> str:
+    """Return the name of a layer. Raises `KerasRefusal` for a layer without a name."""
     config = entry.get("config")
     for holder in (entry, config if isinstance(config, Mapping) else {}):
         name = holder.get("name")
@@ -386,6 +394,7 @@ def _clean(name: str) -> str:
 
 
 def _called(name: str, number: int) -> str:
+    """Return the name of a layer for call `number`: the first call has the plain name, the second `name:2`."""
     return name if number == 1 else f"{name}:{number}"
 
 
@@ -434,6 +443,7 @@ def _input_shape(entry: Mapping[str, Any]) -> list[int]:
 
 
 def _is_trainable(config: Mapping[str, Any]) -> bool:
+    """Return whether a layer, and the layer that it may wrap, are trainable."""
     inner = config.get("layer")
     own = inner.get("config") if isinstance(inner, Mapping) else None
     return config.get("trainable", True) is not False and (not isinstance(own, Mapping) or _is_trainable(own))

@@ -261,6 +261,7 @@ def _recurrent(config: Mapping[str, Any], old: bool) -> Described:
 
 
 def _time_distributed(config: Mapping[str, Any], old: bool) -> Described:
+    """Return the layer for `TimeDistributed(layer)`."""
     inner = config.get("layer")
     if isinstance(inner, Mapping) and class_of(inner) in ("Sequential", "Functional", "Model"):
         raise KerasRefusal("it holds a model; put each layer of that into a TimeDistributed of its own")
@@ -269,6 +270,7 @@ def _time_distributed(config: Mapping[str, Any], old: bool) -> Described:
 
 
 def _bidirectional(config: Mapping[str, Any], old: bool) -> Described:
+    """Return the layer for `Bidirectional(layer)`, whose two layers must be equal up to the direction."""
     kind, options = describe(config.get("layer"), old)
     if not layers[kind].recurrent:
         raise KerasRefusal(f"it holds a layer of type {kind!r}, which is not recurrent")
@@ -365,6 +367,7 @@ def stored(value: Mapping[str, Any]) -> Iterator[Stored]:
 
 
 def _is_kept(parameter: str, config: Mapping[str, Any]) -> bool:
+    """Return whether a layer with this configuration has the parameter."""
     if parameter == "scale":
         return bool(config.get("use_scale", True))
     option, value = NEEDED_FOR.get(parameter, ("", None))

@@ -51,6 +51,7 @@ def activation(value: Any, old: bool = False) -> Choice | None:
 
 
 def _relu(config: Mapping[str, Any], old: bool) -> Choice:
+    """Return the activation for a ReLU layer. Raises `KerasRefusal` for unsupported options."""
     most, slope, threshold = config.get("max_value"), config.get("negative_slope") or 0, config.get("threshold") or 0
     if threshold == 0 and most is None:
         return "relu" if slope == 0 else {"type": "leaky_relu", "alpha": slope}
@@ -63,6 +64,7 @@ def _relu(config: Mapping[str, Any], old: bool) -> Choice:
 
 
 def _softmax(config: Mapping[str, Any], old: bool) -> Choice:
+    """Return the activation for a Softmax layer. Raises `KerasRefusal` unless the axis is the last one."""
     axis = config.get("axis", -1)
     if axis not in (-1, [-1]):
         raise KerasRefusal(f"softmax acts on the last axis; axis is {shown(axis)}. Put a Permute before and after it")
@@ -143,6 +145,7 @@ def regularizer(value: Any, old: bool = False) -> Choice | None:
 
 
 def _renamed(value: Any, table: Mapping[str, Renamed], what: str) -> Choice | None:
+    """Return the choice for a name or an object, translated by `table`. `what` names the kind of object in errors."""
     if value is None:
         return None
     given: Mapping[str, Any] = {}
@@ -170,6 +173,7 @@ def _renamed(value: Any, table: Mapping[str, Renamed], what: str) -> Choice | No
 
 
 def _distribution(name: Any) -> Any:
+    """Return the name that a distribution of Keras has in this service. In Keras, `normal` is truncated as well."""
     return "truncated_normal" if name == "normal" else name
 
 

@@ -28,7 +28,7 @@ def as_file(answer: Mapping[str, Any], form: str, layout: str) -> list[bytes]:
     text = dump(rest).decode()
     if form == "npz":
         return dump_npz(arrays, {"answer": text, "layout": layout})
-    # Libraries of PyTorch look for this word.
+    # Libraries of PyTorch look for the value `pt`.
     return dump_safetensors(arrays, {"format": "pt" if layout == "pytorch" else "np", "layout": layout, "answer": text})
 
 
@@ -51,4 +51,5 @@ def _without_tensors(value: Any, name: str, arrays: dict[str, Array]) -> Any:
 
 
 def _holds_tensors(value: Any) -> bool:
+    """Return whether a value is a non-empty mapping of names to arrays."""
     return isinstance(value, Mapping) and bool(value) and all(isinstance(item, np.ndarray) for item in value.values())

@@ -89,6 +89,7 @@ def read_network(environ: Mapping[str, Any], body: bytes, need: Callable[[int], 
 
 
 def _format_of(environ: Mapping[str, Any]) -> str:
+    """Return the format of a body from the query. Raises `Problem` 422."""
     query = _query(environ, ("format",))
     form = query.get("format", "json")
     if form not in FORMATS:
@@ -97,6 +98,7 @@ def _format_of(environ: Mapping[str, Any]) -> str:
 
 
 def _of_parts(parts: dict[str, bytes], need: Callable[[int], None]) -> wire.Parsed:
+    """Return the request that the parts of a multipart body stand for. Raises `Problem`."""
     unknown = [name for name in parts if name not in PART_NAMES]
     if unknown:
         detail = f"The form has a part {unknown[0][:60]!r}; its parts are called {' and '.join(PART_NAMES)}."
@@ -183,7 +185,7 @@ def store_network(request: LoadedNewNetwork, context: Context) -> dict[str, Any]
     context.timer.mark("compile")
     ticket.go_to_storage()
     created = _add(store, owner, content, told)
-    # The next request that names it, probably in a moment, finds it here.
+    # The next request that names the network, probably in a moment, finds it in this cache.
     kept = loaded_network(new.definition, _read_only(tree), content)
     store.loaded.keep(name, kept, kept.nbytes)
     store.loaded.believe(owner, name)
@@ -194,6 +196,7 @@ def store_network(request: LoadedNewNetwork, context: Context) -> dict[str, Any]
 
 
 def _add(store: Store, owner: str, content: Content, told: dict[str, Any]) -> bool:
+    """Store a network with its description for callers. Return whether it is new for this owner."""
     from service.store.networks import Quotas, Told
 
     operations = dict(Counter(told["operations"]).most_common(MOST_OPERATIONS))
@@ -257,7 +260,7 @@ def asking() -> Iterator[Asking]:
     environ, running = request.environ, runtime()
     ticket, memory = environ.get("nabla.ticket"), environ.get("nabla.memory")
     own = ticket is None
-    if ticket is None or memory is None:  # Flask runs without the edge
+    if ticket is None or memory is None:  # Flask runs without the layer that sets these keys
         memory = running.memory.reservation()
         ticket = running.admission.ticket(environ["nabla.client"], environ.get("nabla.arrived") or time.monotonic())
         environ["nabla.ticket"] = ticket
@@ -404,6 +407,7 @@ blueprint.delete("/v1/networks/<id>")(remove_network)
 
 
 def _find(asked: Asking, name: str) -> Entry:
+    """Return the network with this id. Raises `Problem` 404 where the caller has no such network."""
     entry = asked.networks.find(asked.owner, name) if ID.fullmatch(name) else None
     if entry is None:
         raise _unknown(name)
@@ -411,11 +415,13 @@ def _find(asked: Asking, name: str) -> Entry:
 
 
 def _unknown(name: str) -> Problem:
+    """Return the problem 404 for an id that the caller does not have."""
     shown = name if len(name) <= 60 else name[:60] + "…"
     return Problem("not-found", f"No network with the id {shown!r} is stored here; GET /v1/networks lists yours.")
 
 
 def _line(entry: Entry) -> dict[str, Any]:
+    """Return the JSON object that describes a stored network, with its times as text."""
     return {
         "id": entry.id,
         "format": entry.format,
@@ -427,10 +433,12 @@ def _line(entry: Entry) -> dict[str, Any]:
 
 
 def _time(seconds: float) -> str:
+    """Return a time in seconds since 1970 as text in UTC."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _json(value: Any) -> Response:
+    """Return a response with a value as JSON."""
     return Response(wire.document(value), content_type=wire.JSON)
 
 
@@ -450,6 +458,7 @@ def _query(environ: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, str]
 
 
 def _limit(text: str | None) -> int:
+    """Return the page length from the query parameter `limit`. Raises `Problem` 422."""
     if text is None:
         return PAGE
     if not (text.isascii() and text.isdecimal() and len(text) < 6 and 1 <= int(text) <= LONGEST_PAGE):
@@ -458,6 +467,7 @@ def _limit(text: str | None) -> int:
 
 
 def _cursor(text: str | None) -> tuple[float, str] | None:
+    """Return the time and id where the previous page ended, from the query parameter `after`. Raises `Problem` 422."""
     if text is None:
         return None
     when, _, name = text.partition("_")
@@ -471,5 +481,6 @@ def _cursor(text: str | None) -> tuple[float, str] | None:
 
 
 def _bad_query(name: str, detail: str) -> Problem:
+    """Return the problem 422 for a query parameter that is not valid."""
     error = {"pointer": pointer(("query", name)), "detail": detail}
     return Problem("invalid", f"The query parameter {name!r} is not valid: {detail}.", [error])

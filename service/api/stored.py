@@ -114,7 +114,7 @@ def loaded_network(
 ) -> LoadedNetwork:
     """Return a network with an estimate of its memory."""
     size = len(content.parameters or b"")
-    # The reader of files keeps the file and its arrays itself, and counts them there.
+    # The reader of ONNX files has its own cache, which counts the file and its arrays.
     factor = 0 if content.format == ONNX else DEFINITION_FACTOR
     nbytes = DEFINITION_BYTES + factor * len(content.definition) + size
     return LoadedNetwork(definition, parameters, size, nbytes)
@@ -153,6 +153,6 @@ def with_stored(value: dict[str, Any], names: Names) -> tuple[dict[str, Any], in
             value["parameters"] = StoredParameters(parameters, tree)
             nbytes = found.parameter_bytes
     except ValidationError as error:
-        # It was valid when it was stored, by an earlier version of this program.
+        # The network was valid for the earlier version of this program that stored it.
         raise from_validation(ValidationError({"network": error.messages}), value) from None
     return value, nbytes

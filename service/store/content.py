@@ -27,6 +27,7 @@ class Content(NamedTuple):
 
     @property
     def size(self) -> int:
+        """Return the number of bytes of the definition and the parameters."""
         return len(self.definition) + len(self.parameters or b"")
 
     @property

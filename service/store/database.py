@@ -72,6 +72,7 @@ class Database:
         self._writer = self.engine.execution_options(immediate=True)
 
     def _sqlite(self) -> Engine:
+        """Return an engine for a SQLite database."""
         engine = create_engine(
             self.url,
             pool_size=CONNECTIONS,
@@ -84,6 +85,7 @@ class Database:
         return engine
 
     def _postgresql(self) -> Engine:
+        """Return an engine for a PostgreSQL database, with limits on waiting."""
         limits = f"-c statement_timeout={STATEMENT_SECONDS}s -c lock_timeout={BUSY_SECONDS}s"
         return create_engine(
             self.url,
@@ -132,6 +134,7 @@ class Database:
 
     @contextmanager
     def _transaction(self, engine: Engine) -> Iterator[Connection]:
+        """Open a transaction and yield its connection. Database errors become errors of the store."""
         if time.monotonic() < self._unreachable_until:
             raise StoreUnavailable(GONE)
         with self._connected(engine) as connection:
@@ -148,6 +151,7 @@ class Database:
                     self._deadlines.forget(descriptor)
 
     def _connected(self, engine: Engine) -> Connection:
+        """Return a connection from the pool. Raises `StoreError`."""
         try:
             return engine.connect()
         except exc.TimeoutError:
@@ -243,13 +247,14 @@ class Deadlines:
             self._due.pop(descriptor, None)
 
     def _run(self) -> None:
+        """Shut down sockets whose deadline has passed, in an endless loop."""
         while True:
             time.sleep(GLANCE_SECONDS)
             now = time.monotonic()
             with self._lock:
                 for descriptor in [each for each, due in self._due.items() if due <= now]:
                     del self._due[descriptor]
-                    # Whoever waits for an answer gets an error; the descriptor itself stays the driver's.
+                    # A thread that waits for an answer gets an error. The driver still owns the descriptor.
                     with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as cut:
                         cut.shutdown(socket.SHUT_RDWR)
 
@@ -276,6 +281,7 @@ def _prepare_connection(connection: Any, record: object) -> None:
 
 
 def _begin(connection: Connection) -> None:
+    """Begin a transaction in SQLite, with the write lock where the connection has the option `immediate`."""
     immediate = connection.get_execution_options().get("immediate", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
 
@@ -285,7 +291,9 @@ def make_file(path: Path) -> None:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        probe = path.with_name(f".probe-{os.getpid()}-{threading.get_ident()}")  # beside it SQLite writes its log
+        probe = path.with_name(
+            f".probe-{os.getpid()}-{threading.get_ident()}"
+        )  # SQLite writes its log in the same folder
         os.close(os.open(probe, os.O_WRONLY | os.O_CREAT, 0o600))
         probe.unlink()
     except OSError as error:

@@ -77,8 +77,8 @@ class Usage(NamedTuple):
     size: int
 
 
-# Statements are made once: that takes longer than SQLite takes for most of them, and each would hold itself until the
-# garbage collector comes.
+# The statements are built once, because building one takes longer than SQLite takes to run most of them, and each is
+# part of a reference cycle that lives until the next garbage collection.
 _OWNER: BindParameter[str] = bindparam("of_owner")
 _NETWORK: BindParameter[str] = bindparam("of_network")
 _NOW: BindParameter[float] = bindparam("now")
@@ -88,6 +88,7 @@ _PARAMETERS = blobs.alias()
 
 
 def _entries(text: ColumnElement[str]) -> Select[str, str, int, str, float, float]:
+    """Return a query for networks with their owners, which selects `text` as the text of each entry."""
     return select(networks.c.id, networks.c.format, networks.c.size, text, owners.c.created, owners.c.used).join_from(
         owners, networks, owners.c.network == networks.c.id
     )
@@ -184,6 +185,7 @@ class Networks:
             return True
 
     def _add_content(self, connection: Connection, content: Content, told: Told, most: int, now: float) -> None:
+        """Insert a network and its bytes. Raises `StoreFull` if all networks would exceed `most` bytes."""
         if int(connection.execute(STORED).scalar_one()) + content.size > most:
             raise StoreFull("All that this server stores has reached its limit; nothing was stored.")
         definition, parameters = (self._keep(connection, part) for part in (content.definition, content.parameters))
@@ -199,6 +201,7 @@ class Networks:
         connection.execute(ADD_NETWORK, row)
 
     def _keep(self, connection: Connection, content: bytes | None) -> str | None:
+        """Insert bytes as a blob unless they are stored already. Return the id of the blob."""
         if content is None:
             return None
         name = hashlib.sha256(content).hexdigest()
@@ -255,7 +258,9 @@ class Networks:
         Return how many were removed.
         """
         old = {"before": before}
-        with self.database.reading() as connection:  # mostly there is nothing, and a writer would make others wait
+        with (
+            self.database.reading() as connection
+        ):  # mostly there is nothing to remove, and a writer would block others
             if connection.execute(ANY_OLD, old).scalar() is None:
                 return 0
         removed = 0
@@ -274,6 +279,7 @@ class Networks:
                 connection.execute(NOTE_USE, {"of_owner": owner, "of_network": name, "now": when})
 
     def _remove(self, connection: Connection, owner: str, name: str) -> bool:
+        """Remove a network from its owner, within a transaction. Return whether the owner had it."""
         mine = {"of_owner": owner, "of_network": name}
         if not connection.execute(DISOWN, mine).rowcount:
             return False
@@ -284,5 +290,6 @@ class Networks:
 
 
 def _check(name: str, asked: int, allowed: int) -> None:
+    """Raise `QuotaExceeded` for the limit `name` if more is asked than allowed."""
     if asked > allowed:
         raise QuotaExceeded(name, asked, allowed)

@@ -56,12 +56,13 @@ class Store:
             return self._open()
 
     def _open(self) -> Networks:
+        """Open the database of this process and return its networks. Raises `StoreError`."""
         from service.store.networks import Networks
         from service.store.upgrade import upgrade
 
         database = self._database
         if database is not None and self._process != os.getpid():
-            database.forget()  # its connections are those of the process that this one was forked from
+            database.forget()  # the connections belong to the process that this one was forked from
             database = None
         elif database is not None and not database.is_there():
             log.error("the file of the database was removed or replaced")
@@ -78,6 +79,7 @@ class Store:
         return self._networks
 
     def _find(self) -> Database:
+        """Return the database that the settings name, and create the file of a SQLite database. Raises `NoStore`."""
         from sqlalchemy import make_url
         from sqlalchemy.engine import URL
         from sqlalchemy.exc import ArgumentError
@@ -123,7 +125,9 @@ class Store:
     def _keep_tidy(self) -> None:
         """Call `tidy` again and again, until the store is closed or opened anew."""
         mine = self._networks
-        clean = time.monotonic() + CLEAN_SECONDS * random.uniform(0.05, 1.0)  # not all processes at once
+        clean = time.monotonic() + CLEAN_SECONDS * random.uniform(
+            0.05, 1.0
+        )  # so that processes do not all clean at once
         while True:
             time.sleep(NOTE_SECONDS)
             if self._networks is not mine or mine is None:
@@ -137,7 +141,7 @@ class Store:
                     if uses:
                         mine.note_uses(dict.fromkeys(uses, self.clock()))
             except StoreError:
-                pass  # it is logged, and may be well the next time
+                pass  # the error is logged, and the next attempt may succeed
             except Exception:
                 log.exception("the store cannot be kept tidy")
 
@@ -147,7 +151,7 @@ def data_folder(settings: Settings) -> Path:
     if settings.data:
         return Path(settings.data).expanduser().absolute()
     home = os.environ.get("XDG_DATA_HOME", "")
-    if home.startswith("/"):  # others are to be ignored
+    if home.startswith("/"):  # the XDG specification says to ignore relative paths
         return Path(home) / "nabla"
     try:
         return Path.home() / ".local" / "share" / "nabla"

@@ -71,7 +71,9 @@ class OwnerColumns(TypedColumns):
     used = Column(Double, nullable=False, index=True)
 
 
-blobs = Table("blobs", metadata, BlobColumns, Index(None, "size"))  # the sum is asked before a network is added
+blobs = Table(
+    "blobs", metadata, BlobColumns, Index(None, "size")
+)  # for the sum that is computed before a network is added
 networks = Table("networks", metadata, NetworkColumns)
-# For the pages of a listing, and for the sum of an owner.
+# The index serves the pages of a listing and the sum of an owner.
 owners = Table("owners", metadata, OwnerColumns, Index(None, "owner", "created", "network", "size"))

@@ -57,6 +57,7 @@ def version_of(database: Database) -> str | None:
 
 
 def _version(connection: Connection) -> str | None:
+    """Return the version of the tables. None: the database has none."""
     if not inspect(connection).has_table("alembic_version"):
         return None
     version: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
@@ -64,6 +65,7 @@ def _version(connection: Connection) -> str | None:
 
 
 def _migrate(connection: Connection) -> None:
+    """Migrate the tables to the latest version. Raises `StoreUnavailable`."""
     from alembic import command
     from alembic.script.revision import RevisionError
     from alembic.util import CommandError
@@ -77,6 +79,7 @@ def _migrate(connection: Connection) -> None:
 
 
 def _config(connection: Connection) -> Config:
+    """Return a configuration of Alembic that uses this connection."""
     from alembic.config import Config
 
     config = Config()

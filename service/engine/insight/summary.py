@@ -105,6 +105,7 @@ def summary_of(
 
 
 def _input(definition: Definition, name: str) -> Tensor:
+    """Return the description of an input of a network."""
     if isinstance(definition, OnnxDefinition):
         return Tensor(name, definition.dtypes[name], definition.shapes[name])
     assert isinstance(definition, NetworkDefinition)

@@ -13,7 +13,7 @@ from service.store.tables import metadata
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,
-    render_as_batch=True,  # SQLite changes a table by making it anew
+    render_as_batch=True,  # SQLite can change a table only by creating it anew
     transactional_ddl=True,
 )
 context.run_migrations()
