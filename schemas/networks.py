@@ -147,6 +147,7 @@ class StoreNetworkRequest(RequestSchema[LoadedNewNetwork]):
         return loaded
 
     def file_bytes(self, request: Mapping[str, Any]) -> int:
+        """Return the number of bytes that reading a file of parameters in the request takes beyond its text."""
         return file_bytes(request.get("parameters"))
 
 

@@ -73,7 +73,7 @@ def id_of(value: Any) -> str | None:
             raise ValidationError({surplus: [Message("has no use beside 'id'; what is stored does not change")]})
         return None
     if isinstance(name, Mapping | list):
-        return None  # parameters of a layer that is called id
+        return None  # a tree of parameters with a layer named `id`
     if not (isinstance(name, str) and ID.fullmatch(name)):
         raise ValidationError({"id": [Message(f"{TAKES}; got {shown(name)}")]})
     return name

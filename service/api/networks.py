@@ -260,7 +260,7 @@ def asking() -> Iterator[Asking]:
     environ, running = request.environ, runtime()
     ticket, memory = environ.get("nabla.ticket"), environ.get("nabla.memory")
     own = ticket is None
-    if ticket is None or memory is None:  # Flask runs without the layer that sets these keys
+    if ticket is None or memory is None:  # Flask runs without service/edge, which sets these keys
         memory = running.memory.reservation()
         ticket = running.admission.ticket(environ["nabla.client"], environ.get("nabla.arrived") or time.monotonic())
         environ["nabla.ticket"] = ticket

@@ -270,7 +270,7 @@ def _identity(path: str | None) -> tuple[int, int] | None:
 
 def _prepare_connection(connection: Any, record: object) -> None:
     """Set up a new connection to SQLite."""
-    connection.isolation_level = None  # the driver would begin transactions by itself, and too late
+    connection.isolation_level = None  # the driver would begin transactions itself, but too late
     for pragma in (
         f"busy_timeout = {int(1000 * BUSY_SECONDS)}",
         "foreign_keys = ON",
