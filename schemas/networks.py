@@ -1,4 +1,4 @@
-"""What `/v1/networks` takes and gives."""
+"""Schemas of the requests and responses of `/v1/networks`."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ from service.engine.network.definition import Definition
 from service.engine.onnx import Imported, read
 
 JSON, ONNX = "json", "onnx"
-"""The formats that networks are stored in: the JSON that was sent, or the file."""
+"""The formats of stored networks: the JSON of a request, or an ONNX file."""
 
 
 class NetworkFile(NamedTuple):
-    """A file that holds a network."""
+    """The bytes of a file that holds a network."""
 
     content: bytes
 
 
 class NewNetwork(NamedTuple):
-    """A network that is to be stored."""
+    """A network that is about to be stored."""
 
     definition: Definition
     format: str
     content: bytes
-    """What is stored of it."""
+    """The bytes to store."""
     imported: Imported | None = None
-    """What there is to know of a file."""
+    """The imported file and what was found in it. None: the network is not a file."""
 
 
 class LoadedNewNetwork(TypedDict):
-    """A request to store a network, loaded."""
+    """A loaded request to store a network."""
 
     network: NewNetwork
     parameters: NotRequired[Tree]
@@ -59,7 +59,7 @@ FOREIGN: Mapping[bytes, str] = {
     b"\x93NUMPY": "a file of NumPy (.npy), which holds one array and no network",
     b"\x1f\x8b": "a gzip file; send it with Content-Encoding: gzip",
 }
-"""How files begin that are no network here, and what they are."""
+"""The first bytes of files of other kinds, each with a description for errors."""
 
 
 class NewNetworkField(NetworkField):
@@ -79,7 +79,7 @@ class NewNetworkField(NetworkField):
 
 
 def _of_text(text: str) -> Any:
-    """The model of Keras that a text holds; the text itself where it holds none."""
+    """Return the Keras model that a text holds, or the text itself where it holds none."""
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -88,7 +88,7 @@ def _of_text(text: str) -> Any:
 
 
 def _canonical(value: Any) -> Any:
-    """The same value, whatever parser read it and however its numbers were written: 1 and 1.0 are equal here."""
+    """Return a value in a form that is the same for every parser and notation of numbers: 1 and 1.0 are equal."""
     if isinstance(value, Mapping):
         return {key: _canonical(item) for key, item in value.items()}
     if isinstance(value, list | np.ndarray):
@@ -97,6 +97,7 @@ def _canonical(value: Any) -> Any:
 
 
 def _of_file(content: bytes) -> NewNetwork:
+    """Return the network in the bytes of an ONNX file. Raises `ValidationError`."""
     for beginning, what in FOREIGN.items():
         if content.startswith(beginning):
             raise ValidationError([Message(f"this is {what}")])
@@ -108,7 +109,10 @@ def _of_file(content: bytes) -> NewNetwork:
 
 
 def _of_inline_file(value: Mapping[str, Any]) -> NewNetwork:
-    """A valid `{"onnx": {"base64": …}}`: the file itself is stored, unless the request chose outputs of it."""
+    """Return the network of a valid `{"onnx": {"base64": …}}`.
+
+    The file itself is stored, unless the request chose outputs.
+    """
     file = value["onnx"]
     outputs = file.get("outputs")
     content = pybase64.b64decode(file["base64"])
@@ -120,14 +124,14 @@ def _of_inline_file(value: Mapping[str, Any]) -> NewNetwork:
 
 
 class NewParametersField(ParametersOrFileField):
-    """Parameters as requests take them, or what was read of a file already."""
+    """Parameters in any form that requests take, or arrays that were already read from a file."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         return value if isinstance(value, StateDict) else super()._deserialize(value, attr, data, **kwargs)
 
 
 class StoreNetworkRequest(RequestSchema[LoadedNewNetwork]):
-    """A network, and its parameters if they are to be stored with it."""
+    """A network, and optionally parameters to store with the network."""
 
     fresh = frozenset(("network", "parameters"))
 
@@ -137,17 +141,18 @@ class StoreNetworkRequest(RequestSchema[LoadedNewNetwork]):
     )
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
-        """Parameters as a tree, now that the network is known."""
+        """Convert the parameters to a tree, now that the network is known."""
         if "parameters" in loaded:
             loaded["parameters"] = resolved(loaded["parameters"], loaded["network"].definition)
         return loaded
 
     def file_bytes(self, request: Mapping[str, Any]) -> int:
+        """Return the number of bytes that reading a file of parameters in the request takes beyond its text."""
         return file_bytes(request.get("parameters"))
 
 
 class TensorShapeField(StrictField):
-    """The shape of a tensor: a length for each axis, or a name or null where it is left to the inputs."""
+    """The shape of a tensor: for each axis its length, or a name or null where the inputs determine the length."""
 
     def json_schema(self, components: Components) -> JSONSchema:
         return {"type": ["array", "null"], "items": {"type": ["integer", "string", "null"]}}
@@ -179,7 +184,7 @@ class StoredParametersSchema(StrictSchema):
 
 
 class RefusedNodeSchema(StrictSchema):
-    """A part of a file that cannot be computed here."""
+    """A part of a file that the service cannot compute."""
 
     output = fields.String(required=True, metadata=about("of the file, which is left out"))
     node = fields.String(required=True)
@@ -188,7 +193,7 @@ class RefusedNodeSchema(StrictSchema):
 
 
 class StoredNetworkSchema(StrictSchema):
-    """A stored network, told without its numbers."""
+    """A summary of a stored network, without the values of its parameters."""
 
     id = fields.String(required=True, metadata=about("made from its content; requests name it by that"))
     format = fields.String(required=True)
@@ -206,7 +211,7 @@ class StoredNetworkSchema(StrictSchema):
 
 
 class KeptNetworkSchema(StoredNetworkSchema):
-    """A stored network, as its owner finds it."""
+    """A stored network as its owner sees it."""
 
     created = fields.DateTime(required=True, metadata=about("when it was sent first"))
     used = fields.DateTime(required=True, metadata=about("when it was used last, to the hour"))
@@ -216,7 +221,7 @@ class KeptNetworkSchema(StoredNetworkSchema):
 
 
 class ListedNetworkSchema(StrictSchema):
-    """A line of the listing."""
+    """An entry in the listing of stored networks."""
 
     id = fields.String(required=True)
     format = fields.String(required=True)
@@ -230,7 +235,7 @@ class ListedNetworkSchema(StrictSchema):
 
 
 class StoredNetworksSchema(StrictSchema):
-    """The stored networks of a key, the newest first."""
+    """A page of the stored networks of a key, the newest first."""
 
     networks = fields.List(fields.Nested(ListedNetworkSchema), required=True)
     next = fields.String(required=True, allow_none=True, metadata=about("`after` of the next page; null on the last"))

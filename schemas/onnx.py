@@ -1,4 +1,4 @@
-"""An ONNX file inside a request, in place of layers."""
+"""A field for an ONNX file inside a request, in place of layers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KEY = "onnx"
 
 
 class Base64Field(StrictField):
-    """Bytes as base64."""
+    """Bytes in base64."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> bytes:
         if not isinstance(value, str | memoryview) or not len(value):
@@ -33,7 +33,7 @@ class Base64Field(StrictField):
 
 
 class OnnxFileSchema(StrictSchema):
-    """An ONNX file, with its weights."""
+    """An ONNX file with its weights."""
 
     base64 = Base64Field(required=True, metadata={"description": "the bytes of the file"})
     outputs = NamesField(
@@ -49,12 +49,15 @@ FILE = OnnxFileSchema()
 
 
 def is_onnx(value: Mapping[str, Any]) -> bool:
-    """Whether a network is an ONNX file."""
+    """Return whether a network in a request is an ONNX file."""
     return KEY in value
 
 
 def definition_of(value: Mapping[str, Any]) -> OnnxDefinition:
-    """The definition of `{"onnx": {"base64": …}}`. Raises `ValidationError`, and `ExtraMissing` without the extra."""
+    """Return the definition of `{"onnx": {"base64": …}}`.
+
+    Raises `ValidationError`, and `ExtraMissing` without the extra.
+    """
     wrong: dict[str, Any] = {
         key: [Message("unknown key; beside 'onnx' a network has none")] for key in value if key != KEY
     }
@@ -82,7 +85,7 @@ def definition_of(value: Mapping[str, Any]) -> OnnxDefinition:
 
 
 def file_schema(components: Components) -> JSONSchema:
-    """JSON Schema of a network that is an ONNX file."""
+    """Return the JSON Schema of a network that is an ONNX file."""
 
     def make() -> JSONSchema:
         return {

@@ -23,18 +23,18 @@ FORMATS: Mapping[str, Callable[[bytes], dict[str, Array]]] = {"safetensors": loa
 LAYOUTS = ("nabla", "pytorch")
 KEYS = (*FORMATS, "layout", "names")
 EXPANSION = {"safetensors": 2, "npz": 8}
-"""Bytes that a file takes while it is read and afterwards, in multiples of its base64 text."""
+"""Memory in bytes that a file takes during and after reading, as a multiple of its base64 text."""
 
 
 class StateDict:
-    """Arrays under the names of a state_dict of PyTorch; which parameters they are, only the network tells."""
+    """Arrays under the names of a PyTorch state_dict. The network is needed to tell which parameters they are."""
 
     def __init__(self, arrays: dict[str, Array], names: Mapping[str, str]) -> None:
         self.arrays, self.names = arrays, names
 
 
 class PyTorchTree(dict[str, dict[str, Array]]):
-    """A tree of parameters that was made of a state_dict, with the module of each layer."""
+    """A tree of parameters that was made from a state_dict, with the PyTorch module of each layer."""
 
     def __init__(self, tree: Mapping[str, dict[str, Array]], modules: Mapping[str, str]) -> None:
         super().__init__(tree)
@@ -42,7 +42,7 @@ class PyTorchTree(dict[str, dict[str, Array]]):
 
 
 def resolved(parameters: Any, network: Any) -> Any:
-    """The parameters of a request as a tree, now that the network is known. Raises `ValidationError`."""
+    """Return the parameters of a request as a tree, now that the network is known. Raises `ValidationError`."""
     if not isinstance(parameters, StateDict):
         return parameters
     if not isinstance(network, NetworkDefinition):
@@ -61,7 +61,7 @@ def resolved(parameters: Any, network: Any) -> Any:
 
 
 def file_bytes(parameters: Any) -> int:
-    """Bytes that reading a file of parameters takes beyond its text."""
+    """Return the number of bytes that reading a file of parameters takes beyond its text."""
     # A dict is recognised faster than a Mapping, and nearly every request has one.
     if not isinstance(parameters, (dict, Mapping)) or not ("safetensors" in parameters or "npz" in parameters):
         return 0
@@ -77,11 +77,12 @@ class ParametersOrFileField(ParametersField):
         if ("safetensors" in value or "npz" in value) and any(isinstance(value.get(key), TEXT) for key in FORMATS):
             return _from_file(value)
         first = next(iter(value.values()), None)
-        if type(first) is not dict or "base64" in first:  # no tree, so most likely the tensors of a state_dict
+        if type(first) is not dict or "base64" in first:  # not a tree, so most likely the tensors of a state_dict
             return self._of_tensors(value, attr, data, **kwargs)
         return super()._deserialize(value, attr, data, **kwargs)
 
     def _of_tensors(self, value: Mapping[str, Any], attr: str | None, data: Any, **kwargs: Any) -> Any:
+        """Return the tensors of a request as a tree, or as a `StateDict` where they have that form."""
         if is_state_dict(value):
             arrays, errors = decode_each(value)
             if errors:
@@ -95,6 +96,7 @@ class ParametersOrFileField(ParametersField):
 
 
 def _file_schema() -> JSONSchema:
+    """Return the JSON Schema of a file of parameters in a request."""
     text = {"type": "string", "contentEncoding": "base64"}
     properties: dict[str, JSONSchema] = {
         "safetensors": text | {"description": "a safetensors file as base64"},
@@ -113,6 +115,7 @@ def _file_schema() -> JSONSchema:
 
 
 def _from_file(value: Mapping[str, Any]) -> Any:
+    """Return the tree or `StateDict` in a file of a request. Raises `ValidationError`."""
     errors: dict[str, Any] = {
         key: [Message(f"unknown key of a file of parameters{hint(key, KEYS)}", KEYS)]
         for key in value
@@ -142,7 +145,7 @@ def _from_file(value: Mapping[str, Any]) -> Any:
         message = "is not base64 (RFC 4648 with padding, no line breaks)"
         raise ValidationError({kind: [Message(message)]}) from None
     try:
-        # Names with a stroke are gradients and other parts of an answer of this service.
+        # Names with a slash are gradients and other parts of an answer of this service.
         arrays = {name: array for name, array in FORMATS[kind](content).items() if "/" not in name}
         return StateDict(arrays, names) if layout == "pytorch" else tree_of(arrays)
     except ValidationError as error:
@@ -150,7 +153,7 @@ def _from_file(value: Mapping[str, Any]) -> Any:
 
 
 def tree_of(arrays: Mapping[str, Array]) -> dict[str, dict[str, Array]]:
-    """Arrays called `layer.parameter` by layer and parameter."""
+    """Return a tree by layer and parameter name from arrays named `layer.parameter`."""
     tree: dict[str, dict[str, Array]] = {}
     for name, array in arrays.items():
         layer, dot, parameter = name.rpartition(".")

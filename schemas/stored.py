@@ -1,4 +1,4 @@
-"""Networks and parameters that a request names by an id, in place of sending them."""
+"""References to stored networks and parameters: a request names them by an id instead of sending them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from service.engine.arrays import Array
 from service.engine.network.definition import Definition
 
 ID = re.compile(r"[0-9a-f]{40}")
-"""The form of an id. Its digits are those of `service/store/content.py`; a test compares them."""
+"""The pattern of an id. The number of digits is that of `service/store/content.py`; a test compares the two."""
 TAKES = "takes the id of a stored network, 40 digits and lower-case letters a to f, as POST /v1/networks answers it"
 
 
 class StoredNetwork:
-    """A network that was found in the store. It stands in a request where its id stood."""
+    """A network that was found in the store. The object takes the place of the id in a request."""
 
     __slots__ = ("definition", "id")
 
@@ -31,7 +31,7 @@ class StoredNetwork:
 
 
 class StoredParameters:
-    """Parameters of a stored network. They stand in a request where an id stood, or nothing."""
+    """Parameters of a stored network. They take the place of an id in a request, or are added where none were sent."""
 
     __slots__ = ("id", "tree")
 
@@ -41,22 +41,28 @@ class StoredParameters:
 
 
 def by_id(value: Any) -> dict[str, str]:
-    """What stood in the request: for `orjson.dumps`, so that equal requests have equal bytes."""
+    """Return the original reference by id.
+
+    `orjson.dumps` uses this function so that equal requests have equal bytes.
+    """
     if isinstance(value, StoredNetwork | StoredParameters):
         return {"id": value.id}
     raise TypeError
 
 
 def may_name_stored(request: Mapping[str, Any]) -> bool:
-    """Whether a network or parameters may be named by an id; most requests have none, and that is told quickly."""
+    """Return whether a request may name a network or parameters by an id.
+
+    Most requests do not, and this check is fast.
+    """
     network, parameters = request.get("network"), request.get("parameters")
     return (type(network) is dict and "id" in network) or (type(parameters) is dict and "id" in parameters)
 
 
 def id_of(value: Any) -> str | None:
-    """The id that a network or parameters are named by; None where they are sent.
+    """Return the id that names a network or parameters. None: they are sent in the request.
 
-    Raises `ValidationError` for what is meant as an id and is none.
+    Raises `ValidationError` for a value that is meant as an id but is malformed.
     """
     if type(value) is not dict or "id" not in value:
         return None
@@ -67,13 +73,15 @@ def id_of(value: Any) -> str | None:
             raise ValidationError({surplus: [Message("has no use beside 'id'; what is stored does not change")]})
         return None
     if isinstance(name, Mapping | list):
-        return None  # parameters of a layer that is called id
+        return None  # a tree of parameters with a layer named `id`
     if not (isinstance(name, str) and ID.fullmatch(name)):
         raise ValidationError({"id": [Message(f"{TAKES}; got {shown(name)}")]})
     return name
 
 
 def _reference(components: Components) -> JSONSchema:
+    """Return the JSON Schema of a reference to a stored network by its id."""
+
     def make() -> JSONSchema:
         identifier = {"type": "string", "pattern": f"^{ID.pattern}$"}
         return {"description": "what POST /v1/networks stored"} | closed_object({"id": identifier}, ["id"])
@@ -82,7 +90,7 @@ def _reference(components: Components) -> JSONSchema:
 
 
 class NetworkOrIdField(NetworkField):
-    """A network definition, or the id of a stored one."""
+    """A network definition, or the id of a stored network."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Definition:
         if isinstance(value, StoredNetwork):
@@ -94,12 +102,12 @@ class NetworkOrIdField(NetworkField):
 
 
 class ParametersOrIdField(ParametersOrFileField):
-    """Tensors by layer and parameter name, a file of them, or the id of a stored network that has some."""
+    """Tensors by layer and parameter name, a file of tensors, or the id of a stored network that has parameters."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         if isinstance(value, StoredParameters):
-            # The arrays are shared with other requests, and read-only; whoever takes parameters out of a request
-            # takes them out of this copy.
+            # The arrays are shared with other requests and read-only. Code that removes parameters from a request
+            # removes them from this copy.
             return {layer: dict(arrays) for layer, arrays in value.tree.items()}
         return super()._deserialize(value, attr, data, **kwargs)
 

@@ -1,7 +1,7 @@
-"""Arrays by name as files that other programs read: safetensors, and npz of NumPy.
+"""Readers and writers of files of named arrays: safetensors, and npz of NumPy.
 
-Both hold arrays under flat names and are read without running code. What comes in is bounded before anything is
-expanded, and refused in words that name the array. What goes out is read by the libraries bit for bit.
+Both formats hold arrays under flat names and are read without running code. Sizes are checked before anything is
+expanded, and errors name the array. The libraries of the formats read the written files bit for bit.
 
 Sources: https://huggingface.co/docs/safetensors (format), https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
 """
@@ -27,23 +27,24 @@ Array = npt.NDArray[Any]
 
 MOST_ARRAYS = 4096
 LONGEST_HEADER = 2**20
-"""Bytes of the JSON before the arrays of a safetensors file; that of 4096 arrays is shorter."""
+"""Largest number of bytes of the JSON header of a safetensors file. The header of 4096 arrays is shorter."""
 LONGEST_DIRECTORY = 2**20
-"""Bytes of the list of files in an npz."""
+"""Largest number of bytes of the list of files in an npz."""
 MOST_EXPANDED = 4
-"""An npz may be compressed to no less than this part of what it holds."""
+"""Largest ratio between the expanded size of an npz and its compressed size."""
 MOST_AXES = 16
 
 READ = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1", "U8": "|u1"}
 READ |= {"U16": "<u2", "U32": "<u4"}
-"""Numbers of safetensors that are read, as NumPy calls them; BF16 beside them."""
+"""Number types of safetensors that are read, with their NumPy dtypes. BF16 is read separately."""
 WRITTEN = {"float64": "F64", "float32": "F32", "int64": "I64", "int32": "I32", "uint8": "U8"}
 KEPT = ("float64", "float32", "int64", "int32", "uint8")
-"""dtypes that stay; shorter floats become float32 and other integers int64, both without loss."""
+"""The dtypes that are kept. Shorter floats become float32 and other integers int64, both without loss."""
 METADATA = "__metadata__"
 
 
 def refusal(text: str) -> ValidationError:
+    """Return an error that gives this text as the reason for refusing a file."""
     return ValidationError([Message(text)])
 
 
@@ -51,7 +52,7 @@ def refusal(text: str) -> ValidationError:
 
 
 def load_safetensors(data: bytes | memoryview) -> dict[str, Array]:
-    """The arrays of a safetensors file, by name. Raises `ValidationError`."""
+    """Return the arrays of a safetensors file by name. Raises `ValidationError`."""
     header, body = _header_of(memoryview(data))
     arrays: dict[str, Array] = {}
     spans: list[tuple[int, int, str]] = []
@@ -76,6 +77,7 @@ def load_safetensors(data: bytes | memoryview) -> dict[str, Array]:
 
 
 def _header_of(data: memoryview) -> tuple[dict[str, Any], memoryview]:
+    """Return the JSON header of a safetensors file, and the bytes after the header. Raises `ValidationError`."""
     if len(data) < 8:
         raise refusal("is no safetensors file: it is shorter than its first number")
     (length,) = struct.unpack("<Q", data[:8])
@@ -94,6 +96,7 @@ def _header_of(data: memoryview) -> tuple[dict[str, Any], memoryview]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the pairs of a JSON object as a dict. Raises `ValueError` for a repeated name."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a name stands twice in it")
@@ -101,7 +104,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _kind_of(data: memoryview) -> str:
-    """What a file of another kind is, as a sentence; empty where it is none that people send."""
+    """Return a sentence that says which other kind of file this is. The sentence is empty for unknown kinds."""
     start = bytes(data[:8])
     if start.startswith(b"\x89HDF"):
         return "is an HDF5 file of Keras (.h5), which a server does not read; run: nabla convert model.h5"
@@ -119,6 +122,7 @@ def _kind_of(data: memoryview) -> str:
 
 
 def _tensor(name: str, entry: Any, body: memoryview) -> tuple[Array, tuple[int, int]]:
+    """Return an array of a safetensors file, and the start and end of its bytes. Raises `ValidationError`."""
     known = isinstance(entry, dict) and set(entry) == {"dtype", "shape", "data_offsets"}
     if not known:
         raise refusal(f"tensor {shown(name)} has no dtype, shape and data_offsets")
@@ -144,7 +148,7 @@ def _tensor(name: str, entry: Any, body: memoryview) -> tuple[Array, tuple[int, 
 
 
 def check_shape(name: str, shape: Any) -> None:
-    """Refuse what is no shape of an array."""
+    """Refuse a value that is no shape of an array."""
     if not isinstance(shape, list | tuple) or not all(type(n) is int and 0 <= n < 2**53 for n in shape):
         raise refusal(f"tensor {shown(name)} has shape {shown(shape)}; it takes a list of integers")
     if len(shape) > MOST_AXES or 0 in shape:
@@ -154,7 +158,7 @@ def check_shape(name: str, shape: Any) -> None:
 
 
 def checked(name: str, array: Array) -> Array:
-    """An array with a dtype that the service takes, of finite numbers."""
+    """Return an array of finite numbers with a dtype that the service takes, or refuse the array."""
     if array.dtype.name not in KEPT:
         array = array.astype(np.float32 if array.dtype.kind == "f" else np.int64)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -164,7 +168,7 @@ def checked(name: str, array: Array) -> Array:
 
 
 def dump_safetensors(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> list[bytes]:
-    """The pieces of a safetensors file. The longest numbers come first, so that all are aligned."""
+    """Return the pieces of a safetensors file. The widest numbers come first, so that all arrays are aligned."""
     ordered = sorted(arrays.items(), key=lambda item: -item[1].dtype.itemsize)
     header: dict[str, Any] = {METADATA: dict(metadata)}
     place = 0
@@ -181,6 +185,7 @@ def dump_safetensors(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -
 
 
 def _little_endian(array: Array) -> Array:
+    """Return an array in little-endian byte order."""
     return np.asarray(array, dtype=array.dtype.newbyteorder("<"))
 
 
@@ -190,12 +195,12 @@ BROKEN = (
     *(zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error, EOFError, ValueError, KeyError),
     *(NotImplementedError, RuntimeError, OverflowError, OSError, SyntaxError, TypeError, MemoryError),
 )
-"""What zipfile and NumPy raise for a file that is none."""
+"""The exceptions that zipfile and NumPy raise for a file that is not an npz."""
 END = b"PK\x05\x06"
 
 
 def load_npz(data: bytes | memoryview) -> dict[str, Array]:
-    """The arrays of an npz file, by name. Raises `ValidationError`."""
+    """Return the arrays of an npz file by name. Raises `ValidationError`."""
     whole = bytes(data)
     end = whole.rfind(END, max(0, len(whole) - 65_557))
     if end < 0 or len(whole) < end + 22:
@@ -213,6 +218,7 @@ def load_npz(data: bytes | memoryview) -> dict[str, Array]:
 
 
 def _members(archive: zipfile.ZipFile, length: int) -> dict[str, Array]:
+    """Return the arrays in an npz archive of `length` bytes by name. Raises `ValidationError`."""
     members = archive.infolist()
     names = [member.filename for member in members]
     if len(members) > MOST_ARRAYS:
@@ -248,7 +254,10 @@ def _members(archive: zipfile.ZipFile, length: int) -> dict[str, Array]:
 
 
 def _npy(name: str, content: bytes) -> Array | None:
-    """An array of a file; None for text, which answers of this service hold beside their numbers."""
+    """Return an array of an npz file.
+
+    None: the entry is a text, which answers of this service hold beside their arrays.
+    """
     stream = io.BytesIO(content)
     version = np.lib.format.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
@@ -268,9 +277,9 @@ def _npy(name: str, content: bytes) -> Array | None:
 
 
 def dump_npz(arrays: Mapping[str, Array], texts: Mapping[str, str]) -> list[bytes]:
-    """The pieces of an npz file, uncompressed and without a date: the same arrays give the same bytes.
+    """Return the pieces of an npz file, uncompressed and without a date, so that equal arrays give equal bytes.
 
-    Texts are arrays of one string.
+    Texts are stored as arrays of one string.
     """
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:

@@ -1,9 +1,10 @@
-"""Send corrupted models and files of arrays, and see that each is answered at once and without a fault of the service.
+"""Send corrupted models and files of arrays to the service, and check that it answers each fast and without failing.
 
     python scripts/fuzz_models.py [count]
 
-Documents of Keras are cut, their values exchanged, their layers repeated; files have bytes changed, cut and added.
-Every answer has to be 200 or a problem of the 400s, within a second and within a bound of memory. Prints the slowest.
+Keras documents are cut, and their values and layers are exchanged or repeated. Files have bytes changed, removed and
+inserted. Each answer must be 200 or a problem with a 4xx status, within a second and a limit of memory. The script
+prints the slowest answers.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ SECONDS, MEBIBYTES = 1.0, 512
 
 
 def places(value: Any) -> list[tuple[Any, Any]]:
-    """Every container within a value, with each of its keys."""
+    """Return every container within a value, once with each of its keys."""
     found, waiting = [], [value]
     while waiting:
         item = waiting.pop()
@@ -72,7 +73,7 @@ def places(value: Any) -> list[tuple[Any, Any]]:
 
 
 def corrupted(document: Any, rng: random.Random) -> Any:
-    """A document with a few values exchanged, taken out or repeated."""
+    """Return a copy of a document with a few values exchanged, removed or repeated."""
     document = copy.deepcopy(document)
     for _ in range(rng.choice((1, 1, 2, 4, 16))):
         there = places(document)
@@ -95,7 +96,7 @@ def corrupted(document: Any, rng: random.Random) -> Any:
 
 
 def broken(content: bytes, rng: random.Random) -> bytes:
-    """A file with some bytes changed, cut out or put in."""
+    """Return a file with some bytes changed, removed or inserted."""
     data = bytearray(content)
     for _ in range(rng.choice((1, 1, 2, 5, 20))):
         place = rng.randrange(len(data) or 1)
@@ -113,7 +114,7 @@ def broken(content: bytes, rng: random.Random) -> bytes:
 
 
 def requests(count: int, seed: int = 0) -> list[Callable[[], tuple[str, Any]]]:
-    """Functions that make a kind and a body, `count` of each kind."""
+    """Return functions that each make the kind and the body of a request, `count` of each kind."""
     rng = random.Random(seed)
     network = {"layers": [{"type": "dense", "units": 2}, {"type": "dense", "units": 1}]}
     arrays = {
@@ -130,6 +131,7 @@ def requests(count: int, seed: int = 0) -> list[Callable[[], tuple[str, Any]]]:
     np.savez_compressed(squeezed, **arrays)
 
     def document() -> tuple[str, Any]:
+        """Return the kind and body of a request with a corrupted Keras document."""
         record = rng.choice(MODELS)
         found = corrupted(record["document"], rng)
         inputs = record["inputs"] if len(record["inputs"]) > 1 else next(iter(record["inputs"].values()))
@@ -137,6 +139,8 @@ def requests(count: int, seed: int = 0) -> list[Callable[[], tuple[str, Any]]]:
         return "keras", {"network": json.dumps(found) if as_text else found, "inputs": inputs}
 
     def file(kind: str, content: bytes, layout: str) -> Callable[[], tuple[str, Any]]:
+        """Return a function that makes the kind and body of a request with a corrupted file of arrays."""
+
         def make() -> tuple[str, Any]:
             text = base64.b64encode(broken(content, rng)).decode()
             return kind, {"network": network, "inputs": [[1, 2, 3]], "parameters": {kind: text, "layout": layout}}

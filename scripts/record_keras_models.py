@@ -1,13 +1,14 @@
-"""Record what Keras computes for small models of many kinds, for tests/schemas/test_keras_models.py.
+"""Record the results of Keras for small models of many kinds, for tests/schemas/test_keras_models.py.
 
     KERAS_BACKEND=jax JAX_ENABLE_X64=1 python scripts/record_keras_models.py
 
-Needs the extra `oracle`. Each model is written as `to_json()` writes it, with random weights under the names of this
-service, inputs, targets, outputs, the mean squared error with penalties, and its gradients by JAX; in training too
-where nothing is random, with the new averages. A few are written as files for `nabla convert`.
+Needs the extra `oracle`. Each record has the model from `to_json()`, random weights under the names of this service,
+inputs, targets, outputs, the mean squared error with penalties, and its gradients by JAX. Where nothing is random, the
+results in training and the new running averages are recorded too. A few models are also saved as files for `nabla
+convert`.
 
-Keras multiplies float64 in float32 on every backend but TensorFlow; the table that says so is emptied here. The fused
-attention of JAX computes in float32 too; a dropout that is never active keeps Keras from using it.
+Keras multiplies float64 in float32 on every backend but TensorFlow, so the script empties the Keras table that requests
+this. The fused attention of JAX computes in float32 too; a dropout that is never active keeps Keras from using it.
 """
 
 from __future__ import annotations
@@ -39,15 +40,16 @@ from schemas.keras import read, stored  # noqa: E402
 TARGET = ROOT / "tests" / "data" / "keras"
 LARGEST_FILE = 400_000
 FILES = ("siamese", "bidirectional", "mobile")
-"""Models that are written as files too."""
+"""Models that are also saved as files."""
 NEVER = 1e-9
-"""A dropout that changes nothing without training, and keeps Keras from computing attention in float32."""
+"""A dropout rate that has no effect without training, but keeps Keras from computing attention in float32."""
 RANDOM = (L.Dropout, L.GaussianNoise, L.AlphaDropout, L.GaussianDropout, L.SpatialDropout3D, L.MultiHeadAttention)
 
 MODELS: dict[str, Callable[[], Any]] = {}
 
 
 def model(function: Callable[[], Any]) -> Callable[[], Any]:
+    """Register a function that makes a model to record, under the name of the function."""
     MODELS[function.__name__] = function
     return function
 
@@ -371,11 +373,12 @@ def adapted() -> Any:
 
 
 def is_adapted(variable: Any) -> bool:
-    """Whether a variable belongs to a layer Normalization: its statistics count from when they are made."""
+    """Return whether a variable belongs to a layer Normalization, whose statistics apply from their creation on."""
     return "normalization" in variable.path.split("/")[-2] and variable.name in ("mean", "variance", "count")
 
 
 def fill(made: Any, rng: np.random.Generator) -> None:
+    """Fill the variables of a model with random values, except those of an adapted Normalization."""
     for variable in made.variables:
         if "seed" not in variable.name and not is_adapted(variable):
             values = np.round(rng.standard_normal(variable.shape) * 32.0) / 64.0
@@ -383,7 +386,7 @@ def fill(made: Any, rng: np.random.Generator) -> None:
 
 
 def owned(made: Any, network: Any, values: dict[int, np.ndarray]) -> dict[str, dict[str, Any]]:
-    """Arrays by layer and parameter as this service calls them, found by walking the layers of Keras."""
+    """Return the arrays by layer and parameter name of this service, found by walking the layers of Keras."""
     tree: dict[str, dict[str, Any]] = {}
     for layer, place in zip(network.network["layers"], network.places, strict=True):
         for array in stored(place.entry) if place.first else ():
@@ -400,6 +403,7 @@ def owned(made: Any, network: Any, values: dict[int, np.ndarray]) -> dict[str, d
 
 
 def record(name: str) -> dict[str, Any]:
+    """Return the record of the model with this name."""
     keras.utils.clear_session()
     keras.utils.set_random_seed(1)
     made, rng = MODELS[name](), np.random.default_rng([5, list(MODELS).index(name)])
@@ -434,6 +438,7 @@ def record(name: str) -> dict[str, Any]:
 
 
 def run(made: Any, network: Any, given: Any, targets: list[np.ndarray], training: bool) -> dict[str, Any]:
+    """Return the loss, outputs and gradients of a model, and its new averages in training."""
     trained, others = list(made.trainable_variables), list(made.non_trainable_variables)
 
     def loss_of(values: list[Any]) -> Any:

@@ -1,10 +1,10 @@
-"""Record modules of PyTorch with their state_dict, for tests/api/test_pytorch_layout.py.
+"""Record PyTorch modules with their state_dict, for tests/api/test_pytorch_layout.py.
 
     OPENBLAS_NUM_THREADS=1 python scripts/record_pytorch_state_dicts.py
 
-Needs the extra `oracle`. For each module: the network that computes the same here, its layers called as the modules;
-the state_dict, inputs and targets; outputs, the mean squared error and its gradients under the names of the
-state_dict; and the state_dict after one step of SGD, with what running statistics are then.
+Needs the extra `oracle`. Each record has the equivalent network of this service, whose layers have the names of the
+modules; the state_dict, inputs and targets; the outputs, the mean squared error and its gradients under the names of
+the state_dict; and the state_dict after one step of SGD, including the running statistics.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FIRST = {"data_format": "channels_first"}
 
 
 class Last(nn.Module):
-    """What a recurrent module or attention puts out, without its states or weights."""
+    """A recurrent or attention module that returns only the main output, without states or weights."""
 
     def __init__(self, inner: nn.Module, *, queries: int = 1) -> None:
         super().__init__()
@@ -35,15 +35,17 @@ class Last(nn.Module):
 
 
 def layer(kind: str, name: str, **options: Any) -> dict[str, Any]:
+    """Return a layer in the form of requests."""
     return {"type": kind, "name": name, **options}
 
 
 def attention(**options: Any) -> nn.Module:
+    """Return a PyTorch self-attention module that returns only the main output."""
     return Last(nn.MultiheadAttention(4, 2, batch_first=True, **options), queries=3)
 
 
 class Encoder(nn.Module):
-    """A block of a transformer, of named modules."""
+    """A transformer block with named modules."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -199,6 +201,7 @@ CASES: dict[str, Case] = {
 
 
 def record(title: str, case: Case, seed: int) -> dict[str, Any]:
+    """Return the record of one module, filled with random values."""
     make, layers, shape = case
     torch.manual_seed(seed)
     module = make().to(torch.float64)

@@ -1,7 +1,7 @@
-"""`nabla convert`: models of Keras on the user's own machine, as JSON and safetensors that the service takes.
+"""The command `nabla convert`: converts Keras models on the user's own machine to JSON and safetensors for the service.
 
-A `.keras` file is a zip of JSON and HDF5. HDF5 is read by h5py here and never by a server: corrupted files can make it
-hang. No code of a model is run, and nothing is unpickled.
+A `.keras` file is a zip of JSON and HDF5. Only this command reads HDF5 (with h5py), and a server never does, because
+corrupted files can make h5py hang. No code of a model is run, and nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ LARGEST_DOCUMENT = 256 * 2**20
 
 
 class NotConvertible(Exception):
-    """A file that cannot be converted; the text says why and what to do."""
+    """The error of a file that cannot be converted. The text gives the reason and what the user can do."""
 
 
 def convert(source: Path, document: Path | None, target: Path) -> list[str]:
-    """Write `<target>.json`, the network, and `<target>.safetensors`, its parameters; gives a line for each.
+    """Write the network to `<target>.json` and its parameters to `<target>.safetensors`. Return a text line for each.
 
-    `document` is a file with `model.to_json()` for a source that holds weights alone.
+    `document` is a file with the text of `model.to_json()`, for a source that holds only weights.
 
     Raises `NotConvertible`.
     """
@@ -54,7 +54,10 @@ def convert(source: Path, document: Path | None, target: Path) -> list[str]:
 
 
 def _contents(source: Path, document: Path | None) -> tuple[str, Any]:
-    """The JSON of a model, and its weights as an open HDF5 file; None where there are none."""
+    """Return the JSON of a model, and its weights as an open HDF5 file.
+
+    The weights are None where the source has none.
+    """
     if not source.is_file():
         raise NotConvertible(f"there is no file {source}")
     name = source.name.lower()
@@ -86,6 +89,7 @@ def _contents(source: Path, document: Path | None) -> tuple[str, Any]:
 
 
 def _from_keras(source: Path) -> tuple[str, Any]:
+    """Return the JSON of the model in a `.keras` file and its weights as an HDF5 file. Raises `NotConvertible`."""
     try:
         with zipfile.ZipFile(source) as archive:
             sizes = {member.filename: member.file_size for member in archive.infolist()}
@@ -99,6 +103,7 @@ def _from_keras(source: Path) -> tuple[str, Any]:
 
 
 def _h5py() -> Any:
+    """Return the module h5py. Raises `NotConvertible` where the module is not installed."""
     try:
         import h5py
     except ImportError:
@@ -107,7 +112,7 @@ def _h5py() -> Any:
 
 
 def _parameters(found: Read, weights: Any) -> dict[str, Array]:
-    """The parameters of all layers, by `layer.parameter`."""
+    """Return the parameters of all layers as arrays named `layer.parameter`."""
     take = _from_legacy if "model_weights" in weights or "layer_names" in weights.attrs else _from_groups
     arrays: dict[str, Array] = {}
     owners: dict[str, str] = {}
@@ -116,7 +121,7 @@ def _parameters(found: Read, weights: Any) -> dict[str, Array]:
             continue
         for stands, parameter, array in take(weights, place):
             owner = owners.setdefault(stands, layer["name"])
-            if owner != layer["name"]:  # a layer in two models is stored once: the JSON of the model does not say so
+            if owner != layer["name"]:  # the file stores a layer of two models once, which the JSON does not show
                 layer["shares"] = owner
                 continue
             arrays[f"{owner}.{parameter}"] = np.asarray(array)
@@ -126,13 +131,13 @@ def _parameters(found: Read, weights: Any) -> dict[str, Array]:
     return arrays
 
 
-# --- HDF5 as Keras 3 writes it --------------------------------------------------------------------
+# --- HDF5 files of Keras 3 -------------------------------------------------------------------------
 
 
 def _from_groups(weights: Any, place: Place) -> Iterator[tuple[str, str, Any]]:
-    """Where an array stands, its parameter, and the array.
+    """Yield the arrays of a layer from a Keras 3 file, each as its place in the file, its parameter and its values.
 
-    Groups are called by their class and a number; the name of the layer is an attribute of its arrays.
+    Groups are named after the class of the layer and a number. The layer name is an attribute of the group `vars`.
     """
     wanted = list(stored(place.entry))
     if not wanted:
@@ -150,7 +155,10 @@ def _from_groups(weights: Any, place: Place) -> Iterator[tuple[str, str, Any]]:
 
 
 def _anywhere(group: Any, name: str) -> Any:
-    """The group of a layer of this name in any model of the file: one that two models hold is stored in the first."""
+    """Return the group of the layer with this name in any model of the file.
+
+    A layer of two models is stored in the first.
+    """
     for one in group.get("layers", {}).values():
         found = _named(group, name) or _anywhere(one, name)
         if found is not None:
@@ -159,7 +167,7 @@ def _anywhere(group: Any, name: str) -> Any:
 
 
 def _named(group: Any, name: str) -> Any:
-    """The group of a layer within that of a model; None where there is none."""
+    """Return the group of the layer with this name within the group of a model. None: there is no such layer."""
     groups = group.get("layers", {})
     for one in groups.values():
         own = one["vars"].attrs.get("name") if "vars" in one else None
@@ -169,17 +177,21 @@ def _named(group: Any, name: str) -> Any:
 
 
 def _clean(name: str) -> str:
+    """Return a name with characters that this service forbids replaced by underscores."""
     return re.sub(r'[\[\]/\\"\x00-\x1f]', "_", name)
 
 
-# --- HDF5 as Keras 2 writes it --------------------------------------------------------------------
+# --- HDF5 files of Keras 2 -------------------------------------------------------------------------
 
 PARTS_OF_NAMES = {"cell": "_cell", "layer": "", "query_dense": "query", "key_dense": "key", "value_dense": "value"}
 PARTS_OF_NAMES |= {"output_dense": "attention_output", "forward_layer": "forward_", "backward_layer": "backward_"}
 
 
 def _from_legacy(weights: Any, place: Place) -> Iterator[tuple[str, str, Any]]:
-    """As `_from_groups`: a group for each layer of the model; the names of its arrays end in that of the variable."""
+    """Yield the arrays of a layer from a Keras 2 file, in the form that `_from_groups` yields.
+
+    Each layer of the outer model has one group, and the names of its arrays end in the name of the variable.
+    """
     wanted = list(stored(place.entry))
     if not wanted:
         return
@@ -200,7 +212,10 @@ def _from_legacy(weights: Any, place: Place) -> Iterator[tuple[str, str, Any]]:
 
 
 def _variable(parameter: str, entry: Mapping[str, Any]) -> str:
-    """What Keras calls a parameter: without the part of the layer, which is in the path."""
+    """Return the Keras name of a parameter, without the prefix of a part of the layer.
+
+    The part is in the path instead.
+    """
     for part in ("forward_", "backward_", "query_", "key_", "value_", "attention_output_"):
         if parameter.startswith(part):
             return parameter.removeprefix(part)
@@ -208,6 +223,7 @@ def _variable(parameter: str, entry: Mapping[str, Any]) -> str:
 
 
 def _fits(name: str, variable: str, parts: Sequence[str]) -> bool:
+    """Return whether the path of an array ends in a variable and contains the given parts of the layer."""
     path = name.split(":")[0].split("/")
     own = "depthwise_kernel" if variable == "kernel" and path[-1] == "depthwise_kernel" else variable
     needed: Iterable[str] = (PARTS_OF_NAMES[part] for part in parts if PARTS_OF_NAMES.get(part))

@@ -1,4 +1,4 @@
-"""Bodies of several parts (RFC 7578, multipart/form-data), as forms and `curl -F` send them."""
+"""A parser of multipart bodies (RFC 7578, multipart/form-data), as forms and `curl -F` send them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from service.problems import Problem
 
 MOST_PARTS = 8
 LONGEST_HEAD = 8 * 1024
-"""Bytes of the headers of a part."""
+"""Largest number of bytes of the headers of a part."""
 LONGEST_BOUNDARY = 200
-"""RFC 2046 allows 70, which not all programs keep to."""
+"""Largest number of characters of a boundary. RFC 2046 allows 70, but some programs send more."""
 
 
 def parts_of(body: bytes, environ: Mapping[str, Any]) -> dict[str, bytes]:
-    """The parts of a body by their names. Raises `Problem` 400, also for a name that stands twice.
+    """Return the contents of the parts of a body by the names of the parts.
 
-    The body is looked through once for each part, whatever is in it.
+    The body is scanned once for each part, whatever it contains. Raises `Problem` 400, also for a repeated name.
     """
     boundary = parse_options_header(environ.get("CONTENT_TYPE", ""))[1].get("boundary", "")
     if not 0 < len(boundary) <= LONGEST_BOUNDARY or not boundary.isascii():
@@ -49,8 +49,8 @@ def parts_of(body: bytes, environ: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def _part(body: bytes, start: int, end: int) -> tuple[str, bytes]:
-    """The name and the content of the part that lies between two places."""
-    # Of a part without content, the line break after the headers may be the one before the boundary.
+    """Return the name and the content of the part between two positions of a body."""
+    # In a part without content, the line break after the headers may also be the one before the boundary.
     blank = body.find(b"\r\n\r\n", start, min(end + 2, start + LONGEST_HEAD))
     if blank < 0:
         raise _malformed("a part has no headers, or too long ones")
@@ -64,4 +64,5 @@ def _part(body: bytes, start: int, end: int) -> tuple[str, bytes]:
 
 
 def _malformed(why: str) -> Problem:
+    """Return the problem 400 for a body that is not valid multipart/form-data."""
     return Problem("malformed-body", f"The body is no multipart/form-data: {why}.")

@@ -1,29 +1,29 @@
-"""Why the store does not do what it was asked. The HTTP layer makes a problem document of each."""
+"""Errors of the store. The HTTP layer turns each of them into a problem document."""
 
 from __future__ import annotations
 
 
 class StoreError(Exception):
-    """The store does not do what it was asked. The text is for callers: it names no path and no address."""
+    """A failed operation of the store. The text is shown to callers, so it names no path and no address."""
 
 
 class NoStore(StoreError):
-    """This server has no place to store anything. Waiting does not help."""
+    """The error of a server that has no place to store anything. Waiting does not help."""
 
 
 class StoreUnavailable(StoreError):
-    """The database cannot be reached, is busy, or is damaged. It may be back later."""
+    """The error of a database that cannot be reached, is busy, or is damaged. The database may be back later."""
 
 
 class StoreFull(StoreError):
-    """There is no room left: the disk is full, or all that the server stores has reached its limit."""
+    """The error of a full store: the disk is full, or the data of all owners together has reached its limit."""
 
 
 class QuotaExceeded(StoreError):
-    """The owner stores as much as one may."""
+    """The error of an owner who has reached a limit of the store."""
 
     def __init__(self, name: str, asked: int, allowed: int) -> None:
-        """`name` is that of the limit, as `GET /v1` shows it."""
+        """Name the limit that was reached. `name` is the name that `GET /v1` shows for the limit."""
         super().__init__(name)
         self.name = name
         self.asked = asked

@@ -1,7 +1,7 @@
-"""Calls of layers: which tensors a layer was called with, and which arguments beside them.
+"""A parser for calls of layers: the tensors that a layer was called with, and the other arguments.
 
-Keras 3 writes each call as `{"args": […], "kwargs": {…}}` with tensors as objects that name the layer, the call and
-the output they come from; Keras 2 as a list of `[layer, call, output, kwargs]`.
+Keras 3 writes each call as `{"args": […], "kwargs": {…}}`, in which a tensor is an object that names the layer, the
+call and the output that the tensor comes from. Keras 2 writes a list of `[layer, call, output, kwargs]`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from schemas.keras.refusals import KerasRefusal
 
 
 class Tensor(NamedTuple):
-    """A tensor of a model, by where it comes from."""
+    """A reference to a tensor of a model by the layer, the call and the output that the tensor comes from."""
 
     layer: str
     call: int
@@ -25,20 +25,20 @@ class Call(NamedTuple):
     """A call of a layer."""
 
     tensors: tuple[Tensor, ...]
-    """Everything that is no constant, in the order of the arguments."""
+    """The tensors among all arguments, in the order of the arguments."""
     constants: tuple[float, ...]
-    """Numbers among the positional arguments."""
+    """The numbers among the positional arguments, and the number `x1` or `x2` of an operation."""
     first_is_constant: bool
     options: Mapping[str, Any]
-    """Arguments by name that are no tensors."""
+    """The named arguments that are not tensors."""
 
 
 INPUTS = ("inputs", "sequences", "query", "value", "key", "initial_state", "x1", "x2", "x")
-"""Names of arguments that are tensors, in the order in which layers take them."""
+"""The names of arguments that may be tensors, in the order in which layers take them."""
 
 
 def tensor_of(value: Any) -> Tensor:
-    """The tensor that a triple [layer, call, output] names."""
+    """Return the tensor that a triple [layer, call, output] names."""
     if (
         isinstance(value, list)
         and len(value) >= 3
@@ -52,7 +52,7 @@ def tensor_of(value: Any) -> Tensor:
 
 
 def tensors_of(value: Any) -> list[Tensor]:
-    """The inputs or outputs of a model: a triple, or lists or an object of them."""
+    """Return the inputs or outputs of a model from a triple, or from lists or an object of triples."""
     if isinstance(value, list) and value and isinstance(value[0], str):
         return [tensor_of(value)]
     if isinstance(value, Mapping):
@@ -63,19 +63,20 @@ def tensors_of(value: Any) -> list[Tensor]:
 
 
 def calls_of(value: Any) -> list[Call]:
-    """The calls of a layer, from its `inbound_nodes`."""
+    """Return the calls of a layer from its `inbound_nodes`."""
     if not isinstance(value, list):
         raise KerasRefusal(f"inbound_nodes is {shown(value)}; it takes a list")
     return [_call(node) for node in value]
 
 
 def _call(node: Any) -> Call:
+    """Return the call that a node of `inbound_nodes` describes, in the form of Keras 2 or Keras 3."""
     if isinstance(node, Mapping):
         return _made(node.get("args", []), node.get("kwargs", {}))
     if not isinstance(node, list):
         raise KerasRefusal(f"a call is {shown(node)}")
     if node and isinstance(node[0], str):
-        node = [node]  # of one tensor, Keras 2 leaves the list out
+        node = [node]  # for a single tensor, Keras 2 omits the outer list
     named = node[0][3] if node and isinstance(node[0], list) and len(node[0]) > 3 else {}
     return _made(
         [_old(item) for item in node], {k: _old(v) for k, v in named.items()} if isinstance(named, dict) else {}
@@ -83,7 +84,7 @@ def _call(node: Any) -> Call:
 
 
 def _old(value: Any) -> Any:
-    """An argument of Keras 2 as Keras 3 writes it."""
+    """Return an argument of Keras 2 in the form of Keras 3."""
     if isinstance(value, list) and value and isinstance(value[0], str):
         if value[0] == "_CONSTANT_VALUE" and len(value) > 2:
             return value[2]
@@ -93,6 +94,7 @@ def _old(value: Any) -> Any:
 
 
 def _made(args: Any, kwargs: Any) -> Call:
+    """Return the call with these arguments, in the form of Keras 3, sorted into tensors, numbers and options."""
     if not isinstance(args, list) or not isinstance(kwargs, Mapping):
         raise KerasRefusal(f"a call has args {shown(args)} and kwargs {shown(kwargs)}; they take a list and an object")
     flat = [item for each in args for item in _flat(each)]
@@ -120,7 +122,7 @@ def _made(args: Any, kwargs: Any) -> Call:
 
 
 def _flat(value: Any) -> Iterator[Any]:
-    """Tensors and constants within lists and tuples, in their order."""
+    """Yield the tensors and constants within lists and tuples, in their order."""
     if isinstance(value, Mapping):
         kind, config = value.get("class_name"), value.get("config")
         if kind == "__keras_tensor__" and isinstance(config, Mapping):

@@ -1,4 +1,4 @@
-"""Operations of `keras.ops` in functional models: `x + y`, `2.0 * x`, `keras.ops.relu(x)`."""
+"""Operations of `keras.ops` in functional models, such as `x + y`, `2.0 * x` and `keras.ops.relu(x)`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from schemas.keras.values import ACTIVATION_LAYERS, ACTIVATIONS, Choice
 OF_TWO: Mapping[str, str] = MappingProxyType(
     {"Add": "add", "Subtract": "subtract", "Multiply": "multiply", "Maximum": "maximum", "Minimum": "minimum"}
 )
-"""Operations of two tensors, and the layer types that they are here."""
+"""Operations of two tensors, each with the layer type of this service."""
 OF_A_NUMBER: Mapping[str, Callable[[float, bool], Mapping[str, float]]] = MappingProxyType(
     {
         "Add": lambda number, first: {"offset": number},
@@ -24,19 +24,23 @@ OF_A_NUMBER: Mapping[str, Callable[[float, bool], Mapping[str, float]]] = Mappin
         "Divide": lambda number, first: _inverse(number, first),
     }
 )
-"""Operations of a tensor and a number; `first`: the number comes before the tensor."""
+"""Operations of a tensor and a number, each with a function that returns rescaling options.
+
+`first`: the number comes first.
+"""
 
 
 def _inverse(number: float, first: bool) -> Mapping[str, float]:
+    """Return the rescaling options that divide a tensor by a number. Refuse other quotients."""
     if first or number == 0.0:
         raise KerasRefusal("a quotient is not here but of a tensor by a number other than 0")
     return {"scale": 1.0 / number}
 
 
 def is_operation(value: Mapping[str, Any], call: Call) -> bool:
-    """Return whether an entry of a functional model is an operation of `keras.ops`, and no layer."""
+    """Return whether an entry of a functional model is an operation of `keras.ops` and not a layer."""
     module = value.get("module")
-    if module is None:  # in an .h5 file of Keras 3, which does not say
+    if module is None:  # an .h5 file of Keras 3 does not name the module
         name = class_of(value)
         return bool(call.constants) or (
             name not in (*ROWS, *ACTIVATION_LAYERS) and (name in OF_A_NUMBER or _as_activation(name) is not None)
@@ -45,12 +49,12 @@ def is_operation(value: Mapping[str, Any], call: Call) -> bool:
 
 
 def _as_activation(name: str) -> Choice | None:
-    """The activation that an operation such as LogSoftmax is."""
+    """Return the activation that an operation such as LogSoftmax computes. None: the operation is no activation."""
     return ACTIVATIONS.get("".join(f"_{c.lower()}" if c.isupper() and k else c.lower() for k, c in enumerate(name)))
 
 
 def describe_operation(value: Mapping[str, Any], call: Call) -> Described:
-    """The layer that an operation is here. Raises `KerasRefusal`."""
+    """Return the layer type and options that compute an operation. Raises `KerasRefusal`."""
     name = class_of(value)
     count, numbers = len(call.tensors), call.constants
     if name in OF_TWO and count == 2 and not numbers:

@@ -1,8 +1,8 @@
-"""From a model as Keras writes it to a network as requests describe it: which layers there are and what each takes.
+"""The translation of a Keras model into a network in the form of requests.
 
-Layers of nested models come out side by side, `encoder.dense` for the layer `dense` of the model `encoder`. A layer
-that is called again is a layer `dense:2` that shares the parameters of the first. The order of the document stays, so
-nothing is resolved twice and the work is linear in what comes out, which is bounded.
+Layers of nested models are put side by side: `encoder.dense` is the layer `dense` of the model `encoder`. A layer that
+is called again becomes a layer `dense:2` that shares the parameters of the first. The order of the document is kept, so
+no name is resolved twice and the work is linear in the size of the result, which is bounded.
 """
 
 from __future__ import annotations
@@ -25,36 +25,36 @@ from service.engine.network.layers import layers
 MODELS = ("Sequential", "Functional", "Model")
 MOST_LAYERS = 4096
 MOST_LEVELS = 12
-"""Models within models. Nobody nests as deep, and a document could else double its layers at each level."""
+"""Largest depth of nested models. Without this limit a document could double its layers at each level."""
 RANDOM = ("dropout", "spatial_dropout", "gaussian_dropout", "alpha_dropout", "gaussian_noise")
 
 
 class Place(NamedTuple):
-    """Where a layer comes from."""
+    """The origin of a layer in the document."""
 
     path: Path
-    """In the document; empty in a string of it."""
+    """Path of the layer in the document. Empty where the document is a string."""
     words: str
-    """How errors call the layer, such as `layer 'conv' (Conv2D)`."""
+    """Name of the layer in errors, such as `layer 'conv' (Conv2D)`."""
     parts: tuple[str, ...]
-    """Names of the models around the layer, and its own."""
+    """Names of the models around the layer, followed by its own name."""
     first: bool
-    """Whether the parameters are its own."""
+    """Whether the layer owns its parameters instead of sharing those of another layer."""
     entry: Mapping[str, Any]
-    """The layer in the document."""
+    """The JSON of the layer in the document."""
 
 
 class Read(NamedTuple):
-    """A document of Keras, read."""
+    """A Keras document translated into a network."""
 
     network: dict[str, Any]
-    """As a request describes it."""
+    """The network in the form of requests."""
     places: tuple[Place, ...]
-    """For each layer of the network."""
+    """The origin of each layer of the network."""
 
 
 class Unreadable(Exception):
-    """A document that cannot be read: what is wrong with it, by place."""
+    """The error of a document that cannot be read, with a list of faults, each with its path."""
 
     def __init__(self, faults: list[tuple[Path, str]]) -> None:
         super().__init__(faults[0][1])
@@ -62,7 +62,7 @@ class Unreadable(Exception):
 
 
 def is_document(value: Any) -> bool:
-    """Return whether a value is a model of Keras: an object of a class, or a string of one."""
+    """Return whether a value is a Keras model: an object with a class, or a string that holds one."""
     if isinstance(value, str):
         beginning = value[:400].lstrip()
         return beginning.startswith("{") and '"class_name"' in beginning
@@ -75,15 +75,15 @@ def is_document(value: Any) -> bool:
 
 
 def network_of(document: Any) -> dict[str, Any]:
-    """The network that a document describes, as requests write it. Raises `Unreadable`."""
+    """Return the network that a document describes, in the form of requests. Raises `Unreadable`."""
     return read(document).network
 
 
 def read(document: Any) -> Read:
-    """The network that a document describes, and where its layers come from.
+    """Return the network that a document describes, with the origin of each layer.
 
-    `document` is the object that `model.to_json()` holds, or that string. Raises `Unreadable` with everything that is
-    wrong, each fault with the layer and the reason.
+    `document` is the object that `model.to_json()` holds, or that string. Raises `Unreadable` with all faults of the
+    document, each with the layer and the reason.
     """
     if isinstance(document, str):
         found = _parsed(document)
@@ -111,6 +111,7 @@ def read(document: Any) -> Read:
 
 
 def _parsed(text: str) -> Any:
+    """Return the model that a JSON text holds. Raises `Unreadable`."""
     try:
         found = orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -121,7 +122,7 @@ def _parsed(text: str) -> Any:
 
 
 def _plainly(value: Any, depth: int = 0) -> Any:
-    """A document without NumPy arrays, which large bodies have where numbers stand in rows."""
+    """Return a document with lists in place of NumPy arrays, which the parser of large bodies makes of numbers."""
     if depth > 100:
         raise KerasRefusal("the document is nested too deep")
     if isinstance(value, np.ndarray):
@@ -132,34 +133,36 @@ def _plainly(value: Any, depth: int = 0) -> Any:
 
 
 class _Model(NamedTuple):
-    """A model within the document, while it is read."""
+    """A model within the document while it is being read."""
 
     config: Mapping[str, Any]
     path: Path
     prefix: str
-    """Before the names of its layers."""
+    """Prefix of the names of its layers."""
     owner: str
-    """The prefix of its first call; its layers share the parameters of those."""
+    """Prefix of the layers of its first call. Layers of later calls share the parameters of those layers."""
     parts: tuple[str, ...]
     still: bool
-    """Whether it was called with training=False."""
+    """Whether the model was called with training=False."""
     level: int
 
 
 class _Reader:
+    """A reader of one document, which collects the layers, their origins and all faults."""
+
     def __init__(self, document: Any) -> None:
         self.document = document
         self.layers: list[dict[str, Any]] = []
         self.places: list[Place] = []
         self.faults: list[tuple[Path, str]] = []
         self.inputs: dict[str, list[int]] = {}
-        """Names of the inputs, and the shape of one sample where it is known."""
+        """Names of the inputs, each with the shape of one sample. The shape is empty where it is not known."""
         self.shape: list[int] = []
         """The shape of one sample, where the only input has no name."""
         self.old = False
 
     def whole(self) -> list[str]:
-        """Read the document; gives the names of its outputs."""
+        """Read the whole document and return the names of its outputs."""
         document = self.document = _plainly(self.document)
         version = document.get("keras_version")
         self.old = isinstance(version, str) and version.startswith(("1.", "2."))
@@ -174,10 +177,11 @@ class _Reader:
         return self.functional(model, [_clean(t.layer) for t in tensors_of(model.config["input_layers"])])
 
     def at(self, model: _Model, position: int, entry: Mapping[str, Any]) -> _At:
+        """Return the context manager that records refusals as faults of this layer of a model."""
         return _At(self.faults, (*model.path, "layers", position), _words(entry, model.parts))
 
     def first_input(self, document: Mapping[str, Any]) -> str:
-        """The name of the input of a sequential model."""
+        """Return the name of the input of a sequential model, and record the shape of the input."""
         listed = document["config"]["layers"]
         first = listed[0] if listed and isinstance(listed[0], Mapping) else {}
         if class_of(first) == "InputLayer":
@@ -197,6 +201,7 @@ class _Reader:
         return "input"
 
     def sequential(self, model: _Model, inputs: list[str]) -> list[str]:
+        """Read a sequential model that is called on one input, and return the name of its output in a list."""
         if len(inputs) != 1:
             raise KerasRefusal(f"a sequential model takes one input, got {len(inputs)}")
         for position, entry in _listed(model):
@@ -208,7 +213,7 @@ class _Reader:
         return inputs
 
     def functional(self, model: _Model, inputs: list[str]) -> list[str]:
-        """Read a functional model on inputs of these names; gives the names of its outputs."""
+        """Read a functional model that is called on the given inputs, and return the names of its outputs."""
         given = [tensor.layer for tensor in tensors_of(model.config.get("input_layers"))]
         if len(given) != len(inputs):
             raise KerasRefusal(f"the model {model.prefix.rstrip('.')!r} takes {len(given)} inputs, got {len(inputs)}")
@@ -218,6 +223,7 @@ class _Reader:
             raise KerasRefusal("two layers of a model have one name")
 
         def resolve(tensor: Tensor, from_output: bool = False) -> str:
+            """Return the name of the layer or input that a tensor comes from. Raises `KerasRefusal`."""
             if tensor.layer in known:
                 return known[tensor.layer]
             if tensor.layer not in entries:
@@ -243,7 +249,7 @@ class _Reader:
         return [resolve(tensor, True) for tensor in tensors_of(model.config.get("output_layers"))]
 
     def outputs_of(self, entry: Mapping[str, Any], prefix: str, number: int, level: int) -> list[str]:
-        """The names of what a call of a layer or model gives, the first call being 1."""
+        """Return the names of the outputs of call `number` of a layer or model. The first call has number 1."""
         name = _called(prefix + _clean(_name_of(entry)), number)
         if class_of(entry) not in MODELS:
             return [name]
@@ -269,7 +275,7 @@ class _Reader:
     def call(
         self, model: _Model, position: int, entry: Mapping[str, Any], call: Call, number: int, inputs: list[str]
     ) -> list[str]:
-        """Put out the layers of one call; gives the names of its outputs."""
+        """Add the layers of one call to the network, and return the names of its outputs."""
         own = _clean(_name_of(entry))
         name, first = _called(model.prefix + own, number), model.owner + own
         path, parts = (*model.path, "layers", position), (*model.parts, own)
@@ -308,7 +314,7 @@ class _Reader:
 
 
 class _At:
-    """Within, refusals are kept as faults of one layer, so that one answer tells those of others too."""
+    """A context manager that records refusals as faults of one layer, so that reading goes on with the others."""
 
     __slots__ = ("faults", "path", "words")
 
@@ -328,7 +334,7 @@ class _At:
 
 
 def owns_parameters(kind: str, options: Mapping[str, Any]) -> bool:
-    """Return whether a layer of a type has parameters of its own."""
+    """Return whether a layer of this type has parameters of its own."""
     if kind == "time_distributed":
         inner = options["layer"]
         return owns_parameters(inner["type"], inner)
@@ -342,7 +348,7 @@ def owns_parameters(kind: str, options: Mapping[str, Any]) -> bool:
 
 
 def _need_model(entry: Mapping[str, Any]) -> None:
-    """Refuse a model without layers to read: a subclass keeps them in Python."""
+    """Refuse a model without a list of layers, such as a subclass, which keeps its layers in Python code."""
     config = entry.get("config")
     if is_custom(entry) or class_of(entry) not in MODELS:
         raise KerasRefusal(
@@ -354,7 +360,7 @@ def _need_model(entry: Mapping[str, Any]) -> None:
 
 
 def _listed(model: _Model) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """The layers of a model with their positions."""
+    """Yield the layers of a model with their positions."""
     listed = model.config["layers"]
     if len(listed) > MOST_LAYERS:
         raise KerasRefusal(f"the model has {len(listed):,} layers; at most {MOST_LAYERS:,} are read")
@@ -365,6 +371,7 @@ def _listed(model: _Model) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def _entry(model: _Model, name: str) -> tuple[int, Mapping[str, Any]]:
+    """Return the layer with this name in a model, preceded by its position. Raises `KerasRefusal`."""
     for position, entry in _listed(model):
         if _name_of(entry) == name:
             return position, entry
@@ -372,6 +379,7 @@ def _entry(model: _Model, name: str) -> tuple[int, Mapping[str, Any]]:
 
 
 def _name_of(entry: Mapping[str, Any]) -> str:
+    """Return the name of a layer. Raises `KerasRefusal` for a layer without a name."""
     config = entry.get("config")
     for holder in (entry, config if isinstance(config, Mapping) else {}):
         name = holder.get("name")
@@ -381,16 +389,17 @@ def _name_of(entry: Mapping[str, Any]) -> str:
 
 
 def _clean(name: str) -> str:
-    """The name of a layer without characters that names here may not have."""
+    """Return the name of a layer with characters that this service forbids replaced by underscores."""
     return "".join("_" if c in NameField.FORBIDDEN else c for c in name)
 
 
 def _called(name: str, number: int) -> str:
+    """Return the name of a layer for call `number`: the first call has the plain name, the second `name:2`."""
     return name if number == 1 else f"{name}:{number}"
 
 
 def _words(entry: Mapping[str, Any], parts: tuple[str, ...]) -> str:
-    """How an error calls a layer."""
+    """Return the name of a layer for errors."""
     config = entry.get("config")
     name = entry.get("name", config.get("name") if isinstance(config, Mapping) else None)
     inside = f" of {'.'.join(parts)!r}" if parts else ""
@@ -398,9 +407,10 @@ def _words(entry: Mapping[str, Any], parts: tuple[str, ...]) -> str:
 
 
 def _skips_a_call(entry: Mapping[str, Any], from_output: bool, old: bool) -> bool:
-    """Return whether the calls of a model are counted from 1: its own making was call 0.
+    """Return whether the calls of a model are counted from 1, because call 0 was the construction of the model.
 
-    Keras 3 counts so in the list of outputs only, and functional models alone; Keras 2 wherever a model has an input.
+    Keras 3 counts this way only in the list of outputs and only for functional models. Keras 2 does so for any model
+    with an input layer.
     """
     kind, config = class_of(entry), entry.get("config")
     if kind not in MODELS or not isinstance(config, Mapping):
@@ -415,14 +425,14 @@ def _skips_a_call(entry: Mapping[str, Any], from_output: bool, old: bool) -> boo
 
 
 def _known_shape(batch_shape: Any) -> list[int]:
-    """The shape of one sample, if it is known; empty otherwise."""
+    """Return the shape of one sample. An empty list means that the shape is not known."""
     if not isinstance(batch_shape, list) or not all(type(n) is int and n > 0 for n in batch_shape[1:]):
         return []
     return batch_shape[1:]
 
 
 def _input_shape(entry: Mapping[str, Any]) -> list[int]:
-    """The shape of one sample of an input layer, if it is known; refuses an input that holds no numbers."""
+    """Return the shape of one sample of an input layer, or an empty list. Refuse an input that holds no numbers."""
     config = entry.get("config")
     if class_of(entry) != "InputLayer" or not isinstance(config, Mapping):
         raise KerasRefusal("an input of the model comes from a layer that is no InputLayer")
@@ -433,13 +443,14 @@ def _input_shape(entry: Mapping[str, Any]) -> list[int]:
 
 
 def _is_trainable(config: Mapping[str, Any]) -> bool:
+    """Return whether a layer, and the layer that it may wrap, are trainable."""
     inner = config.get("layer")
     own = inner.get("config") if isinstance(inner, Mapping) else None
     return config.get("trainable", True) is not False and (not isinstance(own, Mapping) or _is_trainable(own))
 
 
 def _is_still(call: Call, before: bool) -> bool:
-    """Return whether a layer is called with training=False, which turns random numbers off for good."""
+    """Return whether a layer is called with training=False, which turns its random numbers off permanently."""
     training = call.options.get("training")
     if training not in (None, False):
         raise KerasRefusal("it is called with training=True, whatever the request says; leave the argument out")
@@ -457,7 +468,7 @@ OF_CALLS: Mapping[str, tuple[tuple[Any, ...], str]] = {
 
 
 def _options_of_call(kind: str, call: Call) -> dict[str, Any]:
-    """What the arguments of a call say beside its tensors, as options of the layer."""
+    """Return the options of a layer that follow from the arguments of a call other than its tensors."""
     made: dict[str, Any] = {}
     for key, value in call.options.items():
         if key == "use_causal_mask" and any(option.name == key for option in layers[kind].options):
@@ -472,7 +483,7 @@ def _options_of_call(kind: str, call: Call) -> dict[str, Any]:
 
 
 def _without_penalties(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options without regularizers: what is shared is penalized once."""
+    """Return options without regularizers, because shared parameters are penalized only once."""
     kept: Described = ("", {key: item for key, item in options.items() if not key.endswith("_regularizer")})
     if "layer" in kept[1]:
         kept[1]["layer"] = _without_penalties(kept[1]["layer"])

@@ -1,4 +1,4 @@
-"""Refusals: something that a document of Keras holds and the service cannot compute."""
+"""Errors for parts of a Keras document that the service cannot compute."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from schemas.fields import shown
 
 
 class KerasRefusal(Exception):
-    """A layer, or a value in it, that cannot be read; the text is the reason, without the layer."""
+    """The error of a layer, or of a value in a layer, that cannot be read.
+
+    The text gives the reason without the layer.
+    """
 
 
 def refuse_object(value: Mapping[str, Any], what: str) -> NoReturn:
-    """Refuse an object by its class. Code of the sender's own is named as such."""
+    """Refuse an object because of its class. The error names Python functions and custom classes as such."""
     name = class_of(value)
     if name in ("function", "__lambda__") or name == "Lambda":
         called = value.get("config")
@@ -29,13 +32,13 @@ def refuse_object(value: Mapping[str, Any], what: str) -> NoReturn:
 
 
 def class_of(value: Mapping[str, Any]) -> str:
-    """The class of an object as Keras writes it, shortened to what an error may show."""
+    """Return the class name of a Keras object, shortened for error messages."""
     name = value.get("class_name")
     return name[:60] if isinstance(name, str) else shown(name)
 
 
 def is_custom(value: Mapping[str, Any]) -> bool:
-    """Return whether an object is of a class outside Keras: registered by its author, or in another module."""
+    """Return whether the class of an object is not part of Keras: registered by its author, or from another module."""
     registered, module = value.get("registered_name"), value.get("module")
     if isinstance(registered, str) and ">" in registered:
         return True

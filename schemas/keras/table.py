@@ -1,8 +1,8 @@
-"""One row for each class of Keras: the layer type that it is here, its options, and what keeps it from being read.
+"""A table with one row for each Keras class: the layer type of this service, the options, and the restrictions.
 
-An option of Keras that the layer type has under the same name needs no word: activations, initializers and
-regularizers are recognised by what the option of the layer type takes. `renamed` names the others, `needs` those
-that have a meaning here for some values only, `dropped` those that change no number.
+An option that has the same name in Keras and in the layer type needs no entry: activations, initializers and
+regularizers are recognised by the kind of the option. `renamed` lists options with other names, `needs` lists those
+that are supported for some values only, and `dropped` lists those that do not affect the result.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from service.engine.network.layers import layers
 from service.engine.network.regularizers import regularizers
 
 Described = tuple[str, dict[str, Any]]
-"""A layer as requests describe it: its type, and the options that are not at their defaults."""
+"""A layer in the form of requests: its type, and the options that are not at their defaults."""
 Needs = Mapping[str, tuple[tuple[Any, ...], str]]
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Row(NamedTuple):
-    """What a class of Keras is here."""
+    """The translation of a Keras class into a layer type of this service."""
 
     type: str
     renamed: Mapping[str, str] = NOTHING
-    """Options that have another name here."""
+    """Options that have another name in this service."""
     needs: Needs = NOTHING
-    """Values that an option may have, and the reason why no others."""
+    """The values that an option may have, and the reason why no others are supported."""
     fixed: Mapping[str, Any] = NOTHING
-    """Options that the class has without saying so."""
+    """Options that the class implies without writing them."""
     weights: Mapping[str, tuple[str, ...]] = MappingProxyType({"": ("kernel", "bias")})
-    """Names of the parameters, in the order of the arrays in a file of weights, by the part of the layer."""
+    """Names of the parameters by the part of the layer, in the order of the arrays in a file of weights."""
     dropped: frozenset[str] = frozenset()
-    """Options that change no number here."""
+    """Options that do not affect the result."""
 
 
 COMMON = frozenset(("name", "trainable", "dtype", "batch_input_shape", "batch_shape", "input_shape", "autocast"))
@@ -57,7 +57,7 @@ DROPPED = frozenset(
         ),
     )
 )
-"""Options of any layer that change no number. Of what is returned beside the output, only the output is read."""
+"""Options of any layer that do not affect the result. Among the outputs of a layer, only the main output is read."""
 NOT_USED = ((None, False), "it would change what is computed, and is not here")
 NEEDS: Needs = MappingProxyType(
     {
@@ -79,7 +79,7 @@ NEEDS: Needs = MappingProxyType(
         "rank": ((None, 1, 2, 3), "a convolution has one to three axes"),
     }
 )
-"""Values that an option of any layer may have, where the layer type has no such option."""
+"""The values that an option may have in any layer whose type has no such option."""
 READERS: Mapping[Registry[Any], Callable[[Any, bool], Any]] = MappingProxyType(
     {activations: activation, initializers: initializer, regularizers: regularizer}
 )
@@ -91,12 +91,12 @@ SEPARABLE = MappingProxyType({"": ("depthwise_kernel", "pointwise_kernel", "bias
 
 
 def _plain(*classes: str) -> dict[str, Row]:
-    """Rows of classes without weights whose name is that of the type: ZeroPadding2D is zero_padding2d."""
+    """Return rows for classes without weights whose layer type is the class name in snake case."""
     return {name: Row(_snake(name), weights=NO_WEIGHTS) for name in classes}
 
 
 def _snake(name: str) -> str:
-    """ZeroPadding2D as zero_padding2d, as layer types are written here."""
+    """Return a class name in the form of layer types: ZeroPadding2D becomes zero_padding2d."""
     return "".join(
         f"_{c.lower()}" if c.isupper() and k and name[k - 1].islower() else c.lower() for k, c in enumerate(name)
     )
@@ -114,7 +114,7 @@ DEPTHWISE = {
     "depthwise_regularizer": "depthwise_regularizer",
 }
 OF_DEPTHWISE = frozenset(("filters", "kernel_initializer", "kernel_regularizer", "groups"))
-"""What Keras 2 writes of a depthwise convolution and does not use."""
+"""Options that Keras 2 writes for a depthwise convolution but does not use."""
 
 ROWS: Mapping[str, Row] = MappingProxyType(
     {
@@ -163,7 +163,7 @@ ROWS: Mapping[str, Row] = MappingProxyType(
         "AdditiveAttention": Row("additive_attention", weights=MappingProxyType({"": ("scale",)})),
     }
 )
-"""Classes of Keras whose options say all. Those that hold other layers are read by `HOLDERS`."""
+"""Keras classes that their own options describe completely. Classes that need more are in `HOLDERS`."""
 
 INDEPENDENT_REASONS: Mapping[str, str] = MappingProxyType(
     {
@@ -189,11 +189,11 @@ INDEPENDENT_REASONS: Mapping[str, str] = MappingProxyType(
         ),
     }
 )
-"""Why some classes that people use are not here."""
+"""Reasons why some well-known classes are not supported."""
 
 
 def describe(value: Any, old: bool = False) -> Described:
-    """The layer that an object of Keras describes; `old`: in the way of Keras 2.
+    """Return the layer that a Keras object describes. `old`: the object has the form of Keras 2.
 
     Raises `KerasRefusal`.
     """
@@ -217,7 +217,7 @@ def describe(value: Any, old: bool = False) -> Described:
 
 
 def _options(row: Row, config: Mapping[str, Any], old: bool) -> dict[str, Any]:
-    """The options of a layer in the words of the service."""
+    """Return the options of a layer with the names and values of this service."""
     declared = {option.name: option for option in layers[row.type].options}
     made: dict[str, Any] = dict(row.fixed)
     for key, value in config.items():
@@ -237,18 +237,18 @@ def _options(row: Row, config: Mapping[str, Any], old: bool) -> dict[str, Any]:
 
 
 def check(key: str, value: Any, need: tuple[tuple[Any, ...], str]) -> None:
-    """Refuse a value of an option that is none of those it may have."""
+    """Refuse a value of an option unless the value is one of those accepted."""
     if not any(value == accepted and type(value) is type(accepted) for accepted in need[0]):
         raise KerasRefusal(f"{key} is {shown(value)}; {need[1]}")
 
 
 def _flattened(axis: Any) -> Any:
-    """A single axis as a number: Keras 2 writes [3]."""
+    """Return an axis as a number where it is a list of one number, as Keras 2 writes it."""
     return axis[0] if isinstance(axis, list) and len(axis) == 1 else axis
 
 
 def _recurrent(config: Mapping[str, Any], old: bool) -> Described:
-    """RNN(cell): the recurrent layer of the cell."""
+    """Return the recurrent layer for `RNN(cell)`."""
     cell = config.get("cell")
     kinds = {"SimpleRNNCell": "SimpleRNN", "LSTMCell": "LSTM", "GRUCell": "GRU"}
     name = class_of(cell) if isinstance(cell, Mapping) else ""
@@ -261,6 +261,7 @@ def _recurrent(config: Mapping[str, Any], old: bool) -> Described:
 
 
 def _time_distributed(config: Mapping[str, Any], old: bool) -> Described:
+    """Return the layer for `TimeDistributed(layer)`."""
     inner = config.get("layer")
     if isinstance(inner, Mapping) and class_of(inner) in ("Sequential", "Functional", "Model"):
         raise KerasRefusal("it holds a model; put each layer of that into a TimeDistributed of its own")
@@ -269,6 +270,7 @@ def _time_distributed(config: Mapping[str, Any], old: bool) -> Described:
 
 
 def _bidirectional(config: Mapping[str, Any], old: bool) -> Described:
+    """Return the layer for `Bidirectional(layer)`, whose two layers must be equal up to the direction."""
     kind, options = describe(config.get("layer"), old)
     if not layers[kind].recurrent:
         raise KerasRefusal(f"it holds a layer of type {kind!r}, which is not recurrent")
@@ -284,13 +286,13 @@ def _bidirectional(config: Mapping[str, Any], old: bool) -> Described:
 
 
 def _normalization(config: Mapping[str, Any], old: bool) -> Described:
-    """Normalization: by statistics that do not change, of the axis that is kept."""
+    """Return the layer for a Normalization, which uses fixed statistics of the axis that is kept."""
     axis, mean, variance = _flattened(config.get("axis", -1)), config.get("mean"), config.get("variance")
     if type(axis) is not int:
         raise KerasRefusal(f"axis is {shown(axis)}; one axis can be kept")
     if config.get("invert"):
         raise KerasRefusal("invert is true; use Rescaling")
-    if mean is None or variance is None:  # they come with the weights
+    if mean is None or variance is None:  # the statistics come with the weights
         return "batch_normalization", {"axis": axis, "epsilon": 0.0, "center": False, "scale": False}
     numbers = [[each] if isinstance(each, int | float) else each for each in (mean, variance)]
     while all(isinstance(each, list) and len(each) == 1 and isinstance(each[0], list) for each in numbers):
@@ -319,18 +321,18 @@ HOLDERS: Mapping[str, Callable[[Mapping[str, Any], bool], Described]] = MappingP
         "Normalization": _normalization,
     }
 )
-"""Classes whose options are more than renamed."""
+"""Keras classes that need a function of their own, because renaming their options is not enough."""
 
 
 class Stored(NamedTuple):
     """An array in a file of weights."""
 
     parts: tuple[str, ...]
-    """Parts of the layer that lead to it, such as `forward_layer`, `cell`."""
+    """The parts of the layer that lead to the array, such as `forward_layer` and `cell`."""
     position: int
-    """Its number among the arrays there."""
+    """Position of the array among those of its part."""
     parameter: str
-    """What it is called here."""
+    """Name of the parameter in this service."""
 
 
 NEEDED_FOR: Mapping[str, tuple[str, Any]] = MappingProxyType(
@@ -341,11 +343,11 @@ NEEDED_FOR: Mapping[str, tuple[str, Any]] = MappingProxyType(
         **dict.fromkeys(("bias", "query_bias", "key_bias", "value_bias", "attention_output_bias"), ("use_bias", True)),
     }
 )
-"""Parameters that a layer has only where an option has a value."""
+"""Parameters that a layer has only where an option has a certain value: the option and the value."""
 
 
 def stored(value: Mapping[str, Any]) -> Iterator[Stored]:
-    """The arrays that a file of weights holds for a layer that `describe` reads."""
+    """Yield the arrays that a file of weights holds for a layer that `describe` can read."""
     name, config = class_of(value), value["config"]
     if name == "Bidirectional":
         for way in ("forward", "backward"):
@@ -365,6 +367,7 @@ def stored(value: Mapping[str, Any]) -> Iterator[Stored]:
 
 
 def _is_kept(parameter: str, config: Mapping[str, Any]) -> bool:
+    """Return whether a layer with this configuration has the parameter."""
     if parameter == "scale":
         return bool(config.get("use_scale", True))
     option, value = NEEDED_FOR.get(parameter, ("", None))

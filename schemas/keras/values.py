@@ -1,4 +1,4 @@
-"""Values inside layers of Keras: activations, initializers, regularizers, dtype policies."""
+"""The translation of values inside Keras layers: activations, initializers, regularizers and dtype policies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from schemas.fields import shown
 from schemas.keras.refusals import KerasRefusal, class_of, is_custom, refuse_object
 
 Choice = str | dict[str, Any]
-"""A choice as requests write it: a name, or an object with `type` and options."""
+"""A choice in the form of requests: a name, or an object with `type` and options."""
 
 SAME_ACTIVATIONS = (
     *("linear", "relu", "relu6", "sigmoid", "softmax", "softplus", "softsign", "tanh", "selu", "elu", "exponential"),
@@ -21,14 +21,14 @@ LEAKY_RELU: Choice = {"type": "leaky_relu", "alpha": 0.2}
 ACTIVATIONS: Mapping[str, Choice] = MappingProxyType(
     {**{name: name for name in SAME_ACTIVATIONS}, "leaky_relu": LEAKY_RELU}
 )
-"""Activations that Keras writes as a name, with the defaults that Keras has."""
+"""Activations that Keras writes as a name, translated with the defaults of Keras."""
 OLD_HARD_SIGMOID = (
     "hard_sigmoid of Keras 2 is clip(0.2 x + 0.5, 0, 1), and here it is clip(x / 6 + 0.5, 0, 1) as in Keras 3"
 )
 
 
 def activation(value: Any, old: bool = False) -> Choice | None:
-    """The activation that a name, or an object that Keras writes for a layer as an activation, stands for.
+    """Return the activation for a name, or for an object that Keras writes where an activation is a layer.
 
     `old`: the document comes from Keras 2.
     """
@@ -51,6 +51,7 @@ def activation(value: Any, old: bool = False) -> Choice | None:
 
 
 def _relu(config: Mapping[str, Any], old: bool) -> Choice:
+    """Return the activation for a ReLU layer. Raises `KerasRefusal` for unsupported options."""
     most, slope, threshold = config.get("max_value"), config.get("negative_slope") or 0, config.get("threshold") or 0
     if threshold == 0 and most is None:
         return "relu" if slope == 0 else {"type": "leaky_relu", "alpha": slope}
@@ -63,6 +64,7 @@ def _relu(config: Mapping[str, Any], old: bool) -> Choice:
 
 
 def _softmax(config: Mapping[str, Any], old: bool) -> Choice:
+    """Return the activation for a Softmax layer. Raises `KerasRefusal` unless the axis is the last one."""
     axis = config.get("axis", -1)
     if axis not in (-1, [-1]):
         raise KerasRefusal(f"softmax acts on the last axis; axis is {shown(axis)}. Put a Permute before and after it")
@@ -81,16 +83,16 @@ ACTIVATION_LAYERS: Mapping[str, Callable[[Mapping[str, Any], bool], Choice]] = M
         "Activation": lambda config, old: activation(config.get("activation"), old) or "linear",
     }
 )
-"""Layers of Keras that are an activation: alone, or as the option of another layer."""
+"""Keras layers that are an activation, alone or as an option of another layer."""
 
 
 class Renamed(NamedTuple):
-    """A block of the service that a class of Keras stands for, and what its options are called here."""
+    """The counterpart of a Keras class in this service, with the names of its options."""
 
     type: str
     options: Mapping[str, str] = MappingProxyType({})
     fixed: Mapping[str, Any] = MappingProxyType({})
-    """Options that the class has without saying so."""
+    """Options that the class implies without writing them."""
 
 
 TRUNCATED: Mapping[str, Any] = MappingProxyType({"truncated": True})
@@ -121,7 +123,7 @@ INITIALIZERS: Mapping[str, Renamed] = MappingProxyType(
         "orthogonalinitializer": Renamed("orthogonal", {"gain": "gain"}),
     }
 )
-"""Initializers by their names without underscores, in lower case: GlorotUniform and glorot_uniform are one."""
+"""Initializers by lower-case name without underscores, so that GlorotUniform and glorot_uniform are equal."""
 OF_NO_MATTER = frozenset(("seed", "input_axes", "output_axes", "dtype", "layout"))
 REGULARIZERS: Mapping[str, Renamed] = MappingProxyType(
     {
@@ -133,16 +135,17 @@ REGULARIZERS: Mapping[str, Renamed] = MappingProxyType(
 
 
 def initializer(value: Any, old: bool = False) -> Choice | None:
-    """The initializer that a name or an object stands for."""
+    """Return the initializer for a name or an object of Keras."""
     return _renamed(value, INITIALIZERS, "initializer")
 
 
 def regularizer(value: Any, old: bool = False) -> Choice | None:
-    """The regularizer that a name or an object stands for."""
+    """Return the regularizer for a name or an object of Keras."""
     return _renamed(value, REGULARIZERS, "regularizer")
 
 
 def _renamed(value: Any, table: Mapping[str, Renamed], what: str) -> Choice | None:
+    """Return the choice for a name or an object, translated by `table`. `what` names the kind of object in errors."""
     if value is None:
         return None
     given: Mapping[str, Any] = {}
@@ -170,6 +173,7 @@ def _renamed(value: Any, table: Mapping[str, Renamed], what: str) -> Choice | No
 
 
 def _distribution(name: Any) -> Any:
+    """Return the name that a distribution of Keras has in this service. In Keras, `normal` is truncated as well."""
     return "truncated_normal" if name == "normal" else name
 
 
@@ -178,9 +182,9 @@ INPUTS = (*FLOATS, "int32", "int64", "int8", "int16", "uint8", "uint16", "uint32
 
 
 def check_dtype(value: Any, accepted: tuple[str, ...] = FLOATS) -> None:
-    """Refuse a dtype, or a policy of dtypes, in which the service does not compute.
+    """Refuse a dtype, or a dtype policy, in which the service does not compute.
 
-    The precision itself does not come from the document: a request has its own `dtype`.
+    The document does not set the precision: a request has its own `dtype`.
     """
     name = value
     if isinstance(value, Mapping):

@@ -1,9 +1,9 @@
-"""Answers as files: the tensors of an answer under flat names, everything else as one JSON text beside them.
+"""Answers as files: the tensors of an answer under flat names, and everything else as one JSON text.
 
-`gradients/hidden.kernel` is the gradient of `hidden.kernel`; parameters have no part before their name, so that a file
-of them is sent back as it is. Other tensors are called by their way in the answer, such as `answer/outputs`. The JSON
-has `{"tensor": name}` where a tensor was: in safetensors it is the entry `answer` of the metadata, in npz an array of
-one string of that name.
+`gradients/hidden.kernel` is the gradient of `hidden.kernel`. Parameters have no prefix, so that a file of them can
+be sent back unchanged. Other tensors are named by their path in the answer, such as `answer/outputs`. The JSON has
+`{"tensor": name}` in place of each tensor. In safetensors the JSON is the entry `answer` of the metadata, in npz an
+array of one string with that name.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from service.engine.arrays import Array
 from service.wire.writing import dump
 
 PARTS = {"parameters": "", "gradients": "gradients", "state": "state"}
-"""Trees of an answer, and what stands before the names of their arrays."""
+"""Trees of an answer, each with the prefix of the names of its arrays."""
 
 
 def as_file(answer: Mapping[str, Any], form: str, layout: str) -> list[bytes]:
-    """The pieces of an answer as a file."""
+    """Return an answer as the pieces of a file. `form` is `npz` or `safetensors`."""
     arrays: dict[str, Array] = {}
     rest = {key: _without_tensors(value, PARTS.get(key, f"answer/{key}"), arrays) for key, value in answer.items()}
     text = dump(rest).decode()
     if form == "npz":
         return dump_npz(arrays, {"answer": text, "layout": layout})
-    # Libraries of PyTorch look for this word.
+    # Libraries of PyTorch look for the value `pt`.
     return dump_safetensors(arrays, {"format": "pt" if layout == "pytorch" else "np", "layout": layout, "answer": text})
 
 
 def _without_tensors(value: Any, name: str, arrays: dict[str, Array]) -> Any:
-    """A part of an answer with the names of its tensors in place of them; they are added to `arrays`."""
+    """Return a part of an answer with `{"tensor": name}` in place of each tensor. The tensors are added to `arrays`."""
     if isinstance(value, np.ndarray):
         arrays[name] = value
         return {"tensor": name}
@@ -51,4 +51,5 @@ def _without_tensors(value: Any, name: str, arrays: dict[str, Array]) -> Any:
 
 
 def _holds_tensors(value: Any) -> bool:
+    """Return whether a value is a non-empty mapping of names to arrays."""
     return isinstance(value, Mapping) and bool(value) and all(isinstance(item, np.ndarray) for item in value.values())

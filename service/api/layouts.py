@@ -1,4 +1,4 @@
-"""The layout of the trees in an answer: this service's own, or that of PyTorch."""
+"""The layout of the trees in an answer: the layout of this service or of PyTorch."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from service.problems import Problem
 
 @dataclass(frozen=True)
 class Layout:
-    """How the trees of an answer are written."""
+    """A layout for the trees of an answer, with methods that convert each kind of tree."""
 
     name: str = "nabla"
     definition: NetworkDefinition | None = None
     modules: Mapping[str, str] = field(default_factory=dict)
-    """The module of PyTorch for each layer, where they were sent so."""
+    """The PyTorch module name of each layer, where the request had parameters in that layout."""
 
     def parameters(self, tree: Tree) -> Tree:
-        """Parameters, or what has their meaning, such as updates and running statistics."""
+        """Return a tree of parameters, or of values like updates and running statistics, in this layout."""
         return tree if self.definition is None else to_pytorch(self.definition, tree, self.modules)
 
     def gradients(self, tree: Tree) -> Tree:
-        """Gradients with respect to parameters."""
+        """Return a tree of gradients with respect to parameters in this layout."""
         return tree if self.definition is None else to_pytorch(self.definition, tree, self.modules, gradient=True)
 
     def per_sample(self, tree: Tree) -> Tree:
-        """Gradients with a leading axis of samples."""
+        """Return a tree of gradients with a leading axis of samples in this layout."""
         if self.definition is None:
             return tree
         count = next((len(array) for own in tree.values() for array in own.values()), 0)
@@ -51,7 +51,7 @@ class Layout:
 
     @property
     def warnings(self) -> list[dict[str, str]]:
-        """What a state_dict does not say, and this service would take otherwise than PyTorch."""
+        """Return warnings about options that a state_dict lacks and whose values differ from PyTorch defaults."""
         if self.definition is None:
             return []
         return [
@@ -66,11 +66,14 @@ class Layout:
 
 
 OWN = Layout()
-"""The layout of this service. Most responses have it, so it is made once."""
+"""The layout of this service. Most responses use it, so the object is made once."""
 
 
 def layout_of(request: LoadedNetwork, context: Context) -> Layout:
-    """The layout that an answer is to have: that of the query, else that of the parameters. Raises `Problem`."""
+    """Return the layout for an answer: the one that the query asks for, else that of the parameters.
+
+    Raises `Problem`.
+    """
     sent: Any = request.get("parameters")
     modules = sent.modules if isinstance(sent, PyTorchTree) else None
     wanted = context.layout or ("pytorch" if modules is not None else "nabla")
@@ -78,7 +81,7 @@ def layout_of(request: LoadedNetwork, context: Context) -> Layout:
 
 
 def layout_named(wanted: str, definition: Definition, modules: Mapping[str, str] | None = None) -> Layout:
-    """The layout of this name for a network. Raises `Problem`."""
+    """Return the layout with this name for a network. Raises `Problem`."""
     if wanted == "nabla":
         return OWN
     if not isinstance(definition, NetworkDefinition):

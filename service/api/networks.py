@@ -1,4 +1,4 @@
-"""`/v1/networks`: networks that are sent once, and then named by an id."""
+"""The endpoints of `/v1/networks`: a network is sent once and then named by an id."""
 
 from __future__ import annotations
 
@@ -52,24 +52,24 @@ if TYPE_CHECKING:
 blueprint = Blueprint("networks", __name__)
 
 FORMATS = ("json", "onnx", "keras")
-"""What a body may be: the JSON object of a request, the file of a network, or the JSON of a Keras model."""
+"""Formats of a body: the JSON object of a request, the file of a network, or the JSON of a Keras model."""
 PART_NAMES = ("network", "parameters", "layout")
 PAGE, LONGEST_PAGE = 50, 200
-"""Networks of a page of the listing."""
+"""Default and largest number of networks on a page of the listing."""
 ZIP = b"PK\x03\x04"
 TEXT_FACTOR = 5
-"""What parameters take as arrays and as text of numbers, in multiples of their bytes."""
+"""Memory for parameters as arrays and as JSON text, as a multiple of their bytes."""
 MOST_OPERATIONS = 32
-"""Operations of a network that a listing counts: the most frequent ones."""
+"""Largest number of operations that a listing counts for a network. The most frequent ones are kept."""
 PACKING_SECONDS = 1e-8
-"""What a byte of parameters costs to pack, to hash and to hand over."""
+"""Estimated time in seconds to pack, hash and store one byte of parameters."""
 
 
 # --- storing ------------------------------------------------------------------------------------
 
 
 def read_network(environ: Mapping[str, Any], body: bytes, need: Callable[[int], None]) -> wire.Parsed | None:
-    """The request that a body stands for which is a file, or several; None where it is that request itself, as JSON.
+    """Return the request that a body of one or several files stands for. None: the body is itself a request in JSON.
 
     Raises `Problem`.
     """
@@ -89,6 +89,7 @@ def read_network(environ: Mapping[str, Any], body: bytes, need: Callable[[int], 
 
 
 def _format_of(environ: Mapping[str, Any]) -> str:
+    """Return the format of a body from the query. Raises `Problem` 422."""
     query = _query(environ, ("format",))
     form = query.get("format", "json")
     if form not in FORMATS:
@@ -97,6 +98,7 @@ def _format_of(environ: Mapping[str, Any]) -> str:
 
 
 def _of_parts(parts: dict[str, bytes], need: Callable[[int], None]) -> wire.Parsed:
+    """Return the request that the parts of a multipart body stand for. Raises `Problem`."""
     unknown = [name for name in parts if name not in PART_NAMES]
     if unknown:
         detail = f"The form has a part {unknown[0][:60]!r}; its parts are called {' and '.join(PART_NAMES)}."
@@ -120,7 +122,7 @@ def _of_parts(parts: dict[str, bytes], need: Callable[[int], None]) -> wire.Pars
 
 
 def _of_arrays(content: bytes, layout: str) -> Any:
-    """The parameters in a file of arrays, safetensors or npz. Raises `Problem` 422."""
+    """Return the parameters in a file of arrays, safetensors or npz. Raises `Problem` 422."""
     try:
         arrays = (load_npz if content.startswith(ZIP) else load_safetensors)(content)
         return StateDict(arrays, {}) if layout == "pytorch" else tree_of(arrays)
@@ -183,7 +185,7 @@ def store_network(request: LoadedNewNetwork, context: Context) -> dict[str, Any]
     context.timer.mark("compile")
     ticket.go_to_storage()
     created = _add(store, owner, content, told)
-    # The next request that names it, probably in a moment, finds it here.
+    # The next request that names the network, probably in a moment, finds it in this cache.
     kept = loaded_network(new.definition, _read_only(tree), content)
     store.loaded.keep(name, kept, kept.nbytes)
     store.loaded.believe(owner, name)
@@ -194,6 +196,7 @@ def store_network(request: LoadedNewNetwork, context: Context) -> dict[str, Any]
 
 
 def _add(store: Store, owner: str, content: Content, told: dict[str, Any]) -> bool:
+    """Store a network with its description for callers. Return whether it is new for this owner."""
     from service.store.networks import Quotas, Told
 
     operations = dict(Counter(told["operations"]).most_common(MOST_OPERATIONS))
@@ -206,7 +209,7 @@ def _add(store: Store, owner: str, content: Content, told: dict[str, Any]) -> bo
 
 
 def _read_only(tree: Tree | None) -> Tree | None:
-    """The same arrays, which other requests will share."""
+    """Make the arrays of a tree read-only, because other requests will share them. Return the tree."""
     for arrays in (tree or {}).values():
         for array in arrays.values():
             array.setflags(write=False)
@@ -214,7 +217,7 @@ def _read_only(tree: Tree | None) -> Tree | None:
 
 
 def _told(summary: Summary, imported: Imported | None, stored: bool, count: int) -> dict[str, Any]:
-    """What callers are told of a network, whenever they ask."""
+    """Return the description of a network for callers. Storing and later requests give the same one."""
     own = summary.parameters
     if own is not None:
         count = sum(int(np.prod(each.shape)) for each in own)
@@ -243,7 +246,7 @@ def _told(summary: Summary, imported: Imported | None, stored: bool, count: int)
 
 
 class Asking(NamedTuple):
-    """A request without a body that asks the database."""
+    """The resources of a request without a body that queries the database."""
 
     networks: Networks
     owner: str
@@ -253,11 +256,11 @@ class Asking(NamedTuple):
 
 @contextmanager
 def asking() -> Iterator[Asking]:
-    """Wait for a slot of those that ask the database, and open it if need be."""
+    """Wait for a slot of storage, and yield the open database with the resources of the current request."""
     environ, running = request.environ, runtime()
     ticket, memory = environ.get("nabla.ticket"), environ.get("nabla.memory")
     own = ticket is None
-    if ticket is None or memory is None:  # Flask runs without the edge
+    if ticket is None or memory is None:  # Flask runs without service/edge, which sets these keys
         memory = running.memory.reservation()
         ticket = running.admission.ticket(environ["nabla.client"], environ.get("nabla.arrived") or time.monotonic())
         environ["nabla.ticket"] = ticket
@@ -404,6 +407,7 @@ blueprint.delete("/v1/networks/<id>")(remove_network)
 
 
 def _find(asked: Asking, name: str) -> Entry:
+    """Return the network with this id. Raises `Problem` 404 where the caller has no such network."""
     entry = asked.networks.find(asked.owner, name) if ID.fullmatch(name) else None
     if entry is None:
         raise _unknown(name)
@@ -411,11 +415,13 @@ def _find(asked: Asking, name: str) -> Entry:
 
 
 def _unknown(name: str) -> Problem:
+    """Return the problem 404 for an id that the caller does not have."""
     shown = name if len(name) <= 60 else name[:60] + "…"
     return Problem("not-found", f"No network with the id {shown!r} is stored here; GET /v1/networks lists yours.")
 
 
 def _line(entry: Entry) -> dict[str, Any]:
+    """Return the JSON object that describes a stored network, with its times as text."""
     return {
         "id": entry.id,
         "format": entry.format,
@@ -427,10 +433,12 @@ def _line(entry: Entry) -> dict[str, Any]:
 
 
 def _time(seconds: float) -> str:
+    """Return a time in seconds since 1970 as text in UTC."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _json(value: Any) -> Response:
+    """Return a response with a value as JSON."""
     return Response(wire.document(value), content_type=wire.JSON)
 
 
@@ -450,6 +458,7 @@ def _query(environ: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, str]
 
 
 def _limit(text: str | None) -> int:
+    """Return the page length from the query parameter `limit`. Raises `Problem` 422."""
     if text is None:
         return PAGE
     if not (text.isascii() and text.isdecimal() and len(text) < 6 and 1 <= int(text) <= LONGEST_PAGE):
@@ -458,6 +467,7 @@ def _limit(text: str | None) -> int:
 
 
 def _cursor(text: str | None) -> tuple[float, str] | None:
+    """Return the time and id where the previous page ended, from the query parameter `after`. Raises `Problem` 422."""
     if text is None:
         return None
     when, _, name = text.partition("_")
@@ -471,5 +481,6 @@ def _cursor(text: str | None) -> tuple[float, str] | None:
 
 
 def _bad_query(name: str, detail: str) -> Problem:
+    """Return the problem 422 for a query parameter that is not valid."""
     error = {"pointer": pointer(("query", name)), "detail": detail}
     return Problem("invalid", f"The query parameter {name!r} is not valid: {detail}.", [error])

@@ -1,4 +1,4 @@
-"""Examples of `/v1/networks`, for its description."""
+"""Examples of requests to `/v1/networks`, for the API description."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Requests that name networks and parameters by id: found in the store between parsing and validation.
+"""Replacement of ids in requests by the stored networks and parameters, between parsing and validation.
 
-This is the one place where ids are resolved, for all endpoints. A network that this worker has read, and that the
-database was seen to have a moment ago, costs no more than the lookup. Otherwise the request waits for a slot of those
-that ask the database.
+This is the one place where ids are resolved, for all endpoints. A network in the cache of this worker that the
+database confirmed a moment ago costs only a lookup. Otherwise the request waits for a slot of storage and asks the
+database.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from service.store.content import Content, unpacked
 from service.store.store import Store
 
 READING = 3
-"""What reading a stored network takes at most, in multiples of its bytes: the bytes, arrays of them, and a copy."""
+"""Largest memory for reading a stored network, as a multiple of its bytes: the bytes, the arrays, and a copy."""
 DEFINITION_BYTES, DEFINITION_FACTOR = 6144, 16
-"""What a definition takes: so much, and a multiple of its JSON, as for recipes (docs/decisions/0017)."""
+"""Memory of a definition: a fixed number of bytes, and a multiple of its JSON, as for recipes (docs/decisions/0017)."""
 INSTEAD = ("parameters", "seed", "checkpoint", "trajectory")
-"""Keys of a request that say which parameters to use: where one is there, those that are stored stay out."""
+"""Keys of a request that say which parameters to use. Where one is present, the stored parameters are not used."""
 
 
 class LoadedNetwork(NamedTuple):
-    """A stored network, read."""
+    """A stored network that was read into memory."""
 
     definition: Definition
     parameters: Mapping[str, Mapping[str, Array]] | None
     parameter_bytes: int
     nbytes: int
-    """What it takes in memory."""
+    """Estimated memory in bytes."""
 
 
 class Names(NamedTuple):
-    """Who asks, and by which means stored networks are found for a request."""
+    """The resolver of ids for one request, with the owner and the resources of the request."""
 
     store: Store
     owner: str
@@ -53,7 +53,7 @@ class Names(NamedTuple):
     memory: Reservation
 
     def find(self, name: str, key: str) -> LoadedNetwork:
-        """The network with this id, which stands below a key of the request.
+        """Return the network with the id `name`, which the request has under `key`.
 
         Raises `Problem` 404 where this owner has no such network, and `StoreError`.
         """
@@ -85,9 +85,9 @@ class Names(NamedTuple):
 
 
 def hold(memory: Reservation, nbytes: int) -> None:
-    """Hold so many bytes at once or not at all: nobody waits for memory in a slot that others need.
+    """Reserve so many bytes at once, or refuse: no request waits for memory in a slot that others need.
 
-    Raises `Problem` 503, and 422 for more than one request may have.
+    Raises `Problem` 503, and 422 for more bytes than one request may have.
     """
     if nbytes > memory.account.most:
         raise too_much(nbytes, memory.account.most)
@@ -96,7 +96,10 @@ def hold(memory: Reservation, nbytes: int) -> None:
 
 
 def read(content: Content) -> LoadedNetwork:
-    """The definition and the parameters of a network that was stored. Raises as `NetworkField` does."""
+    """Return a stored network with its definition and parameters, read from its content.
+
+    Raises the errors of `NetworkField`.
+    """
     definition: Definition
     if content.format == ONNX:
         definition = read_onnx(content.definition).definition
@@ -109,18 +112,18 @@ def read(content: Content) -> LoadedNetwork:
 def loaded_network(
     definition: Definition, parameters: Mapping[str, Mapping[str, Array]] | None, content: Content
 ) -> LoadedNetwork:
-    """A network with an estimate of what it takes."""
+    """Return a network with an estimate of its memory."""
     size = len(content.parameters or b"")
-    # The reader of files keeps the file and its arrays itself, and counts them there.
+    # The reader of ONNX files has its own cache, which counts the file and its arrays.
     factor = 0 if content.format == ONNX else DEFINITION_FACTOR
     nbytes = DEFINITION_BYTES + factor * len(content.definition) + size
     return LoadedNetwork(definition, parameters, size, nbytes)
 
 
 def with_stored(value: dict[str, Any], names: Names) -> tuple[dict[str, Any], int]:
-    """The request with what is stored in place of ids, and the bytes of parameters that it takes with that.
+    """Return the request with stored objects in place of ids, and the number of bytes of the added parameters.
 
-    Raises `Problem` 404 for an id that this owner does not have, 422 for what is none, and `StoreError`.
+    Raises `Problem` 404 for an id that this owner does not have, 422 for a malformed id, and `StoreError`.
     """
     try:
         network = id_of(value.get("network"))
@@ -150,6 +153,6 @@ def with_stored(value: dict[str, Any], names: Names) -> tuple[dict[str, Any], in
             value["parameters"] = StoredParameters(parameters, tree)
             nbytes = found.parameter_bytes
     except ValidationError as error:
-        # It was valid when it was stored, by an earlier version of this program.
+        # The network was valid for the earlier version of this program that stored it.
         raise from_validation(ValidationError({"network": error.messages}), value) from None
     return value, nbytes

@@ -1,13 +1,13 @@
-"""What outlasts a request: a database of the server's own, in SQLite by default or in PostgreSQL.
+"""The persistent store: a database of the server's own, in SQLite by default or in PostgreSQL.
 
-store.py      the store of a process: opens the database at its first use, and finds out where it is
-database.py   connections, transactions, and the meaning of what databases raise
-tables.py     the tables, as SQLAlchemy Core has them
+store.py      the store of a process: finds its place from the settings and opens the database at the first use
+database.py   connections, transactions, and the translation of database errors into errors of the store
+tables.py     the tables, in SQLAlchemy Core
 upgrade.py    brings the tables of a database up to date (Alembic), once, however many processes start at once
-networks.py   networks: added, found, listed, removed, and forgotten when nobody used them for long
-loaded.py     networks that this process has read, bounded in bytes, and for how long that may be believed
-errors.py     why the store does not do what it was asked
+networks.py   the networks in the database: add, find, list, remove, and forget what was not used for long
+loaded.py     a cache of the networks that this process has read, bounded in bytes and in time
+content.py    the content of a network as bytes, and the id that is computed from the content
 
-SQLAlchemy takes 0.3 s to import and Alembic as much again. So `store.py`, `loaded.py` and `errors.py`, which every
-process imports, import neither of them; the other modules are imported when the store is used first.
+SQLAlchemy takes 0.3 s to import and Alembic as much again. So `store.py`, `loaded.py` and `service/store_errors.py`,
+which every process imports, import neither of them. The other modules are imported when the store is used first.
 """

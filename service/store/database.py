@@ -1,10 +1,10 @@
-"""A database: connections, transactions, and the meaning of what it raises.
+"""Access to a database: connections, transactions, and the translation of database errors.
 
-SQLite and PostgreSQL are told apart here and in `upgrade.py` alone.
+SQLite and PostgreSQL are treated differently only here and in `upgrade.py`.
 
 - SQLite: a file in WAL mode, so that readers never wait for the one writer. Writers begin with BEGIN IMMEDIATE: a
   transaction that reads first and writes later would be refused at once if another wrote in between. After a loss of
-  power the database is whole, and may lack the last transactions (synchronous=NORMAL).
+  power the database is intact, but may lack the last transactions (synchronous=NORMAL).
 - PostgreSQL: psycopg, with limits on how long a connection and a statement may take.
 """
 
@@ -26,18 +26,21 @@ from sqlalchemy.engine import URL, Engine
 from service.store_errors import NoStore, StoreError, StoreFull, StoreUnavailable
 
 BUSY_SECONDS = 5
-"""How long a writer waits for another one, or for the server of the database."""
+"""Longest time in seconds that a writer waits for another writer, or for a connection to the database server."""
 STATEMENT_SECONDS = 10
-"""How long a statement may take in PostgreSQL."""
+"""Longest time in seconds that a statement may take in PostgreSQL."""
 SILENT_SECONDS = 12.0
-"""How long a transaction may take in PostgreSQL until its connection is cut: a server that hangs ends no statement."""
+"""Time in seconds after which the connection of a PostgreSQL transaction is cut.
+
+A server that hangs would not end the statement itself.
+"""
 GLANCE_SECONDS = 0.5
 CONNECTIONS = 6
-"""Connections of a process: one for each slot of storage, and for what runs beside requests."""
+"""Number of connections of a process: one for each slot of storage, and the rest for background work."""
 RETRY_SECONDS = 2.0
-"""How long nobody tries again to reach a database that could not be reached: each try may take seconds."""
+"""Time in seconds before a database that could not be reached is tried again. Each attempt may take seconds."""
 WAL_BYTES = 64 * 2**20
-"""What SQLite keeps of its log on disk when it could be empty."""
+"""Largest size in bytes of the SQLite log that stays on disk after a checkpoint."""
 
 log = logging.getLogger("nabla.store")
 
@@ -49,10 +52,13 @@ READ_ONLY = "The database of this server cannot be written."
 
 
 class Database:
-    """Connections to one database, for many threads of one process."""
+    """A pool of connections to one database, for many threads of one process."""
 
     def __init__(self, url: URL) -> None:
-        """Connects at the first transaction. Raises `NoStore` where the driver is not installed."""
+        """Prepare the engine, which connects at the first transaction.
+
+        Raises `NoStore` where the driver is not installed.
+        """
         self.url = url
         self.is_sqlite = url.get_backend_name() == "sqlite"
         self._unreachable_until = 0.0
@@ -66,6 +72,7 @@ class Database:
         self._writer = self.engine.execution_options(immediate=True)
 
     def _sqlite(self) -> Engine:
+        """Return an engine for a SQLite database."""
         engine = create_engine(
             self.url,
             pool_size=CONNECTIONS,
@@ -78,6 +85,7 @@ class Database:
         return engine
 
     def _postgresql(self) -> Engine:
+        """Return an engine for a PostgreSQL database, with limits on waiting."""
         limits = f"-c statement_timeout={STATEMENT_SECONDS}s -c lock_timeout={BUSY_SECONDS}s"
         return create_engine(
             self.url,
@@ -89,11 +97,14 @@ class Database:
         )
 
     def is_there(self) -> bool:
-        """Whether the file of the database is still the one that is open; that of a removed one can be written on."""
+        """Return whether the open database file still exists at its path.
+
+        SQLite would go on writing to a removed file.
+        """
         return not self.is_sqlite or _identity(self.url.database) == self._file
 
     def forget(self) -> None:
-        """Let go of connections that belong to the process this one was forked from, without closing them."""
+        """Drop the connections of the parent process after a fork, without closing them."""
         self.engine.dispose(close=False)
 
     def close(self) -> None:
@@ -102,26 +113,28 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """Open a transaction that only reads. Raises `StoreUnavailable`."""
+        """Open a transaction that only reads, and yield its connection. Raises `StoreUnavailable`."""
         with self._transaction(self.engine) as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """Open a transaction that writes: all of it is stored at the end of the block, or nothing if that raises.
+        """Open a transaction that writes, and yield its connection.
 
-        Raises `StoreUnavailable` and `StoreFull`.
+        Everything is stored at the end of the block, or nothing if the block raises. Raises `StoreUnavailable` and
+        `StoreFull`.
         """
         with self._transaction(self._writer) as connection:
             yield connection
 
     def lock(self, connection: Connection, number: int) -> None:
-        """Let no other transaction with the same number run beside this one; in SQLite writers are alone anyway."""
+        """Exclude other transactions that lock the same number. In SQLite only one writer runs at a time anyway."""
         if not self.is_sqlite:
             connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
 
     @contextmanager
     def _transaction(self, engine: Engine) -> Iterator[Connection]:
+        """Open a transaction and yield its connection. Database errors become errors of the store."""
         if time.monotonic() < self._unreachable_until:
             raise StoreUnavailable(GONE)
         with self._connected(engine) as connection:
@@ -138,6 +151,7 @@ class Database:
                     self._deadlines.forget(descriptor)
 
     def _connected(self, engine: Engine) -> Connection:
+        """Return a connection from the pool. Raises `StoreError`."""
         try:
             return engine.connect()
         except exc.TimeoutError:
@@ -147,12 +161,15 @@ class Database:
             raise self.meaning(error) from None
 
     def _pause(self) -> None:
-        """Refuse everybody for a moment: the server of the database is not there, and waiting for it takes seconds."""
+        """Refuse all transactions for a moment after the database server could not be reached."""
         if not self.is_sqlite:
             self._unreachable_until = time.monotonic() + RETRY_SECONDS
 
     def _watched(self, connection: Connection) -> int:
-        """Cut the connection where its server is silent for too long; renew it first where it was lost meanwhile."""
+        """Set a deadline on the socket of a connection, and return the descriptor of the socket.
+
+        A lost connection is renewed first.
+        """
         for last in (False, True):
             try:
                 descriptor: int = connection.connection.dbapi_connection.fileno()  # type: ignore[union-attr]
@@ -172,7 +189,7 @@ class Database:
         raise AssertionError
 
     def meaning(self, error: exc.DBAPIError) -> StoreError:
-        """What callers are told of what the database raised; the log gets its own words."""
+        """Return the error of the store that stands for a database error. The original message goes to the log."""
         original = error.orig
         kind: type[StoreError] = StoreUnavailable
         words = str(original).strip().partition("\n")[0]
@@ -202,11 +219,14 @@ MEANINGS: tuple[tuple[str, type[StoreError], str], ...] = (
     ("57014", StoreUnavailable, BUSY),
     ("25006", StoreUnavailable, READ_ONLY),
 )
-"""How codes of errors begin, and what they mean: names of SQLite, SQLSTATE of PostgreSQL."""
+"""Prefixes of error codes (names of SQLite, SQLSTATE of PostgreSQL), each with the error and the text for callers."""
 
 
 class Deadlines:
-    """Cuts off the sockets whose time is over. For many threads; the first use starts one of its own."""
+    """A watchdog that shuts down sockets whose deadline has passed, for many threads.
+
+    The first use starts its own thread.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -214,7 +234,7 @@ class Deadlines:
         self._runs = False
 
     def watch(self, descriptor: int, seconds: float) -> None:
-        """Cut this socket off after so many seconds, unless it is forgotten before."""
+        """Shut this socket down after so many seconds, unless `forget` is called before."""
         with self._lock:
             self._due[descriptor] = time.monotonic() + seconds
             if not self._runs:
@@ -222,24 +242,25 @@ class Deadlines:
                 threading.Thread(target=self._run, name="nabla-database", daemon=True).start()
 
     def forget(self, descriptor: int) -> None:
-        """The time of this socket counts no longer."""
+        """Remove the deadline of this socket."""
         with self._lock:
             self._due.pop(descriptor, None)
 
     def _run(self) -> None:
+        """Shut down sockets whose deadline has passed, in an endless loop."""
         while True:
             time.sleep(GLANCE_SECONDS)
             now = time.monotonic()
             with self._lock:
                 for descriptor in [each for each, due in self._due.items() if due <= now]:
                     del self._due[descriptor]
-                    # Whoever waits for an answer gets an error; the descriptor itself stays the driver's.
+                    # A thread that waits for an answer gets an error. The driver still owns the descriptor.
                     with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as cut:
                         cut.shutdown(socket.SHUT_RDWR)
 
 
 def _identity(path: str | None) -> tuple[int, int] | None:
-    """What tells a file from another one that takes its place; None: there is none."""
+    """Return the numbers that tell a file from another file at the same path. None: there is no file."""
     try:
         found = os.stat(path or "")
     except OSError:
@@ -248,8 +269,8 @@ def _identity(path: str | None) -> tuple[int, int] | None:
 
 
 def _prepare_connection(connection: Any, record: object) -> None:
-    """Set up a connection to SQLite."""
-    connection.isolation_level = None  # the driver would begin transactions by itself, and too late
+    """Set up a new connection to SQLite."""
+    connection.isolation_level = None  # the driver would begin transactions itself, but too late
     for pragma in (
         f"busy_timeout = {int(1000 * BUSY_SECONDS)}",
         "foreign_keys = ON",
@@ -260,16 +281,19 @@ def _prepare_connection(connection: Any, record: object) -> None:
 
 
 def _begin(connection: Connection) -> None:
+    """Begin a transaction in SQLite, with the write lock where the connection has the option `immediate`."""
     immediate = connection.get_execution_options().get("immediate", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
 
 
 def make_file(path: Path) -> None:
-    """Make the file of a database and its folder, for this user alone. Raises `NoStore`."""
+    """Create the file of a database and its folder, readable by this user alone. Raises `NoStore`."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        probe = path.with_name(f".probe-{os.getpid()}-{threading.get_ident()}")  # beside it SQLite writes its log
+        probe = path.with_name(
+            f".probe-{os.getpid()}-{threading.get_ident()}"
+        )  # SQLite writes its log in the same folder
         os.close(os.open(probe, os.O_WRONLY | os.O_CREAT, 0o600))
         probe.unlink()
     except OSError as error:

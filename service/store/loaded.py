@@ -1,7 +1,7 @@
-"""Networks that this process has read from the database, and for how long it may believe that they are still there.
+"""A cache of the networks that this process has read from the database.
 
-The content of a network never changes, for its id is made of it. But another process may remove the network. So what
-the database said counts for `LEASE_SECONDS`, and then it is asked again.
+The content of a network never changes, because the id is computed from the content. But another process may remove the
+network. So an answer of the database is trusted for `LEASE_SECONDS`, and then the database is asked again.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Generic, TypeVar
 from service.engine.cache import LeastRecentlyUsed
 
 LEASE_SECONDS = 1.0
-"""So long after another process has removed a network, this one may still use it."""
+"""Longest time in seconds that this process may use a network after another process has removed it."""
 MOST_LEASES = 10_000
 USED_SECONDS = 3600.0
-"""How exactly it is noted when a network was used last."""
+"""Resolution in seconds of the recorded time of last use."""
 
 V = TypeVar("V")
 Key = tuple[str, str]
@@ -25,21 +25,24 @@ Key = tuple[str, str]
 
 
 class LoadedNetworks(Generic[V]):
-    """Networks by their ids, bounded in bytes, and who was found to own which. For many threads."""
+    """A cache of networks by id, bounded in bytes, with a record of who owns which. For many threads."""
 
     def __init__(self, capacity: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._values: LeastRecentlyUsed[str, tuple[V, int]] = LeastRecentlyUsed(capacity, lambda _, entry: entry[1])
         self._lock = threading.Lock()
         self._leases: dict[Key, float] = {}
-        """When each was found in the database last."""
+        """The time when each network was last found in the database."""
         self._used: dict[Key, float] = {}
-        """Uses that are to be noted in the database."""
+        """Uses that are still to be written to the database, with their times."""
         self._noted: dict[Key, float] = {}
-        """When the last use that was noted was."""
+        """The time of the last recorded use of each network."""
 
     def find(self, owner: str, name: str) -> V | None:
-        """The network, if it was read and is believed to be there; that it was used is remembered."""
+        """Return the network if it is cached and known to be stored for this owner, and record the use.
+
+        Otherwise return None.
+        """
         key = (owner, name)
         lease = self._leases.get(key)
         now = self._clock()
@@ -51,16 +54,22 @@ class LoadedNetworks(Generic[V]):
         return self.read_before(name)
 
     def read_before(self, name: str) -> V | None:
-        """The network if it was read, whether or not it is still there."""
+        """Return the network if it is cached, even if it may be removed from the database by now.
+
+        Otherwise return None.
+        """
         entry = self._values.find(name)
         return None if entry is None else entry[0]
 
     def keep(self, name: str, value: V, nbytes: int) -> V:
-        """Keep a network that takes so many bytes, unless that is more than all may take; gives the one to use."""
+        """Cache a network of so many bytes, unless it exceeds the capacity.
+
+        Return the object that all callers should use.
+        """
         return self._values.get(name, lambda: (value, nbytes))[0]
 
     def believe(self, owner: str, name: str) -> None:
-        """The database was asked just now, and has it."""
+        """Record that the database has just confirmed that this owner has the network."""
         with self._lock:
             if len(self._leases) >= MOST_LEASES:
                 self._leases.clear()
@@ -68,22 +77,22 @@ class LoadedNetworks(Generic[V]):
             self._leases[owner, name] = self._clock()
 
     def drop(self, owner: str, name: str) -> None:
-        """It is no longer there."""
+        """Forget that this owner has the network, after its removal."""
         with self._lock:
             for each in (self._leases, self._used, self._noted):
                 each.pop((owner, name), None)
 
     def take_uses(self) -> list[Key]:
-        """The networks that were used since this was asked last."""
+        """Return the networks that were used since the last call of this method."""
         with self._lock:
             used, self._used = self._used, {}
         return list(used)
 
     @property
     def nbytes(self) -> int:
-        """What the networks take."""
+        """Return the number of bytes that the cached networks take."""
         return self._values.nbytes
 
     def shrink(self, nbytes: int) -> None:
-        """Forget so many bytes, what was not used for longest first."""
+        """Evict so many bytes, the least recently used networks first."""
         self._values.shrink(nbytes)

@@ -1,7 +1,7 @@
-"""Networks in the database: added, found, listed, removed, and forgotten when nobody used them for long.
+"""The networks in the database: add, find, list, remove, and forget what was not used for long.
 
-A network is known by a hash of its content, so whoever sends the same again gets the same id, and the bytes are stored
-once. Each key that sent it owns it: what one owner removes, the others keep.
+The id of a network is a hash of its content. So whoever sends the same network again gets the same id, and the bytes
+are stored once. Each key that sent a network owns it: what one owner removes, the others keep.
 """
 
 from __future__ import annotations
@@ -32,53 +32,53 @@ from service.store.tables import blobs, networks, owners
 from service.store_errors import QuotaExceeded, StoreFull
 
 LOCK = 0x6E6574
-"""The number of the lock of those who add networks and remove them, in PostgreSQL."""
+"""Number of the PostgreSQL lock that is held while networks are added or removed."""
 AT_ONCE = 100
-"""Networks that are forgotten in one transaction: others may write between two of them."""
+"""Number of networks that are forgotten in one transaction. Others may write between two transactions."""
 
 
 class Quotas(NamedTuple):
-    """How much may be stored."""
+    """The limits on how much may be stored."""
 
     networks: int
-    """Networks of one owner."""
+    """Largest number of networks of one owner."""
     owner_bytes: int
-    """Bytes of all networks of one owner."""
+    """Largest number of bytes of all networks of one owner."""
     total_bytes: int
-    """Bytes of all owners together; what several own counts once."""
+    """Largest number of bytes of all owners together. A network with several owners counts once."""
 
 
 class Told(NamedTuple):
-    """What callers are told of a network, as JSON."""
+    """The description of a network for callers, as JSON texts."""
 
     brief: str
-    """A line of a listing."""
+    """JSON of the entry in a listing."""
     summary: str
 
 
 class Entry(NamedTuple):
-    """A network as its owner sees it."""
+    """A stored network as its owner sees it."""
 
     id: str
     format: str
     size: int
     text: str
-    """Its `brief` in a listing, else its `summary`."""
+    """The `brief` text in a listing, otherwise the `summary` text."""
     created: float
-    """When this owner sent it first."""
+    """Time when this owner first sent the network."""
     used: float
-    """When this owner used it last, to the hour."""
+    """Time when this owner last used the network, to the hour."""
 
 
 class Usage(NamedTuple):
-    """What an owner stores."""
+    """The amount of data that an owner stores."""
 
     networks: int
     size: int
 
 
-# Statements are made once: that takes longer than SQLite takes for most of them, and each would hold itself until the
-# garbage collector comes.
+# The statements are built once, because building one takes longer than SQLite takes to run most of them, and each is
+# part of a reference cycle that lives until the next garbage collection.
 _OWNER: BindParameter[str] = bindparam("of_owner")
 _NETWORK: BindParameter[str] = bindparam("of_network")
 _NOW: BindParameter[float] = bindparam("now")
@@ -88,6 +88,7 @@ _PARAMETERS = blobs.alias()
 
 
 def _entries(text: ColumnElement[str]) -> Select[str, str, int, str, float, float]:
+    """Return a query for networks with their owners, which selects `text` as the text of each entry."""
     return select(networks.c.id, networks.c.format, networks.c.size, text, owners.c.created, owners.c.used).join_from(
         owners, networks, owners.c.network == networks.c.id
     )
@@ -150,16 +151,19 @@ SOME_OLD = select(owners.c.owner, owners.c.network).where(_OLD).limit(AT_ONCE)
 
 
 class Networks:
-    """The networks of all owners. Every method is a transaction of its own, and raises as `Database` says."""
+    """The repository of the networks of all owners.
+
+    Each method runs its own transaction and raises the errors of `Database`.
+    """
 
     def __init__(self, database: Database) -> None:
         self.database = database
         self._add_blob = ADD_BLOB[database.url.get_backend_name()]
 
     def add(self, owner: str, content: Content, told: Told, quotas: Quotas, now: float) -> bool:
-        """Store a network, or note that its owner sent it again. Returns whether this owner had it not.
+        """Store a network, or record that its owner sent it again. Return whether it is new for this owner.
 
-        Raises `QuotaExceeded`, and `StoreFull` where all owners together store as much as they may.
+        Raises `QuotaExceeded`, and `StoreFull` where the data of all owners together has reached its limit.
         """
         name = content.id
         mine = {"of_owner": owner, "of_network": name}
@@ -181,6 +185,7 @@ class Networks:
             return True
 
     def _add_content(self, connection: Connection, content: Content, told: Told, most: int, now: float) -> None:
+        """Insert a network and its bytes. Raises `StoreFull` if all networks would exceed `most` bytes."""
         if int(connection.execute(STORED).scalar_one()) + content.size > most:
             raise StoreFull("All that this server stores has reached its limit; nothing was stored.")
         definition, parameters = (self._keep(connection, part) for part in (content.definition, content.parameters))
@@ -196,6 +201,7 @@ class Networks:
         connection.execute(ADD_NETWORK, row)
 
     def _keep(self, connection: Connection, content: bytes | None) -> str | None:
+        """Insert bytes as a blob unless they are stored already. Return the id of the blob."""
         if content is None:
             return None
         name = hashlib.sha256(content).hexdigest()
@@ -203,24 +209,27 @@ class Networks:
         return name
 
     def find(self, owner: str, name: str) -> Entry | None:
-        """The network if this owner has it."""
+        """Return the network if this owner has it, otherwise None."""
         with self.database.reading() as connection:
             row = connection.execute(FIND, {"of_owner": owner, "of_network": name}).one_or_none()
         return None if row is None else Entry(*row)
 
     def content(self, owner: str, name: str) -> Content | None:
-        """What a network of this owner is made of."""
+        """Return the content of a network if this owner has it, otherwise None."""
         with self.database.reading() as connection:
             row = connection.execute(CONTENT, {"of_owner": owner, "of_network": name}).one_or_none()
         return None if row is None else Content(*row)
 
     def definition(self, owner: str, name: str) -> bytes | None:
-        """The definition alone of a network of this owner."""
+        """Return the definition of a network, without its parameters, if this owner has it. Otherwise return None."""
         with self.database.reading() as connection:
             return connection.execute(DEFINITION, {"of_owner": owner, "of_network": name}).scalar()
 
     def listed(self, owner: str, count: int, after: tuple[float, str] | None = None) -> list[Entry]:
-        """At most so many networks of an owner, the newest first; those `after` one, by its `created` and id."""
+        """Return at most `count` networks of an owner, the newest first.
+
+        `after` is the `created` and id of the entry where the previous page ended.
+        """
         asked = {"of_owner": owner, "count": count}
         if after is not None:
             asked |= {"after_created": after[0], "after_network": after[1]}
@@ -229,21 +238,29 @@ class Networks:
             return [Entry(*row) for row in rows]
 
     def usage(self, owner: str) -> Usage:
-        """How much an owner stores."""
+        """Return how much an owner stores."""
         with self.database.reading() as connection:
             count, size = connection.execute(USAGE, {"of_owner": owner}).one()
         return Usage(count, int(size))
 
     def remove(self, owner: str, name: str) -> bool:
-        """Take a network from its owner, and its bytes where nobody else has it. Returns whether the owner had it."""
+        """Remove a network from its owner.
+
+        Return whether the owner had it. The bytes are deleted with the last owner.
+        """
         with self.database.writing() as connection:
             self.database.lock(connection, LOCK)
             return self._remove(connection, owner, name)
 
     def forget(self, before: float) -> int:
-        """Remove what its owner did not use since a time, some at a time. Returns how many were removed."""
+        """Remove networks that their owners have not used since the time `before`, in batches.
+
+        Return how many were removed.
+        """
         old = {"before": before}
-        with self.database.reading() as connection:  # mostly there is nothing, and a writer would make others wait
+        with (
+            self.database.reading() as connection
+        ):  # mostly there is nothing to remove, and a writer would block others
             if connection.execute(ANY_OLD, old).scalar() is None:
                 return 0
         removed = 0
@@ -256,12 +273,13 @@ class Networks:
                 return removed
 
     def note_uses(self, uses: Mapping[tuple[str, str], float]) -> None:
-        """Note when owners used networks."""
+        """Record the times at which owners used networks."""
         with self.database.writing() as connection:
             for (owner, name), when in uses.items():
                 connection.execute(NOTE_USE, {"of_owner": owner, "of_network": name, "now": when})
 
     def _remove(self, connection: Connection, owner: str, name: str) -> bool:
+        """Remove a network from its owner, within a transaction. Return whether the owner had it."""
         mine = {"of_owner": owner, "of_network": name}
         if not connection.execute(DISOWN, mine).rowcount:
             return False
@@ -272,5 +290,6 @@ class Networks:
 
 
 def _check(name: str, asked: int, allowed: int) -> None:
+    """Raise `QuotaExceeded` for the limit `name` if more is asked than allowed."""
     if asked > allowed:
         raise QuotaExceeded(name, asked, allowed)

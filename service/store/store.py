@@ -1,7 +1,7 @@
-"""The store of a process: where it is, opened at its first use.
+"""The store of a process: its place, and the opening of the database at the first use.
 
-Nothing is imported, made or connected before somebody stores or asks for something. Then the folder is made, the tables
-are brought up to date, and a thread begins that notes uses and removes what nobody used for long.
+Nothing is imported, created or connected before the first request that needs the store. Then the folder is created, the
+tables are brought up to date, and a thread starts that records uses and removes what nobody used for long.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 FILE = "nabla.db"
 DAY = 86400.0
 NOTE_SECONDS = 60.0
-"""Seconds between two times that uses are noted."""
+"""Time in seconds between two writes of the recorded uses."""
 CLEAN_SECONDS = 900.0
-"""Seconds between two looks for what nobody used for long, about."""
+"""Approximate time in seconds between two searches for networks that nobody used for long."""
 
 log = logging.getLogger("nabla.store")
 
 
 class Store:
-    """What a server stores, as one process sees it. For many threads; it may be made before a fork."""
+    """The store of a server as one process sees it. For many threads. The object may be made before a fork."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
         self.settings = settings
@@ -42,13 +42,13 @@ class Store:
         self.loaded: LoadedNetworks[Any] = LoadedNetworks(settings.loaded_bytes)
         self._lock = threading.Lock()
         self._process = 0
-        """The process that opened it."""
+        """Id of the process that opened the store."""
         self._database: Database | None = None
         self._networks: Networks | None = None
 
     @property
     def networks(self) -> Networks:
-        """The networks in the database, which is opened if it is not. Raises `StoreError`."""
+        """Return the networks in the database, and open the database if needed. Raises `StoreError`."""
         found = self._networks
         if found is not None and self._process == os.getpid() and found.database.is_there():
             return found
@@ -56,12 +56,13 @@ class Store:
             return self._open()
 
     def _open(self) -> Networks:
+        """Open the database of this process and return its networks. Raises `StoreError`."""
         from service.store.networks import Networks
         from service.store.upgrade import upgrade
 
         database = self._database
         if database is not None and self._process != os.getpid():
-            database.forget()  # its connections are those of the process that this one was forked from
+            database.forget()  # the connections belong to the process that this one was forked from
             database = None
         elif database is not None and not database.is_there():
             log.error("the file of the database was removed or replaced")
@@ -78,6 +79,7 @@ class Store:
         return self._networks
 
     def _find(self) -> Database:
+        """Return the database that the settings name, and create the file of a SQLite database. Raises `NoStore`."""
         from sqlalchemy import make_url
         from sqlalchemy.engine import URL
         from sqlalchemy.exc import ArgumentError
@@ -99,14 +101,17 @@ class Store:
         return Database(url)
 
     def close(self) -> None:
-        """Close the connections of this process; the next use opens them again."""
+        """Close the connections of this process. The next use opens them again."""
         with self._lock:
             if self._database is not None and self._process == os.getpid():
                 self._database.close()
             self._database = self._networks = None
 
     def tidy(self) -> int:
-        """Note when networks were used, and remove what nobody used for long; gives how many. Raises `StoreError`."""
+        """Write the recorded uses, and remove the networks that nobody used for long.
+
+        Return how many. Raises `StoreError`.
+        """
         now = self.clock()
         uses = self.loaded.take_uses()
         if uses:
@@ -118,9 +123,11 @@ class Store:
         return removed
 
     def _keep_tidy(self) -> None:
-        """Do so again and again, until the store is closed or opened anew."""
+        """Call `tidy` again and again, until the store is closed or opened anew."""
         mine = self._networks
-        clean = time.monotonic() + CLEAN_SECONDS * random.uniform(0.05, 1.0)  # not all processes at once
+        clean = time.monotonic() + CLEAN_SECONDS * random.uniform(
+            0.05, 1.0
+        )  # so that processes do not all clean at once
         while True:
             time.sleep(NOTE_SECONDS)
             if self._networks is not mine or mine is None:
@@ -134,17 +141,17 @@ class Store:
                     if uses:
                         mine.note_uses(dict.fromkeys(uses, self.clock()))
             except StoreError:
-                pass  # it is logged, and may be well the next time
+                pass  # the error is logged, and the next attempt may succeed
             except Exception:
                 log.exception("the store cannot be kept tidy")
 
 
 def data_folder(settings: Settings) -> Path:
-    """The folder of what is stored. Raises `NoStore` where none is named and the user has no home."""
+    """Return the folder of the stored data. Raises `NoStore` where no folder is set and the user has no home."""
     if settings.data:
         return Path(settings.data).expanduser().absolute()
     home = os.environ.get("XDG_DATA_HOME", "")
-    if home.startswith("/"):  # others are to be ignored
+    if home.startswith("/"):  # the XDG specification says to ignore relative paths
         return Path(home) / "nabla"
     try:
         return Path.home() / ".local" / "share" / "nabla"

@@ -1,10 +1,10 @@
-"""The tables. A change here needs a migration in `migrations/versions`; a test compares the two.
+"""The tables of the database. A change here needs a migration in `migrations/versions`; a test compares the two.
 
 blobs      bytes by the hash of their content: definitions and parameters, each stored once
-networks   a network by the hash of its content
-owners     whose it is; the same network may belong to several
+networks   networks by the hash of their content
+owners     the owners of each network; one network may have several
 
-Times are seconds since 1970. Large values stand in a table of their own, so that nobody reads them who counts or lists.
+Times are seconds since 1970. Large values are in a table of their own, so that counting and listing do not read them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 
 HASH = 64
-"""Digits of a SHA-256."""
+"""Number of hexadecimal digits of a SHA-256 hash."""
 
 metadata = MetaData(
     naming_convention={
@@ -33,11 +33,11 @@ metadata = MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
-"""Constraints have the same names in every database, so that migrations can name them."""
+"""Metadata of all tables. Constraints get the same names in every database, so that migrations can refer to them."""
 
 
 class BlobColumns(TypedColumns):
-    """Columns of `blobs`."""
+    """The columns of `blobs`."""
 
     id = Column(String(HASH), primary_key=True)
     size = Column(BigInteger, nullable=False)
@@ -45,33 +45,35 @@ class BlobColumns(TypedColumns):
 
 
 class NetworkColumns(TypedColumns):
-    """Columns of `networks`."""
+    """The columns of `networks`."""
 
     id = Column(String(HASH), primary_key=True)
     format = Column(String(16), nullable=False)
     definition = Column(String(HASH), ForeignKey("blobs.id"), nullable=False, index=True)
     parameters = Column(String(HASH), ForeignKey("blobs.id"), index=True)
     size = Column(BigInteger, nullable=False)
-    """Bytes of both blobs."""
+    """Number of bytes of both blobs."""
     created = Column(Double, nullable=False)
     brief = Column(Text, nullable=False)
-    """JSON of a line of a listing, at most a few kilobytes."""
+    """JSON of the entry in a listing, at most a few kilobytes."""
     summary = Column(Text, nullable=False)
-    """JSON that tells callers of the network without reading it."""
+    """JSON that describes the network to callers, who need not read the network itself."""
 
 
 class OwnerColumns(TypedColumns):
-    """Columns of `owners`."""
+    """The columns of `owners`."""
 
     owner = Column(String(80), primary_key=True)
-    """The name of a key; "" owns what was stored while the server had none."""
+    """The name of a key. The empty name owns what was stored while the server had no keys."""
     network = Column(String(HASH), ForeignKey("networks.id"), primary_key=True, index=True)
     size = Column(BigInteger, nullable=False)
     created = Column(Double, nullable=False)
     used = Column(Double, nullable=False, index=True)
 
 
-blobs = Table("blobs", metadata, BlobColumns, Index(None, "size"))  # the sum is asked before a network is added
+blobs = Table(
+    "blobs", metadata, BlobColumns, Index(None, "size")
+)  # for the sum that is computed before a network is added
 networks = Table("networks", metadata, NetworkColumns)
-# For the pages of a listing, and for the sum of an owner.
+# The index serves the pages of a listing and the sum of an owner.
 owners = Table("owners", metadata, OwnerColumns, Index(None, "owner", "created", "network", "size"))

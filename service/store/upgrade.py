@@ -1,9 +1,9 @@
-"""Brings the tables of a database up to date.
+"""The upgrade of the tables of a database to the latest version.
 
-The version of a database that is up to date is read in one query, without Alembic. Otherwise one process migrates, in
-one transaction that no other process can write beside, and the others wait and find the work done.
+The version of a database that is up to date is read in one query, without Alembic. Otherwise one process migrates the
+database in one transaction that excludes other writers. The other processes wait and then find the work done.
 
-    python -m service.store.upgrade --new "what it does"     writes a migration for what tables.py has and it lacks
+    python -m service.store.upgrade --new "summary of the change"     writes a migration for the changes in tables.py
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 LATEST = "0001"
-"""The version that this program needs. A test compares it with the migrations."""
+"""The version of the tables that this program needs. A test compares it with the migrations."""
 MIGRATIONS = Path(__file__).parent / "migrations"
 MIGRATION_SECONDS = 120
-"""How long a process waits while another one migrates."""
+"""Longest time in seconds that a process waits while another process migrates."""
 LOCK = 0x6E61626C61
-"""The number of the lock in PostgreSQL: "nabla" in ASCII."""
+"""Number of the migration lock in PostgreSQL: "nabla" in ASCII."""
 
 
 def upgrade(database: Database) -> None:
-    """Make the tables, or change them to the latest version.
+    """Create the tables, or migrate them to the latest version.
 
     Raises `StoreUnavailable`, also for a database of a later version of this program.
     """
@@ -51,12 +51,13 @@ def upgrade(database: Database) -> None:
 
 
 def version_of(database: Database) -> str | None:
-    """The version of a database; None for an empty one. Raises `StoreUnavailable`."""
+    """Return the version of the tables in a database. None: the database is empty. Raises `StoreUnavailable`."""
     with database.reading() as connection:
         return _version(connection)
 
 
 def _version(connection: Connection) -> str | None:
+    """Return the version of the tables. None: the database has none."""
     if not inspect(connection).has_table("alembic_version"):
         return None
     version: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
@@ -64,6 +65,7 @@ def _version(connection: Connection) -> str | None:
 
 
 def _migrate(connection: Connection) -> None:
+    """Migrate the tables to the latest version. Raises `StoreUnavailable`."""
     from alembic import command
     from alembic.script.revision import RevisionError
     from alembic.util import CommandError
@@ -77,6 +79,7 @@ def _migrate(connection: Connection) -> None:
 
 
 def _config(connection: Connection) -> Config:
+    """Return a configuration of Alembic that uses this connection."""
     from alembic.config import Config
 
     config = Config()
@@ -86,7 +89,7 @@ def _config(connection: Connection) -> Config:
 
 
 def _use_wal(database: Database) -> None:
-    """Switch a file to WAL, which it stays in. Another process may do so at the same time."""
+    """Switch a SQLite file to WAL mode, which is permanent. Another process may do so at the same time."""
     end = time.monotonic() + BUSY_SECONDS
     while True:
         raw = None
@@ -110,7 +113,7 @@ def _use_wal(database: Database) -> None:
 
 
 def write_migration(message: str) -> None:
-    """Write a migration for the difference between tables.py and the migrations so far."""
+    """Write a migration for the difference between tables.py and the existing migrations."""
     from alembic import command
     from alembic.script import ScriptDirectory
 

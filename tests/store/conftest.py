@@ -1,4 +1,4 @@
-"""Databases for the tests of the store: SQLite always, PostgreSQL where its programs are installed."""
+"""Fixtures with databases for the tests of the store: SQLite always, PostgreSQL where its programs are installed."""
 
 import os
 import pwd
@@ -22,7 +22,7 @@ NAMES = count()
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[URL]:
-    """A server of PostgreSQL of its own, which only this user reaches."""
+    """Start a PostgreSQL server that only this user reaches, and yield its address."""
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     initdb = shutil.which("initdb") or (str(programs[-1]) if programs else None)
     if initdb is None:
@@ -52,7 +52,7 @@ def postgresql() -> Iterator[URL]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def address(request: pytest.FixtureRequest, tmp_path: Path) -> URL:
-    """The address of a new, empty database."""
+    """Return the address of a new, empty database."""
     if request.param == "sqlite":
         return URL.create("sqlite", database=str(tmp_path / "nabla.db"))
     server: URL = request.getfixturevalue("postgresql")
@@ -66,7 +66,7 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> URL:
 
 @pytest.fixture
 def database(address: URL) -> Iterator[Database]:
-    """A database without tables."""
+    """Open a database without tables."""
     made = Database(address)
     yield made
     made.close()
@@ -74,6 +74,6 @@ def database(address: URL) -> Iterator[Database]:
 
 @pytest.fixture
 def stored(database: Database) -> Networks:
-    """The networks of a database that is up to date."""
+    """Return the networks of a database that is up to date."""
     upgrade(database)
     return Networks(database)

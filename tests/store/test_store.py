@@ -1,4 +1,4 @@
-"""Networks in a database, SQLite and PostgreSQL alike."""
+"""Tests of the networks in a database, for SQLite and PostgreSQL alike."""
 
 import multiprocessing
 import os
@@ -34,11 +34,12 @@ MANY = Quotas(networks=10**6, owner_bytes=10**9, total_bytes=10**9)
 
 
 def content(number: int = 0, size: int = 10, parameters: bytes | None = None) -> Content:
+    """Return a content that differs for each number. `size` is the number of spaces that are added."""
     return Content("json", b'{"number":%d}' % number + b" " * size, parameters)
 
 
 def rows(database: Database) -> tuple[int, int]:
-    """How many networks and blobs there are."""
+    """Return the numbers of networks and of blobs in a database."""
     with database.reading() as connection:
         counts = [
             connection.execute(select(func.count()).select_from(table)).scalar_one() for table in (networks, blobs)
@@ -109,7 +110,10 @@ def test_a_database_of_a_later_version_is_left_alone(stored: Networks) -> None:
 
 
 def start_and_add(address: URL, number: int, barrier: Any, found: Any) -> None:
-    """In a process of its own: bring the tables up to date, and store what all others store, and something else."""
+    """Bring the tables up to date, then store one network that all processes share and five of its own.
+
+    Runs in a process of its own, and puts the results into `found`.
+    """
     database = Database(address)
     try:
         barrier.wait(30)
@@ -193,7 +197,7 @@ def test_pages_of_a_listing_hold_every_network_once_the_newest_first(stored: Net
     names = []
     for number in range(7):
         one = content(number)
-        stored.add("alice", one, NOTHING, MANY, float(number // 2))  # some at the same moment
+        stored.add("alice", one, NOTHING, MANY, float(number // 2))  # some networks have the same time
         names.append((float(number // 2), one.id))
     stored.add("bob", content(99), NOTHING, MANY, 9.0)
     found: list[tuple[float, str]] = []
@@ -209,13 +213,15 @@ def test_quotas_are_told_by_name_and_nothing_is_stored_beyond_them(stored: Netwo
     with pytest.raises(QuotaExceeded) as refusal:
         stored.add("alice", content(2), NOTHING, two, 1.0)
     assert (refusal.value.name, refusal.value.asked, refusal.value.allowed) == ("stored_networks", 3, 2)
-    assert stored.add("alice", content(1), NOTHING, two, 2.0) is False  # what is there may come again
-    assert stored.add("bob", content(2), NOTHING, two, 1.0)  # and others have room of their own
+    assert stored.add("alice", content(1), NOTHING, two, 2.0) is False  # a stored network may be sent again
+    assert stored.add("bob", content(2), NOTHING, two, 1.0)  # other owners have quotas of their own
     with pytest.raises(QuotaExceeded, match="stored_bytes_per_key"):
         stored.add("carol", content(3, 500), NOTHING, two._replace(owner_bytes=400), 1.0)
     with pytest.raises(StoreFull):
         stored.add("carol", content(3, 500), NOTHING, two._replace(total_bytes=500), 1.0)
-    assert stored.add("carol", content(0), NOTHING, two._replace(total_bytes=1), 1.0)  # which takes no room
+    assert stored.add(
+        "carol", content(0), NOTHING, two._replace(total_bytes=1), 1.0
+    )  # bytes that are already stored take no room
     assert rows(stored.database) == (3, 3)
     assert stored.remove("alice", content(1).id)
     assert stored.add("alice", content(5), NOTHING, two, 1.0)
@@ -226,7 +232,7 @@ def test_what_nobody_used_for_long_is_forgotten_by_owner(stored: Networks) -> No
         stored.add("alice", content(number), NOTHING, MANY, 100.0)
     stored.add("bob", content(0), NOTHING, MANY, 100.0)
     stored.note_uses({("alice", content(1).id): 300.0, ("bob", content(0).id): 300.0, ("bob", "unknown"): 300.0})
-    stored.note_uses({("alice", content(1).id): 200.0})  # an older one changes nothing
+    stored.note_uses({("alice", content(1).id): 200.0})  # an older use changes nothing
     assert stored.forget(50.0) == 0
     assert stored.forget(250.0) == AT_ONCE + 4
     assert stored.usage("alice").networks == 1
@@ -273,6 +279,7 @@ def test_a_transaction_that_fails_stores_nothing(stored: Networks) -> None:
 
 
 def opened(folder: Path, **settings: Any) -> Store:
+    """Return a store in a folder, with these settings. The first use opens the store."""
     return Store(Settings(data=str(folder), log_requests=False, **settings))
 
 
@@ -345,7 +352,7 @@ def test_a_writer_waits_for_another_and_is_told_when_that_takes_too_long(
 
 
 def test_a_copy_of_the_files_at_any_moment_is_a_whole_database(tmp_path: Path) -> None:
-    """As after a loss of power: what was stored before is there, or the last of it is not."""
+    """Check copies taken as if power was lost: each is a valid database, which may lack the last transactions."""
     source = tmp_path / "source"
     store = opened(source)
     for number in range(5):
@@ -474,6 +481,7 @@ def test_a_forked_process_opens_connections_of_its_own(tmp_path: Path) -> None:
 
 
 def at(moments: list[float]) -> Callable[[], float]:
+    """Return a clock that shows the last of these moments."""
     return lambda: moments[-1]
 
 
@@ -482,7 +490,7 @@ def test_what_was_read_is_believed_for_a_moment_and_by_owner() -> None:
     loaded: LoadedNetworks[str] = LoadedNetworks(1000, at(now))
     assert loaded.find("alice", "a") is None
     assert loaded.keep("a", "network", 10) == "network"
-    assert loaded.find("alice", "a") is None  # nobody saw that it is hers
+    assert loaded.find("alice", "a") is None  # the database has not confirmed that she owns it
     loaded.believe("alice", "a")
     assert loaded.find("alice", "a") == "network"
     assert loaded.find("bob", "a") is None
@@ -512,7 +520,7 @@ def test_what_is_kept_is_bounded_in_bytes() -> None:
     assert loaded.nbytes <= 100
     assert loaded.keep("large", 1, 101) == 1
     assert loaded.read_before("large") is None
-    assert loaded.keep("19", 5, 30) == 19  # the first to be read is the one that all use
+    assert loaded.keep("19", 5, 30) == 19  # all callers use the object that was read first
     loaded.shrink(1000)
     assert loaded.nbytes == 0
 

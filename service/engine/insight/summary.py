@@ -1,4 +1,4 @@
-"""What a network is, told without any numbers: its inputs, outputs and parameters with their shapes."""
+"""The summary of a network without any numbers: its inputs, outputs and parameters with their shapes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from service.engine.watch import Watch
 
 FLOAT, INTEGER = "float64", "int64"
 BATCH = "batch"
-"""How the axis of the samples is called."""
+"""Name of the axis of samples."""
 OpenShape = tuple[int | str | None, ...]
-"""A shape with names, or nothing, for the axes that are left open."""
+"""A shape that has a name or None for each axis whose length is open."""
 
 
 class Tensor(NamedTuple):
@@ -29,7 +29,7 @@ class Tensor(NamedTuple):
     name: str
     dtype: str
     shape: OpenShape | None
-    """With the axis of the samples; None: the definition leaves all of it to those who send inputs."""
+    """Shape with the axis of samples. None: the definition leaves the whole shape to the inputs of a request."""
 
 
 class OwnParameter(NamedTuple):
@@ -42,20 +42,23 @@ class OwnParameter(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What a network is."""
+    """The summary of a network."""
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     parameters: tuple[OwnParameter, ...] | None
-    """None where their shapes depend on those of the inputs, which are not known."""
+    """None where the shapes depend on those of the inputs, which are not known."""
     operations: dict[str, int]
-    """How many layers of each type it has."""
+    """Number of layers of each type."""
     faults: tuple[Fault, ...]
-    """What is wrong with the parameters that were given."""
+    """Errors in the parameters that were given."""
 
 
 def task_of(definition: Definition, parameters: Tree | None) -> Task | None:
-    """A pass of one sample through a network of layers; None where the shapes of its inputs are not known."""
+    """Return the task of passing one sample through a network.
+
+    None: the shapes of its inputs are not known, or the network is no network of layers.
+    """
     if not isinstance(definition, NetworkDefinition):
         return None
     shapes = definition.input_shapes
@@ -79,9 +82,9 @@ def task_of(definition: Definition, parameters: Tree | None) -> Task | None:
 def summary_of(
     definition: Definition, task: Task | None, parameters: Tree | None, limits: Limits, watch: Watch | None = None
 ) -> Summary:
-    """Build the network for the task that `task_of` gave, and tell what it is.
+    """Build the network for the task that `task_of` returned, and return its summary.
 
-    Raises `InvalidRequest` where the definition does not fit together, `LimitExceeded`, and what `watch` raises.
+    Raises `InvalidRequest` where the definition is inconsistent, `LimitExceeded`, and the exceptions of `watch`.
     """
     operations = dict(sorted(Counter(layer.layer.name for layer in definition.layers).items()))
     inputs = tuple([_input(definition, name) for name in definition.inputs])
@@ -102,6 +105,7 @@ def summary_of(
 
 
 def _input(definition: Definition, name: str) -> Tensor:
+    """Return the description of an input of a network."""
     if isinstance(definition, OnnxDefinition):
         return Tensor(name, definition.dtypes[name], definition.shapes[name])
     assert isinstance(definition, NetworkDefinition)
@@ -111,7 +115,10 @@ def _input(definition: Definition, name: str) -> Tensor:
 
 
 def _own(definition: Definition, given: Tree | None) -> tuple[tuple[OwnParameter, ...] | None, tuple[Fault, ...]]:
-    """The parameters that came with a definition, and what is wrong with those that are to stand in their place."""
+    """Return the parameters of an ONNX definition, and the errors in the given parameters that are to replace them.
+
+    Return None and no errors for other definitions.
+    """
     tree = definition.parameters
     if tree is None or not isinstance(definition, OnnxDefinition):
         return None, ()

@@ -1,8 +1,9 @@
-"""How Alembic runs the migrations: on the connection that `service/store/upgrade.py` gives, within its transaction.
+"""The entry point through which Alembic runs the migrations.
 
-To write a migration, change `tables.py` and run in the repository:
+Migrations run on the connection that `service/store/upgrade.py` gives, within its transaction. To write a migration,
+change `tables.py` and run in the repository:
 
-    .venv/bin/python -m service.store.upgrade --new "what it does"
+    .venv/bin/python -m service.store.upgrade --new "summary of the change"
 """
 
 from alembic import context
@@ -12,7 +13,7 @@ from service.store.tables import metadata
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,
-    render_as_batch=True,  # SQLite changes a table by making it anew
+    render_as_batch=True,  # SQLite can change a table only by creating it anew
     transactional_ddl=True,
 )
 context.run_migrations()

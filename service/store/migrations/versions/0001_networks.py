@@ -1,4 +1,4 @@
-"""Tables of stored networks."""
+"""Create the tables of stored networks."""
 
 import sqlalchemy as sa
 from alembic import op
