@@ -42,7 +42,7 @@ def packed(tree: Tree) -> bytes:
 def unpacked(content: bytes) -> dict[str, dict[str, Array]]:
     """Parameters from bytes that `packed` made. The arrays are parts of these bytes, and read-only."""
     tree: dict[str, dict[str, Array]] = {}
-    for key, array in sorted(load_safetensors(content).items()):
+    for key, array in sorted(load_safetensors(content, may_be_empty=True).items()):
         layer, _, name = key.rpartition(".")
         array.setflags(write=False)
         tree.setdefault(layer, {})[name] = array

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -45,6 +46,7 @@ GONE = "The database of this server cannot be reached now."
 BUSY = "The database of this server is busy."
 DAMAGED = "The database of this server cannot be read."
 FULL = "The disk of this server's database is full; nothing was stored."
+TOO_FULL = "The disk of this server's database is so full that not even a removal can be noted; nothing was removed."
 READ_ONLY = "The database of this server cannot be written."
 
 
@@ -114,6 +116,17 @@ class Database:
         """
         with self._transaction(self._writer) as connection:
             yield connection
+
+    def make_room(self) -> None:
+        """Move what SQLite's log holds into the file and empty the log, so that a transaction has its room.
+
+        Does nothing where that cannot be done now.
+        """
+        if not self.is_sqlite:
+            return
+        with self._connected(self.engine) as connection, suppress(sqlite3.Error):
+            # The driver itself does it, for SQLAlchemy would begin a transaction first.
+            connection.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def lock(self, connection: Connection, number: int) -> None:
         """Let no other transaction with the same number run beside this one; in SQLite writers are alone anyway."""

@@ -472,13 +472,19 @@ def test_a_file_that_is_no_network_is_refused_by_what_it_is(client: FlaskClient,
         (save({"hidden.kernel": np.ones((3, 2))}), "#/parameters/hidden/kernel"),
         ((2**63).to_bytes(8, "little") + b"{}", "#/parameters"),
         ((20).to_bytes(8, "little") + b'{"a":{"dtype":"F64",', "#/parameters"),
+        (save({}), "has no tensors"),
+        (save({"abcdef.k": np.ones(2)}).replace(b"abcdef", b"\\ud800"), "unpaired surrogate"),
     ],
-    ids=range(12),
+    ids=range(14),
 )
 def test_parameters_of_a_form_that_are_none_are_refused(client: FlaskClient, content: bytes, told: str) -> None:
     answer = form(client, network=json.dumps(STORED["network"]).encode(), parameters=content)
     assert answer.status_code in (400, 422), answer.text
     assert told in answer.json["detail"], answer.json
+    if content[:1] not in (b"{", b"[") and not told.startswith("#/parameters/"):
+        inline = {"safetensors": base64.b64encode(content).decode()}
+        answer = client.post("/v1/networks", json={"network": STORED["network"], "parameters": inline})
+        assert told in assert_problem(answer, "invalid")["detail"]
 
 
 BOUNDARY = "multipart/form-data; boundary=xyz"
