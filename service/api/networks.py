@@ -89,10 +89,12 @@ def read_network(environ: Mapping[str, Any], body: bytes, need: Callable[[int], 
 
 
 def _format_of(environ: Mapping[str, Any]) -> str:
-    query = _query(environ, ("format",))
-    form = query.get("format", "json")
-    if form not in FORMATS:
-        raise _bad_query("format", f"takes one of {', '.join(FORMATS)}, got {form[:60]!r}")
+    try:
+        form = _query(environ, ("format",)).get("format", "json")
+        if form not in FORMATS:
+            raise _bad_query("format", f"takes one of {', '.join(FORMATS)}, got {form[:60]!r}")
+    except Problem as problem:  # pointers of a request with a body name places of that body
+        raise Problem("bad-request", problem.detail) from None
     return form
 
 

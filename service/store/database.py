@@ -267,6 +267,7 @@ def _prepare_connection(connection: Any, record: object) -> None:
         f"busy_timeout = {int(1000 * BUSY_SECONDS)}",
         "foreign_keys = ON",
         "synchronous = NORMAL",
+        "secure_delete = FAST",  # writing zeros over all that is removed takes room, which a full disk has not
         f"journal_size_limit = {WAL_BYTES}",
     ):
         connection.execute(f"PRAGMA {pragma}")

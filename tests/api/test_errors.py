@@ -310,7 +310,9 @@ def test_problems_cross_a_real_server_unchanged(server: Server) -> None:
 
 def test_text_that_utf_8_cannot_hold_is_told_nevertheless() -> None:
     half = "\ud800"
-    problem = Problem("invalid", f"{half} is no character", [{"pointer": pointer(("parameters", half)), "detail": half}])
+    problem = Problem(
+        "invalid", f"{half} is no character", [{"pointer": pointer(("parameters", half)), "detail": half}]
+    )
     document = strict_json(problem.document("id"))
     assert document["detail"] == "? is no character"
     assert document["errors"] == [{"pointer": "#/parameters/%3F", "detail": "?"}]

@@ -528,8 +528,21 @@ def test_files_are_taken_here_and_nowhere_else(client: FlaskClient) -> None:
         answer = client.post("/v1/forward", data=b"x", content_type=media_type)
         assert_problem(answer, "unsupported-media-type")
     assert_problem(client.post("/v1/networks", data=b"x", content_type="text/plain"), "unsupported-media-type")
-    assert_problem(client.post("/v1/networks?format=h5", json=STORED), "invalid")
-    assert_problem(client.post("/v1/networks?pretty=1", json=STORED), "invalid")
+
+
+@pytest.mark.parametrize("query", ["format=h5", "format=", "pretty=1", "format=json&format=json", "a=b"])
+def test_a_query_that_is_none_is_told_by_its_name_and_not_as_a_place_of_the_body(
+    client: FlaskClient, query: str
+) -> None:
+    problem = assert_problem(client.post(f"/v1/networks?{query}", json=STORED), "bad-request")
+    assert problem["status"] == 400 and "errors" not in problem
+    assert repr(query.partition("=")[0]) in problem["detail"]
+
+
+@pytest.mark.parametrize("query", ["format=", "layout="])
+def test_an_empty_word_of_a_query_is_refused_as_any_other(client: FlaskClient, query: str) -> None:
+    body = STORED | {"inputs": [[0, 1]], "targets": [[1]], "loss": "mean_squared_error"}
+    assert query[:-1] in assert_problem(client.post(f"/v1/gradients?{query}", json=body), "bad-request")["detail"]
 
 
 # --- owners, quotas, retention ------------------------------------------------------------------

@@ -294,6 +294,18 @@ def test_a_full_disk_is_told_and_nothing_is_lost(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_removal_writes_little_however_much_it_removes(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    repository = store.networks
+    repository.add("", content(0, 10**6), NOTHING, MANY, 1.0)
+    repository.database.make_room()
+    log = tmp_path / "nabla.db-wal"
+    assert log.stat().st_size == 0
+    assert repository.remove("", content(0, 10**6).id)
+    assert log.stat().st_size < 10**5
+    store.close()
+
+
 @pytest.mark.parametrize("has_room", [True, False], ids=["after a checkpoint", "never"])
 def test_a_removal_on_a_full_disk_makes_room_for_itself_or_says_that_nothing_was_removed(
     tmp_path: Path, has_room: bool
