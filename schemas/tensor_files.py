@@ -51,13 +51,14 @@ def refusal(text: str) -> ValidationError:
 # --- safetensors ----------------------------------------------------------------------------------
 
 
-def load_safetensors(data: bytes | memoryview) -> dict[str, Array]:
+def load_safetensors(data: bytes | memoryview, may_be_empty: bool = False) -> dict[str, Array]:
     """Return the arrays of a safetensors file by name. Raises `ValidationError`."""
     header, body = _header_of(memoryview(data))
     arrays: dict[str, Array] = {}
     spans: list[tuple[int, int, str]] = []
     for name, entry in header.items():
         if name == METADATA:
+            _check_metadata(entry)
             continue
         if len(arrays) >= MOST_ARRAYS:
             raise refusal(f"holds more than {MOST_ARRAYS:,} tensors")
@@ -73,6 +74,8 @@ def load_safetensors(data: bytes | memoryview) -> dict[str, Array]:
         place = stop
     if place != len(body):
         raise refusal(f"has {len(body):,} bytes of data; its tensors take {place:,}")
+    if not (arrays or may_be_empty):
+        raise refusal("has no tensors")
     return arrays
 
 
@@ -87,12 +90,41 @@ def _header_of(data: memoryview) -> tuple[dict[str, Any], memoryview]:
             more or f"is no safetensors file: its header would be {length:,} bytes long; it has {len(data):,}"
         )
     try:
-        header = json.loads(bytes(data[8 : 8 + length]), object_pairs_hook=_unique)
+        text = bytes(data[8 : 8 + length]).decode()
+        header = json.loads(text, object_pairs_hook=_unique)
+        _check_text(header, text)
     except (ValueError, RecursionError) as error:
         raise refusal(f"is no safetensors file: its header is not JSON ({str(error)[:80]})") from None
     if not isinstance(header, dict):
         raise refusal("is no safetensors file: its header is no object")
     return header, data[8 + length :]
+
+
+def _check_text(header: Any, text: str) -> None:
+    """Refuse halves of characters, which JSON can write as escapes and UTF-8 cannot."""
+    if "\\ud" in text.lower():
+        for name in header if isinstance(header, dict) else ():
+            _check_name(name)
+        if not _is_text(json.dumps(header, ensure_ascii=False)):
+            raise ValueError("it has an unpaired surrogate")
+
+
+def _check_name(name: str) -> None:
+    if not _is_text(name):
+        raise refusal(f"tensor {name[:40]!a} has an unpaired surrogate in its name, which is no character")
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _check_metadata(entry: Any) -> None:
+    if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
+        raise refusal(f"has {METADATA} {shown(entry)}; it takes an object of strings")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -247,9 +279,12 @@ def _members(archive: zipfile.ZipFile, length: int) -> dict[str, Array]:
             content = stream.read(member.file_size + 1)
         if len(content) != member.file_size:
             raise refusal(f"array {shown(name)} is cut off or longer than the list says")
+        _check_name(name)
         array = _npy(name, content)
         if array is not None:
             arrays[name] = array
+    if not arrays:
+        raise refusal("has no arrays of numbers")
     return arrays
 
 

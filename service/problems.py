@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -154,7 +155,7 @@ KINDS: dict[str, Kind] = {
         507,
         "There is no room left",
         "The disk or the limit of all that this server stores is full. Nothing was stored, and nothing was lost. "
-        "Networks that are removed make room.",
+        "Networks that are removed make room; where not even a removal can be noted, only the operator can make some.",
     ),
 }
 _KIND_OF_STATUS = {kind.status: name for name, kind in reversed(KINDS.items()) if name != "malformed-body"}
@@ -195,12 +196,16 @@ class Problem(Exception):
             document["errors"] = self.errors[:MOST_ERRORS]
             if len(self.errors) > MOST_ERRORS:
                 document["detail"] += f" Only the first {MOST_ERRORS} of {len(self.errors)} errors are listed."
-        return orjson.dumps(document)
+        try:
+            return orjson.dumps(document)
+        except orjson.JSONEncodeError:  # an unpaired surrogate, which UTF-8 cannot hold
+            return json.dumps(document, ensure_ascii=False).encode(errors="replace")
 
 
 def pointer(path: Path) -> str:
     """Return a path as a JSON pointer in a URI fragment (RFC 6901)."""
-    return "#" + "".join("/" + quote(str(key).replace("~", "~0").replace("/", "~1"), safe=FRAGMENT) for key in path)
+    keys = (str(key).replace("~", "~0").replace("/", "~1") for key in path)
+    return "#" + "".join("/" + quote(key, safe=FRAGMENT, errors="replace") for key in keys)
 
 
 def sent_part(path: Path, request: Any) -> Path:

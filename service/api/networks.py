@@ -89,11 +89,13 @@ def read_network(environ: Mapping[str, Any], body: bytes, need: Callable[[int], 
 
 
 def _format_of(environ: Mapping[str, Any]) -> str:
-    """Return the format of a body from the query. Raises `Problem` 422."""
-    query = _query(environ, ("format",))
-    form = query.get("format", "json")
-    if form not in FORMATS:
-        raise _bad_query("format", f"takes one of {', '.join(FORMATS)}, got {form[:60]!r}")
+    """Return the format of a body from the query. Raise `Problem` 400."""
+    try:
+        form = _query(environ, ("format",)).get("format", "json")
+        if form not in FORMATS:
+            raise _bad_query("format", f"takes one of {', '.join(FORMATS)}, got {form[:60]!r}")
+    except Problem as problem:  # pointers of a request with a body name places of that body
+        raise Problem("bad-request", problem.detail) from None
     return form
 
 

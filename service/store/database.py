@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -48,6 +49,7 @@ GONE = "The database of this server cannot be reached now."
 BUSY = "The database of this server is busy."
 DAMAGED = "The database of this server cannot be read."
 FULL = "The disk of this server's database is full; nothing was stored."
+TOO_FULL = "The disk of this server's database is so full that not even a removal can be noted; nothing was removed."
 READ_ONLY = "The database of this server cannot be written."
 
 
@@ -126,6 +128,17 @@ class Database:
         """
         with self._transaction(self._writer) as connection:
             yield connection
+
+    def make_room(self) -> None:
+        """Move what SQLite's log holds into the file and empty the log, so that a transaction has its room.
+
+        Does nothing where that cannot be done now.
+        """
+        if not self.is_sqlite:
+            return
+        with self._connected(self.engine) as connection, suppress(sqlite3.Error):
+            # The driver itself does it, for SQLAlchemy would begin a transaction first.
+            connection.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def lock(self, connection: Connection, number: int) -> None:
         """Exclude other transactions that lock the same number. In SQLite only one writer runs at a time anyway."""
@@ -275,6 +288,7 @@ def _prepare_connection(connection: Any, record: object) -> None:
         f"busy_timeout = {int(1000 * BUSY_SECONDS)}",
         "foreign_keys = ON",
         "synchronous = NORMAL",
+        "secure_delete = FAST",  # writing zeros over all that is removed takes room, which a full disk has not
         f"journal_size_limit = {WAL_BYTES}",
     ):
         connection.execute(f"PRAGMA {pragma}")

@@ -7,8 +7,8 @@ are stored once. Each key that sent a network owns it: what one owner removes, t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeVar
 
 from sqlalchemy import (
     BindParameter,
@@ -27,10 +27,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from service.store.content import Content
-from service.store.database import Database
+from service.store.database import TOO_FULL, Database
 from service.store.tables import blobs, networks, owners
 from service.store_errors import QuotaExceeded, StoreFull
 
+Removed = TypeVar("Removed")
 LOCK = 0x6E6574
 """Number of the PostgreSQL lock that is held while networks are added or removed."""
 AT_ONCE = 100
@@ -248,9 +249,7 @@ class Networks:
 
         Return whether the owner had it. The bytes are deleted with the last owner.
         """
-        with self.database.writing() as connection:
-            self.database.lock(connection, LOCK)
-            return self._remove(connection, owner, name)
+        return self._removing(lambda connection: self._remove(connection, owner, name))
 
     def forget(self, before: float) -> int:
         """Remove networks that their owners have not used since the time `before`, in batches.
@@ -265,10 +264,8 @@ class Networks:
                 return 0
         removed = 0
         while True:
-            with self.database.writing() as connection:
-                self.database.lock(connection, LOCK)
-                rows = connection.execute(SOME_OLD, old).all()
-                removed += sum(self._remove(connection, row.owner, row.network) for row in rows)
+            rows = self._removing(lambda connection: self._remove_some(connection, old))
+            removed += sum(rows)
             if len(rows) < AT_ONCE:
                 return removed
 
@@ -277,6 +274,22 @@ class Networks:
         with self.database.writing() as connection:
             for (owner, name), when in uses.items():
                 connection.execute(NOTE_USE, {"of_owner": owner, "of_network": name, "now": when})
+
+    def _removing(self, remove: Callable[[Connection], Removed]) -> Removed:
+        """Run a transaction that removes something: on a full disk once more, after making room for it."""
+        for last in (False, True):
+            try:
+                with self.database.writing() as connection:
+                    self.database.lock(connection, LOCK)
+                    return remove(connection)
+            except StoreFull:
+                if last:
+                    raise StoreFull(TOO_FULL) from None
+                self.database.make_room()
+        raise AssertionError
+
+    def _remove_some(self, connection: Connection, old: Mapping[str, float]) -> list[bool]:
+        return [self._remove(connection, row.owner, row.network) for row in connection.execute(SOME_OLD, old).all()]
 
     def _remove(self, connection: Connection, owner: str, name: str) -> bool:
         """Remove a network from its owner, within a transaction. Return whether the owner had it."""

@@ -64,7 +64,7 @@ def wanted_layout(environ: Mapping[str, Any]) -> str | None:
 
 def _query(environ: Mapping[str, Any], name: str, known: Sequence[str]) -> str | None:
     """Return a word of the query; None if the query does not have it."""
-    values: list[str] | None = parse_qs(environ["QUERY_STRING"][:2000]).get(name)
+    values: list[str] | None = parse_qs(environ["QUERY_STRING"][:2000], keep_blank_values=True).get(name)
     if not values:
         return None
     if len(values) > 1 or values[0] not in known:

@@ -14,9 +14,9 @@ from werkzeug.test import TestResponse
 
 from service.engine.network.evaluate import EvaluationTask
 from service.engine.onnx import file
-from service.problems import KINDS
+from service.problems import KINDS, Problem, pointer
 from tests.conftest import MakeClient, Post
-from tests.support import PROBLEM, Server, assert_problem, every, faults, head, network, xor
+from tests.support import PROBLEM, Server, assert_problem, every, faults, head, network, strict_json, xor
 
 GRADIENTS = "/v1/gradients"
 
@@ -306,3 +306,13 @@ def test_problems_cross_a_real_server_unchanged(server: Server) -> None:
     assert_problem(server.get(GRADIENTS), "method-not-allowed")
     assert_problem(server.post(b"{}"), "invalid", {})
     assert server.get(GRADIENTS).headers["Allow"]
+
+
+def test_text_that_utf_8_cannot_hold_is_told_nevertheless() -> None:
+    half = "\ud800"
+    problem = Problem(
+        "invalid", f"{half} is no character", [{"pointer": pointer(("parameters", half)), "detail": half}]
+    )
+    document = strict_json(problem.document("id"))
+    assert document["detail"] == "? is no character"
+    assert document["errors"] == [{"pointer": "#/parameters/%3F", "detail": "?"}]

@@ -472,13 +472,19 @@ def test_a_file_that_is_no_network_is_refused_by_what_it_is(client: FlaskClient,
         (save({"hidden.kernel": np.ones((3, 2))}), "#/parameters/hidden/kernel"),
         ((2**63).to_bytes(8, "little") + b"{}", "#/parameters"),
         ((20).to_bytes(8, "little") + b'{"a":{"dtype":"F64",', "#/parameters"),
+        (save({}), "has no tensors"),
+        (save({"abcdef.k": np.ones(2)}).replace(b"abcdef", b"\\ud800"), "unpaired surrogate"),
     ],
-    ids=range(12),
+    ids=range(14),
 )
 def test_parameters_of_a_form_that_are_none_are_refused(client: FlaskClient, content: bytes, told: str) -> None:
     answer = form(client, network=json.dumps(STORED["network"]).encode(), parameters=content)
     assert answer.status_code in (400, 422), answer.text
     assert told in answer.json["detail"], answer.json
+    if content[:1] not in (b"{", b"[") and not told.startswith("#/parameters/"):
+        inline = {"safetensors": base64.b64encode(content).decode()}
+        answer = client.post("/v1/networks", json={"network": STORED["network"], "parameters": inline})
+        assert told in assert_problem(answer, "invalid")["detail"]
 
 
 BOUNDARY = "multipart/form-data; boundary=xyz"
@@ -522,8 +528,21 @@ def test_files_are_taken_here_and_nowhere_else(client: FlaskClient) -> None:
         answer = client.post("/v1/forward", data=b"x", content_type=media_type)
         assert_problem(answer, "unsupported-media-type")
     assert_problem(client.post("/v1/networks", data=b"x", content_type="text/plain"), "unsupported-media-type")
-    assert_problem(client.post("/v1/networks?format=h5", json=STORED), "invalid")
-    assert_problem(client.post("/v1/networks?pretty=1", json=STORED), "invalid")
+
+
+@pytest.mark.parametrize("query", ["format=h5", "format=", "pretty=1", "format=json&format=json", "a=b"])
+def test_a_query_that_is_none_is_told_by_its_name_and_not_as_a_place_of_the_body(
+    client: FlaskClient, query: str
+) -> None:
+    problem = assert_problem(client.post(f"/v1/networks?{query}", json=STORED), "bad-request")
+    assert problem["status"] == 400 and "errors" not in problem
+    assert repr(query.partition("=")[0]) in problem["detail"]
+
+
+@pytest.mark.parametrize("query", ["format=", "layout="])
+def test_an_empty_word_of_a_query_is_refused_as_any_other(client: FlaskClient, query: str) -> None:
+    body = STORED | {"inputs": [[0, 1]], "targets": [[1]], "loss": "mean_squared_error"}
+    assert query[:-1] in assert_problem(client.post(f"/v1/gradients?{query}", json=body), "bad-request")["detail"]
 
 
 # --- owners, quotas, retention ------------------------------------------------------------------

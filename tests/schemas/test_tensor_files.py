@@ -80,6 +80,10 @@ def test_short_numbers_are_read_without_loss():
     assert load_safetensors(of("U16", [1], b"\xff\xff"))["a"].tolist() == [65535]
 
 
+def headed(header, data=b""):
+    return struct.pack("<Q", len(header)) + header + data
+
+
 HEADER = b'{"a":{"dtype":"F64","shape":[1],"data_offsets":[0,8]},"a":{"dtype":"F64","shape":[1],"data_offsets":[0,8]}}'
 
 
@@ -102,6 +106,16 @@ HEADER = b'{"a":{"dtype":"F64","shape":[1],"data_offsets":[0,8]},"a":{"dtype":"F
         (b"\x89HDF\r\n\x1a\n" + b"\0" * 99, "nabla convert model.h5"),
         (b"\x80\x04" + b"\0" * 99, "pickle"),
         (b"PK\x03\x04" + b"\0" * 99, "nabla convert model.keras"),
+        (headed(b"{}"), "has no tensors"),
+        (headed(b'{"__metadata__":{"a":"b"}}'), "has no tensors"),
+        (headed(b'{"__metadata__":5}'), "an object of strings"),
+        (headed(b'{"__metadata__":{"a":5}}'), "an object of strings"),
+        (
+            headed(b'{"\\ud800.k":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', b"1"),
+            "ud800.k' has an unpaired surrogate in its name",
+        ),
+        (headed(b'{"a":{"dtype":"\\uDFFF","shape":[1],"data_offsets":[0,1]}}', b"1"), "unpaired surrogate"),
+        (headed(b'{"\xed\xa0\x80.k":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', b"1"), "not JSON"),
     ],
 )
 def test_broken_safetensors_are_refused_in_words(content, word):
@@ -147,6 +161,8 @@ ZEROS = npy(np.zeros(100_000))
         (zipped(("config.json", b"{}"), ("model.weights.h5", b"")), "nabla convert model.keras"),
         (zipped(("archive/data.pkl", b"x" * 99)), "pickle"),
         (zipped(("a.npy", npy(np.array([np.inf])))), "finite"),
+        (zipped(), "no arrays"),
+        (zipped(("answer.npy", npy(np.array("text")))), "no arrays"),
     ],
 )
 def test_broken_npz_are_refused_in_words(content, word):

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from safetensors.numpy import load
-from sqlalchemy import event, func, select, text
+from sqlalchemy import event, exc, func, select, text
 from sqlalchemy.engine import URL
 
 from schemas.stored import ID
@@ -297,6 +298,46 @@ def test_a_full_disk_is_told_and_nothing_is_lost(tmp_path: Path) -> None:
         repository.add("", content(1, 10**6), NOTHING, MANY, 1.0)
     assert repository.content("", content(0).id) == content(0)
     assert repository.usage("").networks == 1
+    store.close()
+
+
+def test_a_removal_writes_little_however_much_it_removes(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    repository = store.networks
+    repository.add("", content(0, 10**6), NOTHING, MANY, 1.0)
+    repository.database.make_room()
+    log = tmp_path / "nabla.db-wal"
+    assert log.stat().st_size == 0
+    assert repository.remove("", content(0, 10**6).id)
+    assert log.stat().st_size < 10**5
+    store.close()
+
+
+@pytest.mark.parametrize("has_room", [True, False], ids=["after a checkpoint", "never"])
+def test_a_removal_on_a_full_disk_makes_room_for_itself_or_says_that_nothing_was_removed(
+    tmp_path: Path, has_room: bool
+) -> None:
+    store = opened(tmp_path)
+    repository = store.networks
+    repository.add("", content(0), NOTHING, MANY, 1.0)
+    repository.add("", content(1), NOTHING, MANY, 1.0)
+
+    @event.listens_for(repository.database.engine, "before_cursor_execute")
+    def no_room(connection: Any, cursor: Any, statement: str, *_: object) -> None:
+        if statement.startswith("DELETE") and not (has_room and not (tmp_path / "nabla.db-wal").stat().st_size):
+            full = sqlite3.OperationalError("database or disk is full")
+            full.sqlite_errorname = "SQLITE_FULL"
+            raise exc.OperationalError(statement, {}, full)
+
+    if has_room:
+        assert repository.remove("", content(0).id)
+        assert repository.forget(2.0) == 1
+        assert rows(repository.database) == (0, 0)
+    else:
+        for removing in (lambda: repository.remove("", content(0).id), lambda: repository.forget(2.0)):
+            with pytest.raises(StoreFull, match="nothing was removed"):
+                removing()
+        assert rows(repository.database) == (2, 2)
     store.close()
 
 
