@@ -1,6 +1,7 @@
 """What is read of a file, and what is refused by name."""
 
 import random
+import time
 from typing import Any
 
 import numpy as np
@@ -363,3 +364,31 @@ def test_shapes_of_inputs_that_do_not_fit_are_told():
     assert "[batch, 4]" in fault.detail
     fixed = read(model([node("Exp", ["x"], ["y"])], [value("x", [1, 4])], [value("y")])).definition
     assert "dynamic first axis" in fixed.faults_of_inputs([("x", (2, 4))])[0].detail
+
+
+def test_many_refused_outputs_are_told_in_time():
+    count = 20_000
+    nodes = [node("Bernoulli", ["x" if not k else f"y{k - 1}"], [f"y{k}"], name="same") for k in range(count)]
+    start = time.monotonic()
+    told = refusal(model(nodes, INPUT, [value(f"y{k}") for k in range(count)], {}))
+    assert time.monotonic() - start < 5.0
+    assert "random numbers" in told
+    assert "19,980 more outputs cannot be built" in told
+
+
+def test_many_outputs_of_nodes_of_one_name_are_read_in_time():
+    count = 10_000
+    nodes = [node("Relu", ["x"], [f"h{k}"], name="same") for k in range(count)]
+    nodes += [node("Neg", [f"h{k}"], [f"y{k}"], name="same") for k in range(count)]
+    start = time.monotonic()
+    read(model(nodes, INPUT, [value(f"y{k}") for k in range(count)], {}))
+    assert time.monotonic() - start < 5.0
+
+
+def test_a_tensor_that_nothing_gives_is_named():
+    assert "takes 'q', which nothing gives" in refusal(model([node("Relu", ["q"], ["y"])], INPUT, [value("y")], {}))
+
+
+def test_an_opset_that_is_not_known_is_named():
+    data = model([node("Relu", ["x"], ["y"])], INPUT, [value("y")], {}, opset=999)
+    assert "opset 999" in refusal(data)
