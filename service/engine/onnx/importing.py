@@ -100,6 +100,8 @@ def _link(file: File, chosen: tuple[str, ...] | None) -> Imported:
     parameters = parameters_of(linked, wanted)
     flags = flags_of(linked, steps)
     described = _inputs(linked, steps, wanted)
+    if not described:
+        raise Refusal(f"output {wanted[0][:100]!r} needs no input of the file, so there is nothing to compute it from")
     static = static_names(graph, wanted, file.functions)
     direct = directly_static(steps)
     known = frozenset(
