@@ -148,7 +148,8 @@ def by_layer(graph: NetworkGraph) -> View:
     loss = "loss" if "loss" not in model.layers and "loss" not in model.inputs else "network.loss"
     known = set(computation.forward)
     takes: dict[str, tuple[str, ...]] = {}
-    # Nodes of a file that were known before anything ran, or simplified away, are not computed: others take their inputs.
+    # Nodes of a file that were known before anything ran, or simplified away, are not computed. Others take their
+    # inputs.
     past: dict[str, tuple[str, ...]] = {}
     for place, layer in enumerate(definition.layers):
         sources = tuple(dict.fromkeys(own for each in definition.inputs_of(place) for own in past.get(each, (each,))))

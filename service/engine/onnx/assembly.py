@@ -25,13 +25,14 @@ from service.engine.onnx.refusal import Refusal
 from service.engine.onnx.registry import SAME, Operator, operator_of
 from service.engine.onnx.unsupported import unsupported
 from service.engine.onnx.values import Sequences, Value
+from service.engine.watch import NODES_BETWEEN_LOOKS
 
 MOST_KNOWN = 2**21
 """Elements of an array that is computed before anything runs."""
 FOLDED = 2**16
 """Elements up to which values without a NumPy function of their own are computed at once."""
-MOST_RUNS = 100_000
-"""Nodes that are visited, those of loops once for every repetition."""
+MOST_RUNS = 30_000
+"""Nodes of subgraphs and functions that are visited, those of loops once for every repetition: about two seconds."""
 SCRATCH_BYTES = 2**26
 
 
@@ -70,19 +71,32 @@ class Assembly:
         self.files: dict[int, Array] = {}
         """What the file holds for each parameter, by the identity of its value, which stays as long as this does."""
         self.runs = 0
+        self._visited = 0
+        self._watch = graph.watch
 
     def run(self, scope: Scope, wanted: Sequence[str]) -> list[Value]:
         """The values of these names, after everything in the scope's graph that they need."""
+        inner = scope.parent is not None or scope.arguments is not None
         for step in ordered(scope.body, tuple(wanted)):
-            self.runs += 1
-            if self.runs > MOST_RUNS:
-                raise Refusal(f"more than {MOST_RUNS:,} nodes would be built, those of loops counted each time")
+            if inner:
+                self.check_runs(1)
+                self.runs += 1
+            self._visited += 1
+            if self._watch is not None and not self._visited % NODES_BETWEEN_LOOKS:
+                self._watch.look()
             self._run_step(step, scope)
         return [self.find(scope, name) for name in wanted]
 
+    def check_runs(self, more: int) -> None:
+        """Raise `Refusal` where so many more nodes of subgraphs are too many."""
+        if self.runs + more > MOST_RUNS:
+            raise Refusal(
+                f"more than {MOST_RUNS:,} nodes of subgraphs would be built, those of loops counted each time"
+            )
+
     def close(self) -> None:
         """Let go of everything: what is told of nodes may know this in turn."""
-        self._parameter = self._built = None
+        self._parameter = self._built = self._watch = None
         self._nodes.clear()
         self._constants.clear()
         self.files.clear()

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from service.engine.errors import EngineError, ExtraMissing, InvalidRequest
-from service.engine.graph.ir import sealing
+from service.engine.graph.ir import Graph, sealing
 from service.engine.limits import Limits
 from service.engine.network.evaluate import compile_task
 from service.engine.network.task import Task
@@ -267,6 +267,9 @@ def test_dimensions_that_do_not_fit_the_data_are_refused():
 
 
 def bomb(nodes: list[Any], **weights: Any) -> bytes:
+    if not any("x" in each.input for each in nodes):
+        nodes[-1].output[0] = "z"
+        nodes = [*nodes, node("Add", ["x", "z"], ["y"])]
     return model(nodes, INPUT, [value("y")], {name: np.array(numbers) for name, numbers in weights.items()})
 
 
@@ -293,6 +296,52 @@ BOMBS = {
     "known doubling": bomb([*(node("Concat", [f"v{k}", f"v{k}"], [f"v{k + 1}"], axis=0) for k in range(60)),
                             node("Cast", ["v60"], ["y"], to=1)], v0=[1, 2]),
 }  # fmt: skip
+
+
+def nested(depth: int) -> Any:
+    """The body of a loop that holds others, each of which repeats t times."""
+    inner = node("Loop", ["t", "on", "v"], ["w"], body=nested(depth - 1)) if depth else node("Mul", ["v", "v"], ["w"])
+    return helper.make_graph(
+        [node("Identity", ["c"], ["d"]), inner],
+        f"body{depth}",
+        [value("i", [], INT64), value("c", [], BOOL), value("v")],
+        [value("d", [], BOOL), value("w")],
+    )
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_nested_loops_are_counted_before_they_are_written_out(depth):
+    data = bomb([node("Loop", ["t", "on", "x"], ["y"], body=nested(depth))], t=2000, on=True)
+    start = time.monotonic()
+    with pytest.raises(InvalidRequest, match="nodes of subgraphs"):
+        Run(data, {"x": X})
+    assert time.monotonic() - start < 1.0
+
+
+def test_nested_loops_that_are_short_are_written_out():
+    data = bomb([node("Loop", ["t", "on", "x"], ["y"], body=nested(1))], t=2, on=True)
+    np.testing.assert_allclose(Run(data, {"x": X}).results()["y"], X.astype(float) ** 16, rtol=1e-6)
+
+
+def test_the_deadline_stops_loops_that_are_computed_at_once():
+    class Over(EngineError):
+        pass
+
+    class Late:
+        def look(self) -> float:
+            raise Over
+
+    ints = helper.make_graph(
+        [node("Identity", ["c"], ["d"]), node("Mul", ["v", "v"], ["w"])],
+        "body",
+        [value("i", [], INT64), value("c", [], BOOL), value("v", [], INT64)],
+        [value("d", [], BOOL), value("w", [], INT64)],
+    )
+    nodes = [node("Loop", ["t", "", "o"], ["k"], body=ints), node("Cast", ["k"], ["f"], to=1)]
+    data = bomb([*nodes, node("Add", ["x", "f"], ["y"])], t=2000, o=1)
+    definition = read(data).definition
+    with pytest.raises(Over), Graph("float64", watch=Late()) as graph:
+        definition.assemble(graph, {"x": X.shape})
 
 
 @pytest.mark.parametrize("name", BOMBS)
