@@ -201,3 +201,44 @@ def test_without_the_package_the_answer_says_what_to_install(post: Post, monkeyp
     request = {"network": onnx(perceptron(doc_string="never seen before")), "inputs": X.tolist()}
     document = assert_problem(post(request, "/v1/forward"), "extra-missing")
     assert "pip install 'nabla-service[onnx]'" in document["detail"]
+
+
+PASSED_BY = (
+    "CA46/QEKJxICYzAiCENvbnN0YW50KhcKBXZhbHVlKgsQAUIBa0oEAAAAAKABBAoYCgJjMAoBeBIBZBoCazEiCENhc3RMaWtlChUKAWQKAXMSAWUa"
+    "AmsyIgZFeHBhbmQKGAoBeAoBYRIBdRoCazMiCVVuc3F1ZWV6ZQoWCgF1CgF3CgFlEgF5GgJrNCIEQ29udhIBZyolCAMIAggBEAFCAXdKGOwPIz98"
+    "IYo+29MnPfdkhzx6MlA/WappPyoRCAEQB0IBc0oIAwAAAAAAAAAqEQgBEAdCAWFKCAIAAAAAAAAAWhQKAXgSDwoNCAESCQoDEgFiCgIIAmIJCgF5"
+    "EgQKAggBQgQKABAU"
+)
+"""A bias of zeros that is made like the input, as PyTorch's exports make it: its nodes are simplified away."""
+
+
+def test_the_graph_leaves_out_layers_that_are_not_computed(post: Post):
+    request = {"network": {"onnx": {"base64": PASSED_BY}}, "inputs": [[1, 2]]}
+    for more in ({}, {"targets": np.zeros((1, 3, 1)).tolist(), "loss": "mean_squared_error"}):
+        answer = post(request | more | {"detail": "layers"}, "/v1/graph").get_json()
+        names = [each["name"] for each in answer["nodes"]]
+        assert {"x", "y"} <= set(names) and "k1" not in names
+        assert {each[end] for each in answer["edges"] for end in ("source", "target")} <= set(names)
+
+
+def test_the_graph_shows_plain_attributes(post: Post):
+    nodes = [node("Relu", ["x"], ["y"]), node("Shape", ["x"], ["s"])]
+    data = model(nodes, [value("x", ["b", 2])], [value("y")], {})
+    request = {"network": onnx(data, outputs=["s"]), "inputs": [[1, 2]]}
+    answer = post(request | {"detail": "operations"}, "/v1/graph")
+    assert answer.status_code in (200, 422)
+    looked_up = model(
+        [node("Gather", ["w", "i"], ["y"])],
+        [value("i", ["b"], INT64)],
+        [value("y")],
+        {"w": np.eye(2, dtype=np.float32)},
+    )
+    assert post({"network": onnx(looked_up), "inputs": [1, 0]}, "/v1/graph").status_code == 200
+
+
+def test_outputs_that_need_no_input_are_refused(post: Post):
+    data = model([node("Add", ["w", "w"], ["y"])], [value("x", ["b", 2])], [value("y")], {"w": np.ones(2, np.float32)})
+    for sent in ([[1, 2]], {"x": [[1, 2]]}, {}):
+        answer = post({"network": onnx(data), "inputs": sent}, "/v1/forward")
+        assert answer.status_code == 422, answer.get_json()
+    assert "input" in str(post({"network": onnx(data), "inputs": [[1, 2]]}, "/v1/forward").get_json())

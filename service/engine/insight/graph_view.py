@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from service.engine.graph.ir import OPERATIONS, Node, Operation, Shape
+from service.engine.graph.operations.selecting import Table
 from service.engine.insight.computation import Computation, Label, NetworkGraph, check_size
 from service.engine.texts import say
 
@@ -120,7 +121,7 @@ def by_operation(computation: Computation) -> View:
                 names[served] if served is not None else None,
                 names.get(adjoint) if adjoint is not None else None,
                 tuple(labels),
-                node.operation.named(node.attributes),
+                {name: _plain(each) for name, each in node.operation.named(node.attributes).items()},
                 node.dtype,
                 node.operation.latex,
                 1,
@@ -145,7 +146,14 @@ def by_layer(graph: NetworkGraph) -> View:
     back = Counter(node.scope for node in computation.backward)
     total = computation.roots.total
     loss = "loss" if "loss" not in model.layers and "loss" not in model.inputs else "network.loss"
-    takes = {layer.name: definition.inputs_of(place) for place, layer in enumerate(definition.layers)}
+    known = set(computation.forward)
+    takes: dict[str, tuple[str, ...]] = {}
+    # Nodes of a file that were known before anything ran, or simplified away, are not computed. Others take their
+    # inputs.
+    past: dict[str, tuple[str, ...]] = {}
+    for place, layer in enumerate(definition.layers):
+        sources = tuple(dict.fromkeys(own for each in definition.inputs_of(place) for own in past.get(each, (each,))))
+        (takes if model.layers[layer.name].output in known else past)[layer.name] = sources
     taken_by: dict[str, list[str]] = {}
     for name, sources in takes.items():
         for source in sources:
@@ -154,7 +162,7 @@ def by_layer(graph: NetworkGraph) -> View:
         taken_by.setdefault(name, []).append(loss)
 
     nodes = {name: node for name, node in model.inputs.items() if node.dtype != "int64" or name in taken_by}
-    nodes |= {name: layer.output for name, layer in model.layers.items()}
+    nodes |= {name: layer.output for name, layer in model.layers.items() if name in takes}
     types = {layer.name: layer.layer.name for layer in definition.layers}
     reached = {name for name, node in nodes.items() if node in computation.adjoints}
     if total is not None:
@@ -177,7 +185,7 @@ def by_layer(graph: NetworkGraph) -> View:
                 _collapsed(ahead["loss" if name == loss else name]),
                 dtype=node.dtype,
                 operations=ahead["loss" if name == loss else name],
-                source=node,
+                source=node if node in known else None,  # an input of which only the shape counts has no value here
                 adjoint_source=adjoint,
             )
         )
@@ -204,6 +212,13 @@ def by_layer(graph: NetworkGraph) -> View:
     gradients = {path: f"{path[0]}.backward" for path in computation.gradients if path[0] in reached}
     outputs = {name: name for name in definition.output_names}
     return View("layers", vertices, outputs, None if total is None else loss, gradients)
+
+
+def _plain(attribute: Any) -> Any:
+    """An attribute as an answer shows it. Of an array that is its type and shape: the node's value has its numbers."""
+    if isinstance(attribute, Table):
+        return f"{attribute.array.dtype.name}[{', '.join(map(str, attribute.array.shape))}]"
+    return attribute
 
 
 def _collapsed(count: int) -> tuple[Label, ...]:

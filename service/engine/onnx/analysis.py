@@ -41,7 +41,7 @@ def ordered(body: Body, wanted: tuple[str, ...]) -> list[Step]:
     known = body.orders.get(wanted)
     if known is not None:
         return known
-    makers = {name: step for step in body.steps for name in step.outputs if name}
+    makers = makers_of(body)
     result: list[Step] = []
     state: dict[int, int] = {}
     for name in wanted:
@@ -71,6 +71,13 @@ def ordered(body: Body, wanted: tuple[str, ...]) -> list[Step]:
     return result
 
 
+def makers_of(body: Body) -> Mapping[str, Step]:
+    """The node of a graph that gives each name."""
+    if body.makers is None:
+        body.makers = {name: step for step in body.steps for name in step.outputs if name}
+    return body.makers
+
+
 def inputs_of(step: Step) -> Sequence[str]:
     """Return the names that a node takes, including those that its subgraphs take from outside."""
     if not step.subgraphs:
@@ -80,11 +87,14 @@ def inputs_of(step: Step) -> Sequence[str]:
 
 def captured(body: Body) -> list[str]:
     """Return the names that a subgraph takes from outside."""
+    if body.captures is not None:
+        return body.captures
     own = {name for name, _, _ in body.inputs} | body.initializers.keys()
     own |= {name for step in body.steps for name in step.outputs}
     used = dict.fromkeys(name for step in body.steps for name in inputs_of(step))
     used |= dict.fromkeys(name for name, _ in body.outputs)
-    return [name for name in used if name and name not in own]
+    body.captures = [name for name in used if name and name not in own]
+    return body.captures
 
 
 def split(name: str) -> tuple[str, str]:
@@ -107,7 +117,8 @@ def parameters_of(linked: Linked, wanted: tuple[str, ...]) -> dict[tuple[str, st
     """Return the parameters that wanted outputs may need, by layer and name. Fill in `owners`."""
     graph = linked.file.graph
     found: dict[tuple[int, str], Found] = {}
-    taken: dict[tuple[str, str], tuple[int, str]] = {}
+    taken: set[tuple[str, str]] = set()
+    numbers: dict[tuple[str, str], int] = {}
 
     def see(name: str, bodies: Sequence[Body], path: Sequence[str], trained: bool) -> None:
         """Record an initializer as a parameter, if the name is that of one in these nested graphs."""
@@ -126,10 +137,11 @@ def parameters_of(linked: Linked, wanted: tuple[str, ...]) -> dict[tuple[str, st
         layer, own = split(name)
         if (layer, own) in taken:
             layer = ".".join([*path[:depth], layer])
-        number = 2
+        usual = layer
         while (layer, own) in taken:
-            layer, number = f"{layer}_{number}", number + 1
-        taken[layer, own] = key
+            numbers[usual, own] = number = numbers.get((usual, own), 1) + 1
+            layer = f"{usual}_{number}"
+        taken.add((layer, own))
         linked.owners[key] = (layer, own)
         found[key] = Found(layer, own, array, trained)
 
@@ -162,9 +174,16 @@ def _may_be_parameter(name: str, array: Array, is_constant: bool) -> bool:
     return not is_constant or array.size > 1
 
 
-def static_names(body: Body, wanted: Iterable[str], functions: Mapping[tuple[str, str], Function]) -> set[str]:
+def static_names(
+    body: Body,
+    wanted: Iterable[str],
+    functions: Mapping[tuple[str, str], Function],
+    known: dict[tuple[str, str], set[str]] | None = None,
+) -> set[str]:
     """Return the names whose values must be known before the graph runs."""
     names: set[str] = set()
+    inside: dict[tuple[str, str], set[str]] = {} if known is None else known
+    """Those of each function."""
 
     def walk(steps: Sequence[Step]) -> None:
         """Add the names that nodes, from the last to the first, require to be known."""
@@ -173,9 +192,12 @@ def static_names(body: Body, wanted: Iterable[str], functions: Mapping[tuple[str
                 outputs = tuple(name for name, _ in inner.outputs)
                 names.update(own for own, given in zip(outputs, step.outputs, strict=False) if given and given in names)
                 walk(ordered(inner, outputs))
-            function = functions.get((step.domain, step.operation))
+            key = (step.domain, step.operation)
+            function = functions.get(key)
             if function is not None:
-                inner_names = static_names(function.body, function.outputs, functions)
+                inner_names = inside.get(key)
+                if inner_names is None:
+                    inner_names = inside[key] = static_names(function.body, function.outputs, functions, inside)
                 names.update(
                     given for own, given in zip(function.inputs, step.inputs, strict=False) if own in inner_names
                 )
@@ -230,26 +252,52 @@ def dtypes_of(linked: Linked, steps: Sequence[Step]) -> dict[str, str]:
     return found
 
 
-def unbuildable(linked: Linked, output: str, dtypes: Mapping[str, str]) -> tuple[str, str, str] | None:
-    """Return the first node, its operator and the reason why an output cannot be built; None if no reason is known."""
+Reason = tuple[str, str, str]
+"""A node, its operator and why it cannot be built."""
 
+
+def unbuildable(linked: Linked, wanted: tuple[str, ...], dtypes: Mapping[str, str]) -> dict[str, Reason]:
+    """For each output that cannot be built: the first node that cannot, its operator and the reason.
+
+    Each node is visited once for all outputs.
+    """
     graph = linked.file.graph
+    makers = makers_of(graph)
     inputs = {name: dtype for name, dtype, _ in graph.inputs if name not in graph.initializers}
-    for step in ordered(graph, (output,)):
-        name = step.name or step.operation
+    given = {*inputs, *graph.initializers, *graph.refused}
+    found: dict[int, Reason] = {}
+
+    def own(step: Step) -> str | None:
         if step.refusal is not None:
-            return name, step.operation, step.refusal
+            return step.refusal
         if operator_of(step) is None and (step.domain, step.operation) not in linked.functions:
-            return name, step.operation, unsupported(step)
-        for given in inputs_of(step):
-            if given in graph.refused:
-                return name, step.operation, graph.refused[given]
-            dtype = inputs.get(given)
+            return unsupported(step)
+        for name in inputs_of(step):
+            if name in graph.refused:
+                return graph.refused[name]
+            if name and name not in given and makers.get(name, step) is step:
+                return f"takes {name[:100]!r}, which nothing gives"
+            dtype = inputs.get(name)
             if dtype is not None and dtype not in DTYPES.values():
-                return name, step.operation, f"input {given[:60]!r}: {dtype}"
-    if dtypes.get(output, "float32") not in DTYPES.values():
-        return output, "output", f"holds {dtypes[output]}"
-    return None
+                return f"input {name[:60]!r}: {dtype}"
+        return None
+
+    for step in ordered(graph, wanted):
+        before = (found.get(id(makers[name])) for name in inputs_of(step) if name in makers)
+        reason = next((each for each in before if each is not None), None)
+        if reason is None:
+            why = own(step)
+            reason = None if why is None else (step.name or step.operation, step.operation, why)
+        if reason is not None:
+            found[id(step)] = reason
+    results: dict[str, Reason] = {}
+    for name in wanted:
+        reason = found.get(id(makers[name])) if name in makers else None
+        if reason is None and dtypes.get(name, "float32") not in DTYPES.values():
+            reason = (name, "output", f"holds {dtypes[name]}")
+        if reason is not None:
+            results[name] = reason
+    return results
 
 
 def flags_of(linked: Linked, steps: Sequence[Step]) -> dict[str, bool]:

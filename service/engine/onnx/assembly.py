@@ -25,13 +25,15 @@ from service.engine.onnx.refusal import Refusal
 from service.engine.onnx.registry import SAME, Operator, operator_of
 from service.engine.onnx.unsupported import unsupported
 from service.engine.onnx.values import Sequences, Value
+from service.engine.watch import NODES_BETWEEN_LOOKS
 
 MOST_KNOWN = 2**21
 """The largest number of elements of an array that is computed before the graph runs."""
 FOLDED = 2**16
 """The largest number of elements that are computed at once for operators without a NumPy function of their own."""
-MOST_RUNS = 100_000
-"""The largest number of visited nodes. Nodes of a loop count once per repetition."""
+MOST_RUNS = 30_000
+"""The largest number of visited nodes of subgraphs and functions: about two seconds. Nodes of a loop count once per
+repetition."""
 SCRATCH_BYTES = 2**26
 
 
@@ -73,19 +75,32 @@ class Assembly:
         self.files: dict[int, Array] = {}
         """The array in the file of each parameter, by the identity of the parameter's value."""
         self.runs = 0
+        self._visited = 0
+        self._watch = graph.watch
 
     def run(self, scope: Scope, wanted: Sequence[str]) -> list[Value]:
         """Return the values of these names, after running every node of the scope's graph that they need."""
+        inner = scope.parent is not None or scope.arguments is not None
         for step in ordered(scope.body, tuple(wanted)):
-            self.runs += 1
-            if self.runs > MOST_RUNS:
-                raise Refusal(f"more than {MOST_RUNS:,} nodes would be built, those of loops counted each time")
+            if inner:
+                self.check_runs(1)
+                self.runs += 1
+            self._visited += 1
+            if self._watch is not None and not self._visited % NODES_BETWEEN_LOOKS:
+                self._watch.look()
             self._run_step(step, scope)
         return [self.find(scope, name) for name in wanted]
 
+    def check_runs(self, more: int) -> None:
+        """Raise `Refusal` where so many more nodes of subgraphs are too many."""
+        if self.runs + more > MOST_RUNS:
+            raise Refusal(
+                f"more than {MOST_RUNS:,} nodes of subgraphs would be built, those of loops counted each time"
+            )
+
     def close(self) -> None:
         """Release all references, because the callbacks may refer back to this object."""
-        self._parameter = self._built = None
+        self._parameter = self._built = self._watch = None
         self._nodes.clear()
         self._constants.clear()
         self.files.clear()

@@ -48,6 +48,10 @@ class Body:
     """The names of the initializers that are nodes of type Constant in the file."""
     orders: dict[tuple[str, ...], list[Step]] = field(default_factory=dict)
     """The results of `analysis.ordered`, by the wanted names."""
+    makers: dict[str, Step] | None = None
+    """The node that gives each name, once `analysis.makers_of` has been called."""
+    captures: list[str] | None = None
+    """The result of `analysis.captured`."""
 
     def __post_init__(self) -> None:
         lengths = [length for _, _, shape in self.inputs for length in shape or ()]
@@ -187,11 +191,13 @@ class _Reader:
                 f"uses opset {version} of ONNX, which is older than {OLDEST} and not read; convert the file with "
                 "onnx.version_converter on your own machine"
             )
+        _check_newest(version)
         return found
 
     def function(self, proto: Any, opsets: Mapping[str, int]) -> Function:
         """Convert a `FunctionProto`."""
         inner = {**opsets, **{_domain(each.domain): each.version for each in proto.opset_import}}
+        _check_newest(inner[""])
         steps = [self.step(node, inner, 1) for node in proto.node]
         defaults = {each.name: self.attribute(each, inner, 1) for each in proto.attribute_proto}
         body = self.without_constants(Body([], [(name, None) for name in proto.output], {}, {}, steps))
@@ -293,6 +299,11 @@ class _Reader:
         if kind == 9:
             return [array_of(each) for each in proto.tensors]
         raise Refusal(f"attribute {proto.name[:60]!r} is of a kind that is not read")
+
+
+def _check_newest(version: int) -> None:
+    if version > NEWEST:
+        raise Refusal(f"uses opset {version} of ONNX; the newest that is read is {NEWEST}")
 
 
 def _constant(step: Step) -> Array | None:

@@ -38,6 +38,8 @@ CACHE_BYTES = 256 * 2**20
 FILE_FACTOR = 6
 """The memory that a file takes, arrays and objects of nodes included, as a multiple of its bytes."""
 MOST_TOLD = 20
+MOST_SOURCES = 64
+"""Layers that are remembered as the sources of a value that is none: a long chain of these would keep all of them."""
 OF_SEQUENCES = frozenset(
     ("SequenceConstruct", "SequenceEmpty", "SequenceInsert", "SequenceErase", "SplitToSequence", "Optional")
 )
@@ -103,6 +105,8 @@ def _link(file: File, chosen: tuple[str, ...] | None) -> Imported:
     parameters = parameters_of(linked, wanted)
     flags = flags_of(linked, steps)
     described = _inputs(linked, steps, wanted)
+    if not described:
+        raise Refusal(f"output {wanted[0][:100]!r} needs no input of the file, so there is nothing to compute it from")
     static = static_names(graph, wanted, file.functions)
     direct = directly_static(steps)
     known = frozenset(
@@ -132,21 +136,18 @@ def _wanted(
     linked: Linked, names: tuple[str, ...], dtypes: Mapping[str, str], is_chosen: bool
 ) -> tuple[tuple[str, ...], list[dict[str, str]]]:
     """Return the outputs that are built, and a record of the reason for each output that is not."""
-    refusals = []
-    wanted = []
-    for name in names:
-        reason = unbuildable(linked, name, dtypes)
-        if reason is None:
-            wanted.append(name)
-        else:
-            node, operation, why = reason
-            refusals.append({"output": name, "node": node, "operation": operation, "reason": why})
+    reasons = unbuildable(linked, names, dtypes)
+    wanted = [name for name in names if name not in reasons]
+    refusals = [
+        {"output": name, "node": node, "operation": operation, "reason": why}
+        for name, (node, operation, why) in reasons.items()
+    ]
     floats = [name for name in wanted if is_float(dtypes.get(name, "float32"))]
     if floats and not is_chosen:
         refusals += [
             {"output": name, "node": name, "operation": "output", "reason": f"holds {dtypes[name]}, not floats"}
             for name in wanted
-            if name not in floats
+            if not is_float(dtypes.get(name, "float32"))
         ]
         wanted = floats
     if not wanted or (is_chosen and refusals):
@@ -155,6 +156,8 @@ def _wanted(
                   f"({each['operation'][:60]}): {each['reason']}")
             for each in refusals[:MOST_TOLD]
         ]  # fmt: skip
+        if len(refusals) > MOST_TOLD:
+            faults.append(Fault(PATH, f"{len(refusals) - MOST_TOLD:,} more outputs cannot be built"))
         raise InvalidRequest(faults or [Fault(PATH, "has no outputs")])
     return tuple(wanted), refusals
 
@@ -168,6 +171,7 @@ def _names(linked: Linked, steps: Sequence[Step], wanted: tuple[str, ...]) -> di
     inputs = {name for name, _, _ in graph.inputs if name not in graph.initializers}
     flags = flags_of(linked, steps)
     owners: dict[str, frozenset[str]] = {}
+    ends = frozenset(wanted)
     last: dict[str, Step] = {}
     for step in steps:
         layers: set[str] = set()
@@ -178,26 +182,29 @@ def _names(linked: Linked, steps: Sequence[Step], wanted: tuple[str, ...]) -> di
                 layers.add(name.rpartition(".")[0])
         for name in step.outputs:
             if name and not flags.get(name):
-                owners[name] = frozenset(layers)
+                # Two stand for many: only a node of a single layer is named after it.
+                owners[name] = frozenset(sorted(layers)[:2])
         if any(flags.get(name) for name in step.outputs if name) and len(layers) == 1:
             last[next(iter(layers))] = step
-    preferred = {id(step): layer for layer, step in last.items() if layer not in inputs and layer not in wanted}
+    preferred = {id(step): layer for layer, step in last.items() if layer not in inputs and layer not in ends}
     taken = {*inputs, *wanted, *preferred.values(), "loss", MODEL}
     names: dict[int, str] = {}
+    numbers: dict[str, int] = {}
     for position, step in enumerate(steps):
         first = next((each for each in step.outputs if each), "")
-        usual = first if first in wanted else _free(step.name or f"{step.operation}_{position}", taken)
+        usual = first if first in ends else _free(step.name or f"{step.operation}_{position}", taken, numbers)
         name = preferred.get(id(step), usual)
         taken.add(name)
         names[id(step)] = name
     return names
 
 
-def _free(name: str, taken: set[str]) -> str:
-    """Return a name, with a number at its end if the name itself is taken."""
-    found, number = name, 2
+def _free(name: str, taken: set[str], numbers: dict[str, int]) -> str:
+    """Return a name, with the next number at its end if the name itself is taken."""
+    found = name
     while found in taken:
-        found, number = f"{name}_{number}", number + 1
+        numbers[name] = number = numbers.get(name, 1) + 1
+        found = f"{name}_{number}"
     return found
 
 
@@ -224,7 +231,7 @@ def _layers(
         if is_layer:
             layers.append(LayerDefinition(name, layer_type(step.operation), takes))
         for each in outputs:
-            sources[each] = (name,) if is_layer else takes
+            sources[each] = (name,) if is_layer else takes[:MOST_SOURCES]
     named = {layer.name for layer in layers}
     for output in wanted:
         if output not in named:

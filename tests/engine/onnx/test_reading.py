@@ -1,6 +1,7 @@
 """Tests of what is read of a file, and of what is refused by name."""
 
 import random
+import time
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from service.engine.errors import EngineError, ExtraMissing, InvalidRequest
-from service.engine.graph.ir import sealing
+from service.engine.graph.ir import Graph, sealing
 from service.engine.limits import Limits
 from service.engine.network.evaluate import compile_task
 from service.engine.network.task import Task
@@ -268,6 +269,9 @@ def test_dimensions_that_do_not_fit_the_data_are_refused():
 
 def bomb(nodes: list[Any], **weights: Any) -> bytes:
     """Return the bytes of a file that asks for too much."""
+    if not any("x" in each.input for each in nodes):
+        nodes[-1].output[0] = "z"
+        nodes = [*nodes, node("Add", ["x", "z"], ["y"])]
     return model(nodes, INPUT, [value("y")], {name: np.array(numbers) for name, numbers in weights.items()})
 
 
@@ -294,6 +298,52 @@ BOMBS = {
     "known doubling": bomb([*(node("Concat", [f"v{k}", f"v{k}"], [f"v{k + 1}"], axis=0) for k in range(60)),
                             node("Cast", ["v60"], ["y"], to=1)], v0=[1, 2]),
 }  # fmt: skip
+
+
+def nested(depth: int) -> Any:
+    """The body of a loop that holds others, each of which repeats t times."""
+    inner = node("Loop", ["t", "on", "v"], ["w"], body=nested(depth - 1)) if depth else node("Mul", ["v", "v"], ["w"])
+    return helper.make_graph(
+        [node("Identity", ["c"], ["d"]), inner],
+        f"body{depth}",
+        [value("i", [], INT64), value("c", [], BOOL), value("v")],
+        [value("d", [], BOOL), value("w")],
+    )
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_nested_loops_are_counted_before_they_are_written_out(depth):
+    data = bomb([node("Loop", ["t", "on", "x"], ["y"], body=nested(depth))], t=2000, on=True)
+    start = time.monotonic()
+    with pytest.raises(InvalidRequest, match="nodes of subgraphs"):
+        Run(data, {"x": X})
+    assert time.monotonic() - start < 1.0
+
+
+def test_nested_loops_that_are_short_are_written_out():
+    data = bomb([node("Loop", ["t", "on", "x"], ["y"], body=nested(1))], t=2, on=True)
+    np.testing.assert_allclose(Run(data, {"x": X}).results()["y"], X.astype(float) ** 16, rtol=1e-6)
+
+
+def test_the_deadline_stops_loops_that_are_computed_at_once():
+    class Over(EngineError):
+        pass
+
+    class Late:
+        def look(self) -> float:
+            raise Over
+
+    ints = helper.make_graph(
+        [node("Identity", ["c"], ["d"]), node("Mul", ["v", "v"], ["w"])],
+        "body",
+        [value("i", [], INT64), value("c", [], BOOL), value("v", [], INT64)],
+        [value("d", [], BOOL), value("w", [], INT64)],
+    )
+    nodes = [node("Loop", ["t", "", "o"], ["k"], body=ints), node("Cast", ["k"], ["f"], to=1)]
+    data = bomb([*nodes, node("Add", ["x", "f"], ["y"])], t=2000, o=1)
+    definition = read(data).definition
+    with pytest.raises(Over), Graph("float64", watch=Late()) as graph:
+        definition.assemble(graph, {"x": X.shape})
 
 
 @pytest.mark.parametrize("name", BOMBS)
@@ -366,3 +416,31 @@ def test_shapes_of_inputs_that_do_not_fit_are_told():
     assert "[batch, 4]" in fault.detail
     fixed = read(model([node("Exp", ["x"], ["y"])], [value("x", [1, 4])], [value("y")])).definition
     assert "dynamic first axis" in fixed.faults_of_inputs([("x", (2, 4))])[0].detail
+
+
+def test_many_refused_outputs_are_told_in_time():
+    count = 20_000
+    nodes = [node("Bernoulli", ["x" if not k else f"y{k - 1}"], [f"y{k}"], name="same") for k in range(count)]
+    start = time.monotonic()
+    told = refusal(model(nodes, INPUT, [value(f"y{k}") for k in range(count)], {}))
+    assert time.monotonic() - start < 5.0
+    assert "random numbers" in told
+    assert "19,980 more outputs cannot be built" in told
+
+
+def test_many_outputs_of_nodes_of_one_name_are_read_in_time():
+    count = 10_000
+    nodes = [node("Relu", ["x"], [f"h{k}"], name="same") for k in range(count)]
+    nodes += [node("Neg", [f"h{k}"], [f"y{k}"], name="same") for k in range(count)]
+    start = time.monotonic()
+    read(model(nodes, INPUT, [value(f"y{k}") for k in range(count)], {}))
+    assert time.monotonic() - start < 5.0
+
+
+def test_a_tensor_that_nothing_gives_is_named():
+    assert "takes 'q', which nothing gives" in refusal(model([node("Relu", ["q"], ["y"])], INPUT, [value("y")], {}))
+
+
+def test_an_opset_that_is_not_known_is_named():
+    data = model([node("Relu", ["x"], ["y"])], INPUT, [value("y")], {}, opset=999)
+    assert "opset 999" in refusal(data)

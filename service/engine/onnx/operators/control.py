@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from service.engine.arrays import Array
 from service.engine.graph.ir import Node
 from service.engine.graph.operations import concatenate, reshape, slice_axis, where
-from service.engine.onnx.assembly import Call
+from service.engine.onnx.analysis import makers_of, ordered
+from service.engine.onnx.assembly import Call, Scope
 from service.engine.onnx.composing import axis_of, elementwise, unsqueeze
 from service.engine.onnx.file import Body
 from service.engine.onnx.registry import operator
@@ -49,12 +51,73 @@ def _stack(call: Call, parts: list[Value], axis: int = 0) -> Value:
     return Value(None, concatenate([unsqueeze(call.x(part), [axis]) for part in parts], axis), parts[0].dtype)
 
 
+def _check_written_out(call: Call, body: Body, trips: int) -> None:
+    """Raise `Refusal` where a loop that does not end early is known to be too long, with the loops inside it."""
+    if trips <= 0 or not _never_ends_early(call, body, [body]):
+        return
+    if trips > MOST_REPETITIONS:
+        call.refuse(f"repeats {trips:,} times, more than {MOST_REPETITIONS}; loops are written out")
+    call.assembly.check_runs(trips * _nodes_of(call, body, [body]))
+
+
+def _nodes_of(call: Call, body: Body, bodies: list[Body]) -> int:
+    """The fewest nodes that one run of a subgraph visits. `bodies` are the subgraphs around it, and itself."""
+    count = 0
+    for step in ordered(body, tuple(name for name, _ in body.outputs)):
+        count += 1
+        inner = step.attributes.get("body")
+        if step.operation != "Loop" or not isinstance(inner, Body) or not (step.inputs and step.inputs[0]):
+            continue
+        trips = _known_number(call, step.inputs[0], bodies)
+        starts = len(step.inputs) < 2 or not step.inputs[1] or _known_number(call, step.inputs[1], bodies)
+        within = [*bodies, inner]
+        if trips and trips > 0 and starts and _never_ends_early(call, inner, within):
+            count += min(trips, MOST_REPETITIONS) * _nodes_of(call, inner, within)
+    return count
+
+
+def _never_ends_early(call: Call, body: Body, bodies: list[Body]) -> bool:
+    """Whether the condition of a loop is handed on as it came, or always true."""
+    name = body.outputs[0][0] if body.outputs else ""
+    makers = makers_of(body)
+    for _ in range(8):
+        step = makers.get(name)
+        if step is None or step.operation != "Identity" or not step.inputs:
+            break
+        name = step.inputs[0]
+    return (len(body.inputs) > 1 and name == body.inputs[1][0]) or bool(_known_number(call, name, bodies))
+
+
+def _known_number(call: Call, name: str, bodies: list[Body]) -> int | None:
+    """The number of a name inside subgraphs, where it is known before they run."""
+    for body in reversed(bodies):
+        if name in body.initializers:
+            return _first(body.initializers[name])
+        if name in makers_of(body) or any(name == own for own, _, _ in body.inputs):
+            return None
+    scope: Scope | None = call.scope
+    while scope is not None:
+        value = scope.values.get(name)
+        if value is not None:
+            return None if value.array is None else _first(value.array)
+        if name in scope.body.initializers:
+            return _first(scope.body.initializers[name])
+        scope = scope.parent
+    return None
+
+
+def _first(array: Array) -> int | None:
+    return int(array.reshape(-1)[0]) if array.size == 1 and array.dtype.kind in "iub" else None
+
+
 @operator("Loop", integers=True, static=(0, 1))
 def loop(call: Call, count: Value | None, condition: Value | None, *carried: Value) -> list[Value]:
     """Build Loop, unrolled. Return the last carried values and the stacked results of all repetitions."""
     body = _body(call, "body")
     most = MOST_REPETITIONS + 1 if count is None else int(call.known(count, "how often it repeats").reshape(-1)[0])
     goes_on = condition is None or bool(call.known(condition, "the condition").reshape(-1)[0])
+    if goes_on and count is not None:
+        _check_written_out(call, body, most)
     states = list(carried)
     collected: list[list[Value]] = [[] for _ in body.outputs[1 + len(states) :]]
     names = [name for name, _, _ in body.inputs]
