@@ -18,7 +18,10 @@ LONGEST_EXAMPLE = 240
 """Characters of a model that is rewritten in the format of this service."""
 SAME_HERE = ("units", "filters", "kernel_size", "pool_size", "rate", "input_dim", "output_dim", "activation")
 """Options of Keras layers that define a layer and have the same name here."""
-FLAT_ENDINGS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+FLAT_ENDINGS = (
+    *("weight", "bias", "running_mean", "running_var", "num_batches_tracked"),
+    *("in_proj_", "q_proj_", "k_proj_", "v_proj_"),
+)
 """Endings of the names in a PyTorch state_dict."""
 EXAMPLE = '{"layers": [{"type": "dense", "units": 3, "activation": "relu"}, {"type": "dense", "units": 1}]}'
 

@@ -166,3 +166,21 @@ def test_a_default_that_pytorch_does_not_share_is_told(client):
     answer = client.post("/v1/gradients", json=request_of(record) | {"network": {"layers": [layer]}}).get_json()
     assert [each["code"] for each in answer["warnings"]].count("pytorch_default") == 2
     assert "PyTorch has 1e-05" in answer["warnings"][-1]["message"]
+
+
+def test_tensors_of_multi_head_attention_are_known_by_their_names_alone(client) -> None:
+    unit = [[1, 0], [0, 1]]
+    layer = {"type": "multi_head_attention", "name": "attn", "num_heads": 1, "key_dim": 2}
+    tensors = {"in_proj_weight": unit * 3, "in_proj_bias": [0] * 6, "out_proj.weight": unit, "out_proj.bias": [0, 0]}
+    answer = client.post(
+        "/v1/gradients",
+        json={
+            "network": {"layers": [layer]},
+            "parameters": {f"attn.{name}": tensor for name, tensor in tensors.items()},
+            "inputs": [unit],
+            "targets": [unit],
+            "loss": "mean_squared_error",
+        },
+    )
+    assert answer.status_code == 200, answer.text
+    assert set(answer.json["gradients"]["attn"]) == set(tensors)
