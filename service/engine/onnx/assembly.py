@@ -167,6 +167,8 @@ class Assembly:
         """A value as a node of floats."""
         if value.node is not None:
             return value.node if value.node.dtype != "int64" else to_floats(value.node)
+        if isinstance(value, Sequences):
+            raise Refusal("gives a sequence of tensors where one tensor is needed, as in an output")
         made = self._nodes.get(id(value))
         if made is None:
             assert value.array is not None

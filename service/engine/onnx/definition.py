@@ -22,7 +22,7 @@ from service.engine.onnx.file import PATH, Step
 from service.engine.onnx.refusal import Refusal
 from service.engine.onnx.samples import are_apart
 from service.engine.onnx.tensors import is_float
-from service.engine.onnx.values import Value
+from service.engine.onnx.values import Sequences, Value
 
 NODES_OF_STEP = 12
 RECURRENT = frozenset(("LSTM", "GRU", "RNN", "Scan", "Loop"))
@@ -179,7 +179,7 @@ class OnnxDefinition:
         def built(step: Step, outputs: list[Value | None]) -> None:
             name = self._linked.names[id(step)]
             named = [value for value, each in zip(outputs, step.outputs, strict=False) if each and value is not None]
-            if name in self._by_layer and named:
+            if name in self._by_layer and named and not isinstance(named[0], Sequences):
                 results[name] = self._output(step, scope, assembly, named[0])
 
         assembly = Assembly(self._linked, graph, parameter, built)

@@ -38,6 +38,8 @@ CACHE_BYTES = 256 * 2**20
 FILE_FACTOR = 6
 """What a file takes, as a multiple of its bytes: its arrays and the objects of its nodes."""
 MOST_TOLD = 20
+MOST_REFUSED = 100
+"""Refused outputs that are told of a file whose other outputs are built."""
 MOST_SOURCES = 64
 """Layers that are remembered as the sources of a value that is none: a long chain of these would keep all of them."""
 OF_SEQUENCES = frozenset(
@@ -109,8 +111,10 @@ def _link(file: File, chosen: tuple[str, ...] | None) -> Imported:
     )
     layers = _layers(linked, steps, wanted, dtypes, flags)
     folded = _folded(file, parameters)
+    more = len(refusals) - MOST_REFUSED
+    warnings = [*_warnings(folded), *([f"{more:,} more outputs cannot be built"] if more > 0 else [])]
     definition = OnnxDefinition(linked, wanted, layers, described, known, parameters, folded)
-    return Imported(definition, definition.parameters, _count(file), refusals, _warnings(folded))
+    return Imported(definition, definition.parameters, _count(file), refusals[:MOST_REFUSED], warnings)
 
 
 def _check_outputs(linked: Linked, names: tuple[str, ...], chosen: tuple[str, ...] | None) -> None:

@@ -441,3 +441,11 @@ def test_a_tensor_that_nothing_gives_is_named():
 def test_an_opset_that_is_not_known_is_named():
     data = model([node("Relu", ["x"], ["y"])], INPUT, [value("y")], {}, opset=999)
     assert "opset 999" in refusal(data)
+
+
+def test_many_refused_outputs_beside_one_are_counted():
+    nodes = [node("Bernoulli", ["x"], [f"y{k}"]) for k in range(150)]
+    outputs = [value(f"y{k}") for k in range(150)]
+    imported = read(model([*nodes, node("Relu", ["x"], ["y"])], INPUT, [*outputs, value("y")], {}))
+    assert len(imported.refused) == 100
+    assert imported.warnings == ["50 more outputs cannot be built"]
