@@ -226,7 +226,11 @@ def test_the_graph_shows_plain_attributes(post: Post):
     data = model(nodes, [value("x", ["b", 2])], [value("y")], {})
     request = {"network": onnx(data, outputs=["s"]), "inputs": [[1, 2]]}
     answer = post(request | {"detail": "operations"}, "/v1/graph")
-    assert answer.status_code in (200, 422)
+    assert answer.status_code == 200
+    tables = [each for each in answer.get_json()["nodes"] if each["operation"] == "table"]
+    assert [(each["attributes"], each["value"]) for each in tables] == [
+        ({"values": "float64[2]", "dtype": ""}, [1.0, 2.0])
+    ]
     looked_up = model(
         [node("Gather", ["w", "i"], ["y"])],
         [value("i", ["b"], INT64)],
@@ -242,3 +246,10 @@ def test_outputs_that_need_no_input_are_refused(post: Post):
         answer = post({"network": onnx(data), "inputs": sent}, "/v1/forward")
         assert answer.status_code == 422, answer.get_json()
     assert "input" in str(post({"network": onnx(data), "inputs": [[1, 2]]}, "/v1/forward").get_json())
+
+
+def test_an_output_that_is_a_sequence_is_refused(post: Post):
+    data = model([node("SequenceConstruct", ["x", "x"], ["y"])], [value("x", ["b", 2])], [value("y")], {})
+    answer = post({"network": onnx(data), "inputs": [[1, 2]]}, "/v1/forward")
+    assert_problem(answer, "invalid")
+    assert "a sequence of tensors" in answer.get_json()["detail"]

@@ -8,11 +8,8 @@ a known condition runs one branch, and loops are unrolled.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
-
 import numpy as np
-
+from collections.abc import Callable, Mapping, Sequence
 from service.engine.arrays import Array
 from service.engine.errors import EngineError, Fault, InvalidRequest
 from service.engine.graph.interpreter import interpret
@@ -20,12 +17,13 @@ from service.engine.graph.ir import Graph, Node, Shape
 from service.engine.graph.operations import table, to_floats
 from service.engine.onnx.analysis import Linked, ordered
 from service.engine.onnx.composing import shape_of_all
-from service.engine.onnx.file import PATH, Body, Step
+from service.engine.onnx.file import Body, PATH, Step
 from service.engine.onnx.refusal import Refusal
-from service.engine.onnx.registry import SAME, Operator, operator_of
+from service.engine.onnx.registry import Operator, SAME, operator_of
 from service.engine.onnx.unsupported import unsupported
 from service.engine.onnx.values import Sequences, Value
 from service.engine.watch import NODES_BETWEEN_LOOKS
+from typing import Any, NoReturn
 
 MOST_KNOWN = 2**21
 """The largest number of elements of an array that is computed before the graph runs."""
@@ -174,6 +172,8 @@ class Assembly:
         """Return a value as a node of floats."""
         if value.node is not None:
             return value.node if value.node.dtype != "int64" else to_floats(value.node)
+        if isinstance(value, Sequences):
+            raise Refusal("gives a sequence of tensors where one tensor is needed, as in an output")
         made = self._nodes.get(id(value))
         if made is None:
             assert value.array is not None

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 from collections.abc import Callable, Collection, Mapping
 from functools import cached_property, lru_cache
-
-import numpy as np
-
 from service.engine.arrays import Array
 from service.engine.declarations import Selection
 from service.engine.errors import EngineError, Fault, InvalidRequest
@@ -22,7 +20,7 @@ from service.engine.onnx.file import PATH, Step
 from service.engine.onnx.refusal import Refusal
 from service.engine.onnx.samples import are_apart
 from service.engine.onnx.tensors import is_float
-from service.engine.onnx.values import Value
+from service.engine.onnx.values import Sequences, Value
 
 NODES_OF_STEP = 12
 RECURRENT = frozenset(("LSTM", "GRU", "RNN", "Scan", "Loop"))
@@ -184,7 +182,7 @@ class OnnxDefinition:
             """Record the outputs of a top node that has just been built."""
             name = self._linked.names[id(step)]
             named = [value for value, each in zip(outputs, step.outputs, strict=False) if each and value is not None]
-            if name in self._by_layer and named:
+            if name in self._by_layer and named and not isinstance(named[0], Sequences):
                 results[name] = self._output(step, scope, assembly, named[0])
 
         assembly = Assembly(self._linked, graph, parameter, built)

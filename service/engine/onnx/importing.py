@@ -6,7 +6,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-
 from service.engine.arrays import Array
 from service.engine.cache import LeastRecentlyUsed
 from service.engine.errors import Fault, InvalidRequest
@@ -14,9 +13,9 @@ from service.engine.findings import found
 from service.engine.network.definition import LayerDefinition
 from service.engine.onnx import operators
 from service.engine.onnx.analysis import (
-    MODEL,
     Found,
     Linked,
+    MODEL,
     directly_static,
     dtypes_of,
     flags_of,
@@ -28,7 +27,7 @@ from service.engine.onnx.analysis import (
     unbuildable,
 )
 from service.engine.onnx.definition import OUTPUT, OnnxDefinition, layer_type
-from service.engine.onnx.file import PATH, File, Step, load, refused
+from service.engine.onnx.file import File, PATH, Step, load, refused
 from service.engine.onnx.refusal import Refusal
 from service.engine.onnx.tensors import DTYPES, is_float
 from service.engine.texts import telling
@@ -38,6 +37,8 @@ CACHE_BYTES = 256 * 2**20
 FILE_FACTOR = 6
 """The memory that a file takes, arrays and objects of nodes included, as a multiple of its bytes."""
 MOST_TOLD = 20
+MOST_REFUSED = 100
+"""Refused outputs that are told of a file whose other outputs are built."""
 MOST_SOURCES = 64
 """Layers that are remembered as the sources of a value that is none: a long chain of these would keep all of them."""
 OF_SEQUENCES = frozenset(
@@ -114,8 +115,10 @@ def _link(file: File, chosen: tuple[str, ...] | None) -> Imported:
     )
     layers = _layers(linked, steps, wanted, dtypes, flags)
     folded = _folded(file, parameters)
+    more = len(refusals) - MOST_REFUSED
+    warnings = [*_warnings(folded), *([f"{more:,} more outputs cannot be built"] if more > 0 else [])]
     definition = OnnxDefinition(linked, wanted, layers, described, known, parameters, folded)
-    return Imported(definition, definition.parameters, _count(file), refusals, _warnings(folded))
+    return Imported(definition, definition.parameters, _count(file), refusals[:MOST_REFUSED], warnings)
 
 
 def _check_outputs(linked: Linked, names: tuple[str, ...], chosen: tuple[str, ...] | None) -> None:

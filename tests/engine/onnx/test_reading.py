@@ -2,13 +2,10 @@
 
 import random
 import time
-from typing import Any
-
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-
 from service.engine.errors import EngineError, ExtraMissing, InvalidRequest
 from service.engine.graph.ir import Graph, sealing
 from service.engine.limits import Limits
@@ -18,6 +15,7 @@ from service.engine.onnx import file, read
 from tests.engine.onnx.models import BOOL, INT64, model, node, perceptron, tensor, value
 from tests.engine.onnx.running import Run
 from tests.support import every
+from typing import Any
 
 W = np.arange(12, dtype=np.float32).reshape(4, 3)
 X = np.random.default_rng(1).standard_normal((2, 4)).astype(np.float32)
@@ -444,3 +442,11 @@ def test_a_tensor_that_nothing_gives_is_named():
 def test_an_opset_that_is_not_known_is_named():
     data = model([node("Relu", ["x"], ["y"])], INPUT, [value("y")], {}, opset=999)
     assert "opset 999" in refusal(data)
+
+
+def test_many_refused_outputs_beside_one_are_counted():
+    nodes = [node("Bernoulli", ["x"], [f"y{k}"]) for k in range(150)]
+    outputs = [value(f"y{k}") for k in range(150)]
+    imported = read(model([*nodes, node("Relu", ["x"], ["y"])], INPUT, [*outputs, value("y")], {}))
+    assert len(imported.refused) == 100
+    assert imported.warnings == ["50 more outputs cannot be built"]
