@@ -8,8 +8,11 @@ a known condition runs one branch, and loops are unrolled.
 from __future__ import annotations
 
 import math
-import numpy as np
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+
 from service.engine.arrays import Array
 from service.engine.errors import EngineError, Fault, InvalidRequest
 from service.engine.graph.interpreter import interpret
@@ -17,13 +20,12 @@ from service.engine.graph.ir import Graph, Node, Shape
 from service.engine.graph.operations import table, to_floats
 from service.engine.onnx.analysis import Linked, ordered
 from service.engine.onnx.composing import shape_of_all
-from service.engine.onnx.file import Body, PATH, Step
+from service.engine.onnx.file import PATH, Body, Step
 from service.engine.onnx.refusal import Refusal
-from service.engine.onnx.registry import Operator, SAME, operator_of
+from service.engine.onnx.registry import SAME, Operator, operator_of
 from service.engine.onnx.unsupported import unsupported
 from service.engine.onnx.values import Sequences, Value
 from service.engine.watch import NODES_BETWEEN_LOOKS
-from typing import Any, NoReturn
 
 MOST_KNOWN = 2**21
 """The largest number of elements of an array that is computed before the graph runs."""

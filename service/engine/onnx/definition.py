@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 from collections.abc import Callable, Collection, Mapping
 from functools import cached_property, lru_cache
+
+import numpy as np
+
 from service.engine.arrays import Array
 from service.engine.declarations import Selection
 from service.engine.errors import EngineError, Fault, InvalidRequest

@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+
 from service.engine.arrays import Array
 from service.engine.cache import LeastRecentlyUsed
 from service.engine.errors import Fault, InvalidRequest
@@ -13,9 +14,9 @@ from service.engine.findings import found
 from service.engine.network.definition import LayerDefinition
 from service.engine.onnx import operators
 from service.engine.onnx.analysis import (
+    MODEL,
     Found,
     Linked,
-    MODEL,
     directly_static,
     dtypes_of,
     flags_of,
@@ -27,7 +28,7 @@ from service.engine.onnx.analysis import (
     unbuildable,
 )
 from service.engine.onnx.definition import OUTPUT, OnnxDefinition, layer_type
-from service.engine.onnx.file import File, PATH, Step, load, refused
+from service.engine.onnx.file import PATH, File, Step, load, refused
 from service.engine.onnx.refusal import Refusal
 from service.engine.onnx.tensors import DTYPES, is_float
 from service.engine.texts import telling

@@ -2,10 +2,13 @@
 
 import random
 import time
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+
 from service.engine.errors import EngineError, ExtraMissing, InvalidRequest
 from service.engine.graph.ir import Graph, sealing
 from service.engine.limits import Limits
@@ -15,7 +18,6 @@ from service.engine.onnx import file, read
 from tests.engine.onnx.models import BOOL, INT64, model, node, perceptron, tensor, value
 from tests.engine.onnx.running import Run
 from tests.support import every
-from typing import Any
 
 W = np.arange(12, dtype=np.float32).reshape(4, 3)
 X = np.random.default_rng(1).standard_normal((2, 4)).astype(np.float32)
