@@ -385,7 +385,7 @@ def _name_of(entry: Mapping[str, Any]) -> str:
         name = holder.get("name")
         if isinstance(name, str) and name:
             return name
-    raise KerasRefusal(f"a layer ({class_of(entry)}) has no name")
+    raise KerasRefusal("has no name; in a model of Keras, as to_json() writes it, every layer has one")
 
 
 def _clean(name: str) -> str:
@@ -403,7 +403,8 @@ def _words(entry: Mapping[str, Any], parts: tuple[str, ...]) -> str:
     config = entry.get("config")
     name = entry.get("name", config.get("name") if isinstance(config, Mapping) else None)
     inside = f" of {'.'.join(parts)!r}" if parts else ""
-    return f"layer {shown(name)}{inside} ({class_of(entry)})"
+    called = "a layer" if name is None else f"layer {shown(name)}"
+    return f"{called}{inside} ({class_of(entry)})"
 
 
 def _skips_a_call(entry: Mapping[str, Any], from_output: bool, old: bool) -> bool:

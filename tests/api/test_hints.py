@@ -536,3 +536,12 @@ def assert_ok(post: Post, expression: str, count: int) -> dict[str, Any]:
         assert len(names) != count, answer
         return {"variables": names}
     return answer
+
+
+def test_a_keras_layer_without_a_name_is_told_that_keras_gives_names(post: Post) -> None:
+    layers = [{"class_name": "Dense", "config": {"units": 1}}]
+    network = {"class_name": "Sequential", "config": {"name": "s", "layers": layers}}
+    body = {"network": network, "inputs": [[1, 2]], "targets": [[1]], "loss": "mean_squared_error"}
+    (error,) = assert_problem(post(body), "invalid")["errors"]
+    assert error["pointer"] == "#/network/config/layers/0"
+    assert error["detail"].startswith("a layer (Dense)") and "Keras" in error["detail"]
