@@ -31,7 +31,7 @@ class FindingSchema(StrictSchema):
 
 
 class LayerHealthSchema(StrictSchema):
-    """What a diagnosis measures in one layer: norms, moments and shares of saturated or dead units."""
+    """The measurements of a diagnosis in one layer: norms, moments and shares of saturated or dead units."""
 
     name = fields.String(required=True)
     type = fields.String(required=True)
@@ -82,7 +82,7 @@ class TrainingCurveSchema(StrictSchema):
 
 
 class DiagnosedTrainingSchema(StrictSchema):
-    """How a diagnosed training ended, and its curve."""
+    """The end of a diagnosed training, and its curve."""
 
     status = fields.String(metadata=about("as of `/v1/train`"))
     reason = fields.String()

@@ -144,7 +144,7 @@ class ExplainReasonSchema(StrictSchema):
 
 
 class ExplainMeaningSchema(StrictSchema):
-    """What a gradient means for its parameter: which way to change it, or why the gradient is 0."""
+    """The meaning of a gradient for its parameter: which way to change it, or why the gradient is 0."""
 
     parameter = fields.String(required=True, metadata=about("such as hidden.kernel[0][1]"))
     value = fields.Float(required=True, allow_none=True)

@@ -164,7 +164,7 @@ class ValleySchema(StrictSchema):
 
 
 class DescentRunSummarySchema(StrictSchema):
-    """How the run of one optimizer from one start ended."""
+    """The end of the run of one optimizer from one start."""
 
     optimizer = fields.Integer(required=True, metadata=about("its index in the request"))
     start = fields.Integer(required=True, metadata=about("its index among the starts"))

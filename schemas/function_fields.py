@@ -246,7 +246,7 @@ class DescentStopSchema(PartSchema):
 
 
 class DescentTraceSchema(PartSchema):
-    """Which points of a path the response has, and what beside them."""
+    """The choice of the points of a path in the response, and of the quantities beside them."""
 
     made = Trace
 

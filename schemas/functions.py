@@ -91,7 +91,7 @@ class LoadedStationary(LoadedFunction):
 
 
 class LoadedRoll(LoadedFunction):
-    """What validated requests have in common that run optimizers on a function."""
+    """The common keys of validated requests that run optimizers on a function."""
 
     schedule: NotRequired[Selection[Schedule]]
     clip: NotRequired[Clip]

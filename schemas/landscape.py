@@ -168,7 +168,7 @@ class AlongField(StrictField):
 
 
 class SpectrumSchema(PartSchema):
-    """Which eigenvalues of the Hessian to compute, and at what cost."""
+    """The choice of eigenvalues of the Hessian to compute, and the cost allowed for them."""
 
     made = AskedSpectrum
 
@@ -368,7 +368,7 @@ class EigenvalueSchema(StrictSchema):
 
 
 class EigenvalueSignsSchema(StrictSchema):
-    """How many eigenvalues are positive, zero and negative."""
+    """The numbers of eigenvalues that are positive, zero and negative."""
 
     positive = fields.Integer(required=True)
     zero = fields.Integer(required=True, metadata=about("up to rounding"))

@@ -79,7 +79,7 @@ def whole(value: Any) -> Any:
 
 
 class FrozenField(StrictField):
-    """What a training leaves unchanged: names of layers, or of parameters as `layer.parameter`."""
+    """The parts that a training leaves unchanged: names of layers, or of parameters as `layer.parameter`."""
 
     MOST = 10_000
 
@@ -141,7 +141,7 @@ class TrainingStopSchema(PartSchema):
 
 
 class TrainingTraceSchema(PartSchema):
-    """Which steps of a training the response has, and what of each."""
+    """The choice of the steps of a training in the response, and of the quantities of each."""
 
     made = Trace
 
@@ -196,7 +196,7 @@ class LoadedValidation(TypedDict):
 
 
 class LoadedTraining(LoadedNetwork):
-    """What validated requests that train a network have in common."""
+    """The common keys of validated requests that train a network."""
 
     schedule: NotRequired[Selection[Schedule]]
     clip: NotRequired[Clip]

@@ -20,7 +20,7 @@ from benchmarks.attacks.harness import NORMAL, Options, Row, Server, serving, wa
 
 Run = Callable[["Field"], Awaitable[None]]
 Once = Callable[["Field", Connection], Awaitable[None]]
-"""What an attacker does on one connection."""
+"""The behaviour of an attacker on one connection."""
 LARGE = large_answer()
 STREAM = endless_stream()
 GRADIENTS = packed(XOR)
