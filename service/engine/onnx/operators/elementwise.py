@@ -252,21 +252,16 @@ def cast_like(call: Call, x: Value, target: Value) -> Value:
 
 def _as_type(call: Call, x: Value, dtype: str) -> Value:
     """Return a value in another element type, with the rounding and wrapping of a cast."""
-    if dtype == x.dtype or (is_float(dtype) and not _is_narrower(dtype, x.dtype)):
-        return Value(None, x.node if dtype == x.dtype else call.x(x), dtype)
+    if dtype == x.dtype:
+        return Value(None, x.node, dtype)
     node = call.x(x)
-    if is_float(dtype):
+    if is_float(dtype):  # casts between types of floats do not round here
         return Value(None, node, dtype)
     if dtype == "bool":
         return Value(None, 1.0 - _equal(node, node.graph.constant(0.0)), dtype)
     if x.is_float:
         node = where(greater_equal(node, 0.0), operations.floor(node), operations.ceil(node))
     return Value(None, wrapped(call, node, dtype), dtype)
-
-
-def _is_narrower(to: str, dtype: str) -> bool:
-    """Return False: casts between types of floats do not round here."""
-    return False
 
 
 # --- two inputs and more ------------------------------------------------------------------------

@@ -172,7 +172,7 @@ def sliced(call: Call, x: Value, *rest: Value | None) -> Value:
 def split(call: Call, x: Value, lengths: Value | None = None) -> list[Value]:
     """Build Split: return the parts of x along an axis."""
     axis = axis_of(call.integer("axis"), len(x.shape))
-    count = len([name for name in call.step.outputs if True])
+    count = len(call.step.outputs)
     n = x.shape[axis]
     given = call.integers("split") or (None if lengths is None else call.ints(lengths, "the lengths"))
     if not given:
