@@ -8,7 +8,6 @@ from typing import Any
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from schemas.requests import recipes
 from service import wire
 from service.api import (
     catalogue,
@@ -25,24 +24,18 @@ from service.api import (
     training,
     verify,
 )
-from service.api.context import Runtime
+from service.api.context import runtime_of
 from service.api.hints import no_method, nothing_at
 from service.callers.cors import Cors
 from service.callers.quotas import Gate
 from service.capacity.admission import Admission
-from service.capacity.collector import Collector
-from service.capacity.memory import Account
 from service.config import Settings
-from service.engine.compiling import Compiler
 from service.engine.errors import EngineError
-from service.engine.graph.plan import WorkspacePool
-from service.engine.onnx import files
 from service.lean_flask import Lean
 from service.observing.access import access_of, log_requests, peer_of, record, request_id
 from service.observing.timer import Timer
 from service.problems import MEDIA_TYPE, Problem, from_engine, from_status, from_store, from_unexpected
 from service.proxy import Forwarded, Proxies, client_name
-from service.store.store import Store
 from service.store_errors import StoreError
 
 
@@ -52,16 +45,13 @@ def create_app(settings: Settings | None = None) -> Flask:
     app = Lean("service", static_folder=None)
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # a redirect would repeat the Host header, which anyone can write
-    admission = app.extensions["nabla.admission"] = Admission(
-        seconds=settings.max_seconds, slots=settings.slots, queue=settings.queue, streams=settings.streams
-    )
-    store = app.extensions["nabla.store"] = Store(settings)
-    pool = WorkspacePool(settings.pooled_bytes)
-    compiler = Compiler(settings.limits, settings.cached_bytes, pool, Collector().made)
-    app.extensions["nabla.memory"] = Account(
-        settings.max_memory_bytes, (pool, compiler, recipes, files, store.loaded), aside=settings.aside_bytes
-    )
-    app.extensions["nabla"] = Runtime(settings, compiler, app.extensions["nabla.memory"], admission, store)
+    running = app.extensions["nabla"] = runtime_of(settings)
+    # The edge and tests use these apart.
+    app.extensions |= {
+        "nabla.admission": running.admission,
+        "nabla.memory": running.memory,
+        "nabla.store": running.store,
+    }
     proxies = app.extensions["nabla.proxies"] = Proxies(settings.trusted_proxies)
     if proxies:
         app.wsgi_app = Forwarded(app.wsgi_app, proxies)  # type: ignore[method-assign]
@@ -74,7 +64,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     if settings.docs:
         app.register_blueprint(system.pages)
     _guard(app, settings)
-    _report_problems(app, settings, admission)
+    _report_problems(app, settings, running.admission)
     _finish(app, settings, cors)
     return app
 

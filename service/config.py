@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
 from service.engine.limits import Limits
@@ -124,6 +124,28 @@ class Settings:
     stored_days: float = field(
         default=90.0, metadata={"about": "days after which a stored network that nobody used is removed, 0: never"}
     )
+    max_runs: int = field(default=1000, metadata={"about": "runs that one key keeps, those that ended among them"})
+    max_unfinished_runs: int = field(default=32, metadata={"about": "runs of one key that wait or compute"})
+    max_run_seconds: float = field(default=86_400.0, metadata={"about": "time that a run computes, waiting left out"})
+    max_run_steps: int = field(default=100_000_000, metadata={"about": "steps of a run"})
+    max_run_operations: int = field(default=10**16, metadata={"about": "estimated floating-point operations of a run"})
+    max_run_bytes: int = field(
+        default=256 * MEBI, metadata={"about": "what is kept of one run: its request, its records and its checkpoint"}
+    )
+    run_days: float = field(default=30.0, metadata={"about": "days after which a run that ended is removed, 0: never"})
+    pool: int = field(
+        default=0,
+        metadata={"about": "processes of each worker that share large requests; 0: the worker computes all itself"},
+    )
+    cluster: str = field(
+        default="",
+        metadata={"about": "address of a Dask scheduler that shares large requests, as tcp://host:8786"},
+    )
+    cluster_ca: str = field(
+        default="", metadata={"about": "file of the authority that signs certificates of the cluster"}
+    )
+    cluster_certificate: str = field(default="", metadata={"about": "file of the certificate for the cluster"})
+    cluster_key: str = field(default="", metadata={"about": "file of the key of that certificate"})
     api_keys: tuple[str, ...] = field(
         default=(),
         repr=False,
@@ -221,10 +243,20 @@ class Settings:
         )
 
     @property
+    def run_limits(self) -> Limits:
+        """The limits of runs: those of requests, but for steps, operations, and records, which go to the database."""
+        return replace(
+            self.limits,
+            steps=self.max_run_steps,
+            operations=self.max_run_operations,
+            trace_elements=self.max_run_bytes,
+        )
+
+    @property
     def shown_limits(self) -> dict[str, float]:
         """The limits that `/v1` shows to callers, by name."""
         limits = {item.name[4:]: getattr(self, item.name) for item in fields(self) if item.name.startswith("max_")}
-        return limits | {"streams": self.streams, "stored_days": self.stored_days}
+        return limits | {"streams": self.streams, "stored_days": self.stored_days, "run_days": self.run_days}
 
     @property
     def keys(self) -> tuple[tuple[str, bytes], ...]:
@@ -244,6 +276,7 @@ class Listening:
     host: str = field(default="127.0.0.1", metadata={"variable": "HOST"})
     port: int = field(default=8000, metadata={"variable": "PORT"})
     workers: int = field(default=CORES, metadata={"variable": "WEB_CONCURRENCY"})
+    runners: int = field(default=1, metadata={"variable": "NABLA_RUNNERS"})
     log_level: str = field(default="warning", metadata={"variable": "NABLA_LOG_LEVEL", "words": LOG_LEVELS})
 
     def __post_init__(self) -> None:

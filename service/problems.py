@@ -82,6 +82,12 @@ KINDS: dict[str, Kind] = {
         "tensors=base64', as typed arrays. Where steps are computed one by one, application/x-ndjson and "
         "text/event-stream stream them. The Accept header rules all of these out.",
     ),
+    "conflict": Kind(
+        409,
+        "The state does not allow this",
+        "What the request asks for does not fit the state that the resource is in, such as cancelling a run that has "
+        "ended. The detail names the state.",
+    ),
     "timeout": Kind(
         408,
         "The request came too slowly",

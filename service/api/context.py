@@ -8,14 +8,17 @@ from typing import Any, NamedTuple
 
 from flask import current_app
 
+from schemas.requests import recipes
 from service import wire
 from service.capacity.admission import Admission, Ticket
+from service.capacity.collector import Collector
 from service.capacity.costs import CALL_SECONDS, NODE_SECONDS, NUMBER_SECONDS, OPERATION_SECONDS, Costs
 from service.capacity.memory import Account, Reservation
 from service.config import Settings
 from service.engine.compiling import Compiler
-from service.engine.graph.plan import Program
+from service.engine.graph.plan import Program, WorkspacePool
 from service.engine.limits import WATCHED_NODES, WATCHED_OPERATIONS
+from service.engine.onnx import files
 from service.engine.texts import LANGUAGES
 from service.engine.watch import Watch
 from service.observing.timer import Timer
@@ -36,6 +39,19 @@ class Runtime:
     admission: Admission
     store: Store
     costs: Costs = field(default_factory=Costs)
+
+
+def runtime_of(settings: Settings) -> Runtime:
+    """Return the objects that all computations of a process share, with these settings."""
+    admission = Admission(
+        seconds=settings.max_seconds, slots=settings.slots, queue=settings.queue, streams=settings.streams
+    )
+    store = Store(settings)
+    pool = WorkspacePool(settings.pooled_bytes)
+    compiler = Compiler(settings.limits, settings.cached_bytes, pool, Collector().made)
+    caches = (pool, compiler, recipes, files, store.loaded)
+    memory = Account(settings.max_memory_bytes, caches, aside=settings.aside_bytes)
+    return Runtime(settings, compiler, memory, admission, store)
 
 
 class _Weighed(NamedTuple):

@@ -35,7 +35,7 @@ def test_the_limits_shown_are_those_in_force(make_client: MakeClient) -> None:
     assert limits["layers"] == 7
     assert limits["seconds"] == 1.5
     named = {name[4:] for name in Settings.__dataclass_fields__ if name.startswith("max_")}
-    assert set(limits) == named | {"streams", "stored_days"}
+    assert set(limits) == named | {"streams", "stored_days", "run_days"}
 
 
 def test_the_description_is_the_committed_file(client: FlaskClient) -> None:
