@@ -65,6 +65,9 @@ _FENCE = (
 )
 _LEASE = Now() + bindparam("lease", type_=Double())
 _IS_FREE = runs.c.status.in_(UNFINISHED) & (runs.c.lease_until < Now())
+_WORKER: BindParameter[str] = bindparam("new_worker")
+# A runner that asks for a run computes none. One that has its name is of a process in the same place that was killed.
+_IS_FREE_FOR = runs.c.status.in_(UNFINISHED) & or_(runs.c.lease_until < Now(), runs.c.worker == _WORKER)
 
 ENTRY = (
     select(
@@ -110,6 +113,7 @@ USAGE = select(
     func.coalesce(func.sum(runs.c.size), 0),
 ).where(runs.c.owner == _OWNER)
 NETWORK_BYTES = select(func.coalesce(func.sum(owners.c.size), 0)).where(owners.c.owner == _OWNER)
+RUNNERS = select(func.count(runs.c.worker.distinct())).where(runs.c.status == "running", runs.c.lease_until >= Now())
 COUNTS = select(runs.c.status, func.count().label("runs")).group_by(runs.c.status)
 
 SAME_KEY = select(runs.c.id, runs.c.kind, runs.c.spec).where(
@@ -179,10 +183,12 @@ STATE = (
 )
 
 ANY_FREE = select(literal(1)).select_from(runs).where(_IS_FREE).limit(1)
+ANY_FREE_FOR = select(literal(1)).select_from(runs).where(_IS_FREE_FOR).limit(1)
 GIVE_UP = (
     update(runs)
-    .where(_IS_FREE, runs.c.failures >= MOST_FAILURES)
+    .where(_IS_FREE_FOR, runs.c.failures >= MOST_FAILURES)
     .values(status="failed", reason=HOPELESS, ended=Now(), worker=null(), lease_until=0.0)
+    .returning(runs.c.id)
 )
 _BUSY = (
     select(runs.c.owner, func.count().label("running"))
@@ -190,26 +196,25 @@ _BUSY = (
     .group_by(runs.c.owner)
     .subquery()
 )
-_FREE = runs.alias()
 _NEXT = (
-    select(_FREE.c.id)
-    .join_from(_FREE, _BUSY, _FREE.c.owner == _BUSY.c.owner, isouter=True)
-    .where(_FREE.c.status.in_(UNFINISHED), _FREE.c.lease_until < Now())
-    .order_by(func.coalesce(_BUSY.c.running, 0), _FREE.c.queued_at, _FREE.c.id)
+    select(runs.c.id)
+    .join_from(runs, _BUSY, runs.c.owner == _BUSY.c.owner, isouter=True)
+    .where(_IS_FREE_FOR)
+    .order_by(func.coalesce(_BUSY.c.running, 0), runs.c.queued_at, runs.c.id)
     .limit(1)
-    .with_for_update(skip_locked=True, of=_FREE)
+    .with_for_update(skip_locked=True, of=runs)
+    .correlate(None)
 )
 CLAIM = (
     update(runs)
     .where(runs.c.id == _NEXT.scalar_subquery())
     .values(
         status="running",
-        worker=bindparam("new_worker"),
+        worker=_WORKER,
         attempt=runs.c.attempt + 1,
         failures=runs.c.failures + 1,
         lease_until=_LEASE,
         started=func.coalesce(runs.c.started, Now()),
-        fingerprint=case((runs.c.fingerprint == "", bindparam("new_fingerprint")), else_=runs.c.fingerprint),
     )
     .returning(
         runs.c.id,
@@ -228,6 +233,7 @@ CLAIM = (
         runs.c.fingerprint,
     )
 )
+SET_FINGERPRINT = update(runs).where(runs.c.id == _RUN).values(fingerprint=bindparam("new_fingerprint"))
 BEAT = (
     update(runs)
     .where(_FENCE)
@@ -319,10 +325,11 @@ RESUME = (
     )
 )
 
-HAS = select(literal(1)).where(_MINE)
+# The row of a run is locked before the rows that belong to it, as in every other transaction, so none waits for ever.
+HAS = select(literal(1)).where(_MINE).with_for_update(of=runs)
 DROP_RECORDS = delete(records).where(records.c.run == _RUN)
 DROP_ALL_PARTS = delete(parts).where(parts.c.run == _RUN)
 REMOVE = delete(runs).where(runs.c.id == _RUN).returning(runs.c.spec)
 _OLD = runs.c.ended < bindparam("before")
 ANY_OLD = select(literal(1)).select_from(runs).where(_OLD).limit(1)
-SOME_OLD = select(runs.c.id).where(_OLD).limit(AT_ONCE)
+SOME_OLD = select(runs.c.id).where(_OLD).limit(AT_ONCE).with_for_update(of=runs)

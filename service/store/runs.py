@@ -10,153 +10,44 @@ All times are those of the database, so the clocks of the machines need not agre
 from __future__ import annotations
 
 import hashlib
-import math
 import secrets
-from collections.abc import Callable
-from contextlib import suppress
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
 from service.store import run_statements as sql
 from service.store.blobs import LOCK, check, drop, keep, removing, stored_bytes, with_room
 from service.store.database import Database
 from service.store.networks import disown
-from service.store.tables import PART_DIGITS, RUN_DIGITS
-from service.store_errors import KeyReused, StoreError, StoreFull, StoreUnavailable
+from service.store.run_entries import (
+    Claim,
+    Kept,
+    NewRun,
+    Progress,
+    RunEntry,
+    RunLimits,
+    RunQuotas,
+    RunUsage,
+)
+from service.store.run_keeping import LOST, Held, Keeping, Written, fence, kept, owner_bytes, result_name, usage_of
+from service.store.tables import RUN_DIGITS
+from service.store_errors import KeyReused, StoreFull, StoreUnavailable
 
-PART_BYTES = 8 * 2**20
-"""Size in bytes of one part of a state.
+__all__ = (
+    "Claim",
+    "Kept",
+    "NewRun",
+    "Progress",
+    "RunEntry",
+    "RunLimits",
+    "RunQuotas",
+    "RunUsage",
+    "Runs",
+    "network_owner",
+)
 
-A larger state is written in several transactions, so that others may write in between, and the log of SQLite stays
-small. The last transaction makes it the state of the run.
-"""
-STRIDE = 2**20
-"""The sums over all runs are compared with their limits whenever a run has grown by another so many bytes."""
 LEASE_SECONDS = 15.0
 """Lease in seconds while a large result is written."""
-
-
-class NewRun(NamedTuple):
-    """A run to be added."""
-
-    kind: str
-    spec: bytes
-    """The request as it was sent."""
-    of: int
-    """Number of steps."""
-    base64: bool = False
-    networks: tuple[str, ...] = ()
-    """Ids of the stored networks that the request names. They are kept as long as the run."""
-    idempotency_key: str | None = None
-
-
-class RunQuotas(NamedTuple):
-    """The limits on new runs."""
-
-    runs: int
-    """Largest number of runs of one owner."""
-    unfinished: int
-    """Largest number of runs of one owner that wait or compute."""
-    owner_bytes: int
-    """Largest number of bytes of all networks and runs of one owner."""
-    total_bytes: int
-    """Largest number of bytes of all owners together."""
-
-
-class RunLimits(NamedTuple):
-    """The limits on runs that are there."""
-
-    unfinished: int
-    """As in `RunQuotas`, for a run that is resumed."""
-    run_bytes: int
-    """Largest number of bytes of one run."""
-    owner_bytes: int
-    total_bytes: int
-
-
-class RunUsage(NamedTuple):
-    """The amount of runs that an owner stores."""
-
-    runs: int
-    unfinished: int
-    size: int
-
-
-class RunEntry(NamedTuple):
-    """A run as its owner sees it. Times are in seconds since 1970, by the clock of the database."""
-
-    id: str
-    kind: str
-    status: str
-    reason: str | None
-    attempt: int
-    worker: str | None
-    created: float
-    started: float | None
-    ended: float | None
-    step: int
-    of: int
-    loss: float | None
-    learning_rate: float | None
-    seconds: float
-    """Time that runners have computed."""
-    cancel: bool
-    size: int
-    base64: bool
-    extra_steps: int
-    fingerprint: str
-    state_step: int | None
-    now: float
-    """Time of this reading."""
-
-
-class Claim(NamedTuple):
-    """A run that a runner may continue, with all that it needs to do so."""
-
-    id: str
-    owner: str
-    kind: str
-    attempt: int
-    worker: str
-    of: int
-    step: int
-    extra_steps: int
-    base64: bool
-    seconds: float
-    size: int
-    spec: bytes
-    state: bytes | None
-    """The last state. None: the run begins at its start."""
-    last_record: int
-    """Step of the last record that is stored. -1: there is none."""
-    cancel: bool
-    fingerprint: str
-
-
-class Kept(NamedTuple):
-    """What a runner learns when it keeps something."""
-
-    alive: bool
-    """Whether the claim still holds. If not, nothing was kept, and the runner must drop the run."""
-    cancel: bool
-    others_wait: bool
-
-
-class Progress(NamedTuple):
-    """How far a run has come."""
-
-    step: int
-    loss: float | None
-    learning_rate: float | None
-    seconds: float
-    """Time that runners have computed so far, in all attempts."""
-
-
-Held = Row[bool, str, int, int, int, int]
-"""The row of a run whose claim holds, as `BEAT` returns it."""
-LOST = Kept(False, False, False)
 
 
 class Runs:
@@ -168,6 +59,7 @@ class Runs:
     def __init__(self, database: Database, limits: RunLimits) -> None:
         self.database = database
         self.limits = limits
+        self._keeping = Keeping(database, limits)
 
     # --- for owners
 
@@ -186,10 +78,10 @@ class Runs:
                 earlier = _with_key(connection, owner, new)
                 if earlier is not None:
                     return earlier, False
-            used = _usage(connection, owner)
+            used = usage_of(connection, owner)
             check("runs", used.runs + 1, quotas.runs)
             check("unfinished_runs", used.unfinished + 1, quotas.unfinished)
-            check("stored_bytes_per_key", _owner_bytes(connection, owner) + size, quotas.owner_bytes)
+            check("stored_bytes_per_key", owner_bytes(connection, owner) + size, quotas.owner_bytes)
             if stored_bytes(connection) + size > quotas.total_bytes:
                 raise StoreFull("All that this server stores has reached its limit; nothing was stored.")
             row = {
@@ -232,7 +124,7 @@ class Runs:
     def usage(self, owner: str) -> RunUsage:
         """Return how many runs an owner has, and their bytes."""
         with self.database.reading() as connection:
-            return _usage(connection, owner)
+            return usage_of(connection, owner)
 
     def result(self, owner: str, run: str) -> bytes | None:
         """Return the result of a run that has ended. None: this owner has no such run, or it has no result."""
@@ -267,7 +159,9 @@ class Runs:
         mine = {"of_owner": owner, "of_run": run}
 
         def cancel(connection: Connection) -> RunEntry | None:
-            if not connection.execute(sql.CANCEL_WAITING, mine).rowcount:
+            if connection.execute(sql.CANCEL_WAITING, mine).rowcount:
+                connection.execute(sql.DROP_PARTS, mine)
+            else:
                 connection.execute(sql.CANCEL_RUNNING, mine)
             return _find(connection, owner, run)
 
@@ -282,7 +176,7 @@ class Runs:
         with self.database.writing() as connection:
             self.database.lock(connection, LOCK)
             if connection.execute(sql.RESUME, mine | {"more": steps or 0}).rowcount:
-                check("unfinished_runs", _usage(connection, owner).unfinished, self.limits.unfinished)
+                check("unfinished_runs", usage_of(connection, owner).unfinished, self.limits.unfinished)
                 connection.execute(sql.DROP_PARTS, mine)
             return _find(connection, owner, run)
 
@@ -304,19 +198,23 @@ class Runs:
         """Claim a run for so many seconds: one that waits, or one whose lease is over. None: there is none.
 
         The owners with the fewest running runs come first, then the runs that wait longest. `worker` names this runner
-        among all others. The first claim of a run records the `fingerprint`.
+        among all others; a run that is claimed under this name already is claimed anew. The run records `fingerprint`,
+        the numerics of this runner, and the claim has that of the runner before.
         """
+        asked = {"new_worker": worker, "lease": seconds}
         with self.database.reading() as connection:  # runners ask again and again, and a writer would block others
-            if connection.execute(sql.ANY_FREE).scalar() is None:
+            if connection.execute(sql.ANY_FREE_FOR, asked).scalar() is None:
                 return None
-        asked = {"new_worker": worker, "lease": seconds, "new_fingerprint": fingerprint}
         with self.database.writing() as connection:
-            connection.execute(sql.GIVE_UP)
+            for run in connection.execute(sql.GIVE_UP, asked).scalars().all():
+                connection.execute(sql.DROP_PARTS, {"of_run": run})
             row = connection.execute(sql.CLAIM, asked).one_or_none()
             if row is None:
                 return None
             mine = {"of_run": row.id}
             connection.execute(sql.DROP_PARTS, mine)
+            if row.fingerprint != fingerprint:
+                connection.execute(sql.SET_FINGERPRINT, mine | {"new_fingerprint": fingerprint})
         with self.database.reading() as connection:
             spec = connection.execute(sql.SPEC, mine).scalar()
             state = _joined(connection, sql.STATE, mine)
@@ -338,22 +236,22 @@ class Runs:
         `state` is that at the step of `progress`; None leaves the earlier one. Raises `QuotaExceeded` where the run,
         the owner or all owners together would exceed their limits, and `ValueError` for records that are stored.
         """
-        written = _Written(claim, lines, first, last, progress, state, None, lease)
+        written = Written(claim, lines, first, last, progress, state, None, lease)
 
         def keep(connection: Connection, row: Held, name: str) -> None:
-            self._progress(connection, written, row, name)
+            self._keeping.progress(connection, written, row, name)
 
-        return self._store(written, keep)
+        return self._keeping.store(written, keep)
 
     def beat(self, claim: Claim, lease: float) -> Kept:
         """Extend the lease."""
         with self.database.writing() as connection:
-            row = connection.execute(sql.BEAT, _fence(claim) | {"lease": lease}).one_or_none()
-            return LOST if row is None else _kept(connection, row)
+            row = connection.execute(sql.BEAT, fence(claim) | {"lease": lease}).one_or_none()
+            return LOST if row is None else kept(connection, row)
 
     def release(self, claim: Claim) -> None:
         """Put a run back into the queue, behind those that wait, or end it if its owner has cancelled it."""
-        with_room(self.database, lambda connection: connection.execute(sql.RELEASE, _fence(claim)).rowcount)
+        with_room(self.database, lambda connection: connection.execute(sql.RELEASE, fence(claim)).rowcount)
 
     def finish(
         self,
@@ -371,25 +269,25 @@ class Runs:
 
         Raises the errors of `keep`.
         """
-        written = _Written(claim, lines, first, last, progress, state, result, LEASE_SECONDS)
+        written = Written(claim, lines, first, last, progress, state, result, LEASE_SECONDS)
 
         def end(connection: Connection, row: Held, name: str) -> None:
-            self._progress(connection, written, row, name)
+            self._keeping.progress(connection, written, row, name)
             ended = {
                 "of_run": claim.id,
                 "new_status": status,
                 "new_reason": reason,
-                "new_result": None if result is None else _result_name(name),
+                "new_result": None if result is None else result_name(name),
                 "new_result_size": len(result or b""),
             }
             connection.execute(sql.END, ended)
             connection.execute(sql.DROP_PARTS, ended)
 
-        return self._store(written, end).alive
+        return self._keeping.store(written, end).alive
 
     def fail(self, claim: Claim, reason: str) -> None:
         """End a run as failed, with what was kept so far."""
-        asked = _fence(claim) | {"new_reason": reason}
+        asked = fence(claim) | {"new_reason": reason}
         with_room(self.database, lambda connection: connection.execute(sql.FAIL, asked).rowcount)
 
     # --- for the server
@@ -412,156 +310,15 @@ class Runs:
         with self.database.reading() as connection:
             return {row.status: row.runs for row in connection.execute(sql.COUNTS)}
 
-    # --- how something is kept
-
-    def _store(self, written: _Written, complete: Callable[[Connection, Held, str], None]) -> Kept:
-        """Store a state and a result in parts, the last of them in the transaction of `complete`."""
-        name = secrets.token_hex(PART_DIGITS // 2)
-        parts = written.parts(name)
-        ready = parts[:-1] if written.nbytes > PART_BYTES else []
-
-        def finally_(connection: Connection) -> Kept:
-            row = self._held(connection, written)
-            if row is None:
-                return LOST
-            for part in parts[len(ready) :]:
-                connection.execute(sql.ADD_PART, part)
-            complete(connection, row, name)
-            return _kept(connection, row)
-
-        try:
-            for part in ready:
-                if not with_room(self.database, partial(self._add, written=written, part=part)):
-                    return LOST
-            return with_room(self.database, finally_)
-        except BaseException:
-            if ready:
-                with suppress(StoreError):
-                    removing(self.database, lambda connection: _drop_named(connection, written.claim.id, name))
-            raise
-
-    def _held(self, connection: Connection, written: _Written) -> Held | None:
-        """Extend the lease, and return the row of the run if the claim still holds.
-
-        Raises `QuotaExceeded` if what is to be written would exceed a limit.
-        """
-        claim = written.claim
-        row = connection.execute(sql.BEAT, _fence(claim) | {"lease": written.lease}).one_or_none()
-        if row is not None:
-            self._check(connection, row.owner, row.size, written.size_after(row))
-        return row
-
-    def _add(self, connection: Connection, written: _Written, part: dict[str, Any]) -> bool:
-        """Store one part of a large state if the claim still holds. Return whether it does."""
-        if self._held(connection, written) is None:
-            return False
-        connection.execute(sql.ADD_PART, part)
-        return True
-
-    def _check(self, connection: Connection, owner: str, before: int, after: int) -> None:
-        """Raise `QuotaExceeded` if a run may not grow from `before` to `after` bytes."""
-        grown = after - before
-        if grown <= 0:
-            return
-        check("run_bytes", after, self.limits.run_bytes)
-        if after // STRIDE > before // STRIDE:
-            check("stored_bytes_per_key", _owner_bytes(connection, owner) + grown, self.limits.owner_bytes)
-            check("stored_bytes", stored_bytes(connection) + grown, self.limits.total_bytes)
-
-    def _progress(self, connection: Connection, written: _Written, row: Held, name: str) -> None:
-        """Store the records and the progress, and make the parts with this name the state of the run."""
-        claim, progress, state = written.claim, written.progress, written.state
-        if written.lines:
-            if written.first <= row.last_record or written.last < written.first:
-                raise ValueError(f"record {written.first} after {row.last_record}")
-            lines = {"run": claim.id, "first": written.first, "last": written.last, "lines": written.lines}
-            connection.execute(sql.ADD_RECORDS, lines)
-        values: dict[str, Any] = {
-            "of_run": claim.id,
-            "new_step": progress.step,
-            "new_loss": _number(progress.loss),
-            "new_learning_rate": _number(progress.learning_rate),
-            "new_seconds": progress.seconds,
-            "new_last_record": written.last if written.lines else row.last_record,
-            "new_size": written.size_after(row),
-        }
-        if state is not None:
-            values |= {"new_state": name, "new_state_size": len(state)}
-        connection.execute(sql.KEEP[state is not None], values)
-        if state is not None and written.result is None:
-            connection.execute(sql.DROP_PARTS, values)
-
-
-class _Written(NamedTuple):
-    """What a runner stores at once."""
-
-    claim: Claim
-    lines: bytes | None
-    first: int
-    last: int
-    progress: Progress
-    state: bytes | None
-    result: bytes | None
-    lease: float
-
-    @property
-    def nbytes(self) -> int:
-        """Return the number of bytes of the state and the result."""
-        return len(self.state or b"") + len(self.result or b"")
-
-    def size_after(self, row: Held) -> int:
-        """Return the size of the run with all this, from the row of the run before."""
-        size: int = row.size + len(self.lines or b"")
-        if self.state is not None:
-            size += len(self.state) - row.state_size
-        if self.result is not None:
-            size += len(self.result) - row.result_size
-        return size
-
-    def parts(self, name: str) -> list[dict[str, Any]]:
-        """Return the rows of the parts of the state and the result."""
-        rows = []
-        for of, content in ((name, self.state), (_result_name(name), self.result)):
-            if content is not None:
-                for number, begin in enumerate(range(0, max(len(content), 1), PART_BYTES)):
-                    part = memoryview(content)[begin : begin + PART_BYTES]
-                    rows.append({"run": self.claim.id, "name": of, "number": number, "content": part})
-        return rows
-
-
-def _result_name(name: str) -> str:
-    """Return the name of the parts of a result that is stored together with the state called `name`."""
-    return f"r{name[1:]}"
-
-
-def _fence(claim: Claim) -> dict[str, Any]:
-    """Return what binds a write to a claim."""
-    return {"of_run": claim.id, "by_worker": claim.worker, "by_attempt": claim.attempt}
-
-
-def _kept(connection: Connection, row: Held) -> Kept:
-    """Return what a runner learns from the row of a run that it holds."""
-    return Kept(True, row.cancel, connection.execute(sql.ANY_FREE).scalar() is not None)
-
-
-def _number(value: float | None) -> float | None:
-    """Return a number as all databases hold it: SQLite has no NaN."""
-    return None if value is None or math.isnan(value) else value
+    def runners(self) -> int:
+        """Return the number of runners that compute a run now."""
+        with self.database.reading() as connection:
+            return connection.execute(sql.RUNNERS).scalar_one()
 
 
 def _find(connection: Connection, owner: str, run: str) -> RunEntry | None:
     row = connection.execute(sql.FIND, {"of_owner": owner, "of_run": run, "count": 1}).one_or_none()
     return None if row is None else RunEntry(*row)
-
-
-def _usage(connection: Connection, owner: str) -> RunUsage:
-    return RunUsage(*map(int, connection.execute(sql.USAGE, {"of_owner": owner}).one()))
-
-
-def _owner_bytes(connection: Connection, owner: str) -> int:
-    """Return the number of bytes of the networks and runs of an owner."""
-    in_networks = connection.execute(sql.NETWORK_BYTES, {"of_owner": owner}).scalar_one()
-    return int(in_networks) + _usage(connection, owner).size
 
 
 def _joined(connection: Connection, query: Any, asked: dict[str, Any]) -> bytes | None:
@@ -594,12 +351,6 @@ def _keep_network(connection: Connection, owner: str, run: str, network: str) ->
 def network_owner(run: str) -> str:
     """Return the name under which the networks of a run are stored."""
     return f"run:{run}"
-
-
-def _drop_named(connection: Connection, run: str, name: str) -> None:
-    """Remove the parts of a state and a result that were not completed."""
-    for of in (name, _result_name(name)):
-        connection.execute(sql.DROP_NAMED, {"of_run": run, "of_name": of})
 
 
 def _forget_some(connection: Connection, before: float) -> int:

@@ -101,7 +101,7 @@ class RunColumns(TypedColumns):
     base64 = Column(Boolean, nullable=False)
     """Whether records and results hold arrays as base64."""
     fingerprint = Column(String(HASH), nullable=False)
-    """The numerics of the first runner. Empty: none has claimed the run."""
+    """The numerics of the last runner. Empty: none has claimed the run."""
     idempotency_key = Column(String(255))
     status = Column(String(16), nullable=False)
     reason = Column(Text)

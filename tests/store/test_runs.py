@@ -153,17 +153,41 @@ def test_a_runner_that_claims_again_does_not_mix_its_attempts(kept: Runs) -> Non
     assert keep(kept, second, 0, 1).alive
 
 
+def test_a_runner_takes_back_the_run_of_a_killed_process_with_its_name_at_once(kept: Runs) -> None:
+    name, _ = kept.add("", new(), MANY)
+    killed = claimed(kept, "a")
+    keep(kept, killed, 0, 1, b"state")
+    assert kept.claim("b", 60.0) is None
+    again = claimed(kept, "a")
+    assert (again.id, again.attempt, again.state) == (name, 2, b"state")
+    assert not keep(kept, killed, 2, 3).alive
+    assert kept.runners() == 1
+    for _ in range(4):
+        claimed(kept, "a")
+    assert kept.claim("a", 60.0) is None  # it is no use
+    assert kept.counts() == {"failed": 1} and kept.runners() == 0
+
+
+def test_a_claim_tells_the_numerics_of_the_runner_before(kept: Runs) -> None:
+    name, _ = kept.add("", new(), MANY)
+    for before, fingerprint in (("", "x"), ("x", "x"), ("x", "y"), ("y", "x")):
+        claim = kept.claim("a", 60.0, fingerprint)
+        assert claim is not None and claim.fingerprint == before
+        entry = kept.find("", name)
+        assert entry is not None and entry.fingerprint == fingerprint
+
+
 def test_owners_with_few_running_runs_come_first_and_then_those_that_wait_longest(kept: Runs) -> None:
     def add(owner: str) -> str:
         time.sleep(0.002)  # SQLite's clock has a resolution of a millisecond
         return kept.add(owner, new(), MANY)[0]
 
     alice, bob = [add("alice") for _ in range(3)], [add("bob") for _ in range(2)]
-    order = [claimed(kept) for _ in range(3)]
+    order = [claimed(kept, f"runner {number}") for number in range(3)]
     assert [claim.id for claim in order] == [alice[0], bob[0], alice[1]]
     assert keep(kept, order[0], 0, 0).others_wait
     kept.release(order[0])
-    assert [claimed(kept).id for _ in range(3)] == [alice[2], bob[1], alice[0]]
+    assert [claimed(kept, f"next {number}").id for number in range(3)] == [alice[2], bob[1], alice[0]]
     assert kept.claim("a", 60.0) is None
     released = kept.find("alice", alice[0])
     assert released is not None and released.attempt == 2
@@ -266,8 +290,8 @@ def test_a_run_that_is_handed_back_again_and_again_does_not_fail(kept: Runs) -> 
 
 def test_a_run_is_removed_with_all_that_is_its_own_while_it_computes(kept: Runs) -> None:
     name, _ = kept.add("", new(), MANY)
-    kept.add("", new(), MANY)  # has the same request
     claim = claimed(kept)
+    kept.add("", new(), MANY)  # has the same request
     keep(kept, claim, 0, 9, b"state")
     assert kept.remove("", name) is True
     assert kept.remove("", name) is False
