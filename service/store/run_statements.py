@@ -176,6 +176,9 @@ RECORDS = (
     .where(records.c.run == _RUN, records.c.first >= bindparam("from_first"), records.c.first <= bindparam("to_first"))
     .order_by(records.c.first)
 )
+STORED_LINES = select(records.c.lines).where(
+    records.c.run == _RUN, records.c.first == bindparam("of_first"), records.c.last == bindparam("of_last")
+)
 RESULT = (
     select(parts.c.content)
     .join_from(runs, parts, (parts.c.run == runs.c.id) & (parts.c.name == runs.c.result))

@@ -253,13 +253,29 @@ def test_a_run_is_removed_with_all_that_is_its_own_while_it_computes(kept: Runs)
 def test_records_are_never_stored_twice(kept: Runs) -> None:
     name, _ = kept.add("", new(), MANY)
     claim = claimed(kept)
-    keep(kept, claim, 0, 9)
-    for first in (0, 5, 9):
-        with pytest.raises(ValueError, match="record"):
-            keep(kept, claim, first, 12, b"state")
+    keep(kept, claim, 0, 4)
+    keep(kept, claim, 5, 9)
+    for first, last, content in ((0, 4, lines(0, 4)), (0, 12, lines(0, 12)), (9, 12, lines(9, 12)), (5, 9, b"{}\n")):
+        with pytest.raises(ValueError, match="after record 9"):
+            kept.keep(claim, content, first, last, at(last), b"state", 60.0)
     entry = kept.find("", name)
     assert entry is not None and (entry.step, entry.state_step) == (9, None)
     assert keep(kept, claim, 10, 12).alive
+
+
+@pytest.mark.parametrize("last", [9, 12], ids=["the same", "with later ones"])
+def test_records_may_be_sent_again_after_a_commit_whose_answer_was_lost(kept: Runs, last: int) -> None:
+    name, _ = kept.add("", new(), MANY)
+    claim = claimed(kept)
+    keep(kept, claim, 0, 4)
+    keep(kept, claim, 5, 9)
+    assert keep(kept, claim, 5, last, b"state").alive
+    chunks = kept.records("", name, -1)
+    assert b"".join(chunk for _, _, chunk in chunks) == lines(0, last)
+    assert [(first, last) for first, last, _ in chunks] == [(0, 4), (5, 9), (10, 12)][: len(chunks)]
+    entry = kept.find("", name)
+    assert entry is not None and (entry.step, entry.state_step) == (last, last)
+    assert entry.size == len(new().spec) + len(lines(0, last)) + len(b"state")
 
 
 def test_quotas_are_told_by_name(kept: Runs) -> None:
