@@ -31,8 +31,10 @@ MOST_FAILURES = 5
 """Number of attempts, without the state moving on, after which a run fails."""
 CANCELLED = "cancelled by its owner"
 HOPELESS = f"{MOST_FAILURES} attempts ended before the next checkpoint: the processes were stopped or lacked memory"
-AT_ONCE = 20
-"""Number of runs that are forgotten in one transaction."""
+REMOVED = "removed"
+"""Status of a run that no owner has any more, until all of it is deleted."""
+AT_ONCE = 2000
+"""Number of rows of records that are deleted in one transaction."""
 PAGE = 500
 """Largest number of rows of records that are read at once."""
 
@@ -114,7 +116,7 @@ USAGE = select(
 ).where(runs.c.owner == _OWNER)
 NETWORK_BYTES = select(func.coalesce(func.sum(owners.c.size), 0)).where(owners.c.owner == _OWNER)
 RUNNERS = select(func.count(runs.c.worker.distinct())).where(runs.c.status == "running", runs.c.lease_until >= Now())
-COUNTS = select(runs.c.status, func.count().label("runs")).group_by(runs.c.status)
+COUNTS = select(runs.c.status, func.count().label("runs")).where(runs.c.status != REMOVED).group_by(runs.c.status)
 
 SAME_KEY = select(runs.c.id, runs.c.kind, runs.c.spec).where(
     runs.c.owner == _OWNER, runs.c.idempotency_key == bindparam("of_key")
@@ -336,11 +338,24 @@ RESUME = (
     )
 )
 
-# The row of a run is locked before the rows that belong to it, as in every other transaction, so none waits for ever.
-HAS = select(literal(1)).where(_MINE).with_for_update(of=runs)
-DROP_RECORDS = delete(records).where(records.c.run == _RUN)
+# A run that is removed is taken from its owner first. Then what belongs to it is deleted, a bounded number of rows in
+# each transaction. The row of a run is changed before those that belong to it, as in every other transaction, so that
+# no two wait for each other.
+_TAKEN: dict[str, Any] = {
+    "owner": "run:",
+    "status": REMOVED,
+    "idempotency_key": null(),
+    "worker": null(),
+    "lease_until": 0.0,
+    "ended": -1.0,
+}
+_OLD = runs.c.ended < bindparam("before")
+TAKE = update(runs).where(_MINE).values(**_TAKEN)
+TAKE_OLD = update(runs).where(runs.c.id == _RUN, _OLD).values(**_TAKEN)
+NEXT_OLD = select(runs.c.id).where(_OLD).limit(1)
+DROP_RECORDS = delete(records).where(
+    records.c.run == _RUN,
+    records.c.first.in_(select(records.c.first).where(records.c.run == _RUN).order_by(records.c.first).limit(AT_ONCE)),
+)
 DROP_ALL_PARTS = delete(parts).where(parts.c.run == _RUN)
 REMOVE = delete(runs).where(runs.c.id == _RUN).returning(runs.c.spec)
-_OLD = runs.c.ended < bindparam("before")
-ANY_OLD = select(literal(1)).select_from(runs).where(_OLD).limit(1)
-SOME_OLD = select(runs.c.id).where(_OLD).limit(AT_ONCE).with_for_update(of=runs)

@@ -19,12 +19,14 @@ from sqlalchemy.engine import URL
 
 from service.config import Settings
 from service.store import run_keeping
+from service.store import runs as runs_module
 from service.store import upgrade as upgrading
 from service.store.content import Content
 from service.store.database import Database
 from service.store.networks import Networks, Quotas, Told
 from service.store.runs import NewRun, Runs, network_owner
 from service.store.store import DAY, Store
+from service.store.tables import records
 from service.store.upgrade import upgrade
 from service.store_errors import QuotaExceeded, StoreFull, StoreUnavailable
 from tests.store.running import LIMITS, MANY, at, claimed, keep, lines, new, rows
@@ -192,6 +194,36 @@ def test_networks_and_runs_count_together(kept: Runs) -> None:
         kept.add("bob", new(1), MANY._replace(owner_bytes=NETWORK.size))
     kept.remove("alice", run)
     stored.add("alice", NETWORK, Told("{}", "{}"), MANY_NETWORKS._replace(owner_bytes=1000), 1.0)
+
+
+def test_a_removal_of_many_records_lets_others_write_and_goes_on_after_a_failure(
+    kept: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, _ = kept.add("alice", new(idempotency_key="k"), MANY)
+    claim = claimed(kept)
+    keep(kept, claim, 0, 0, bytes(100))
+    with kept.database.writing() as connection:
+        some = [{"run": name, "first": step, "last": step, "lines": lines(step, step)} for step in range(1, 4500)]
+        connection.execute(records.insert(), some)
+    remaining = []
+    remove = runs_module.removing
+
+    def failing(database: Database, work: Any) -> Any:
+        remaining.append(rows(database).get("records", 0))
+        if len(remaining) == 3:
+            raise StoreUnavailable("gone")
+        return remove(database, work)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs_module, "removing", failing)
+        assert kept.remove("alice", name)
+    assert remaining == [4500, 2500, 500]
+    assert kept.find("alice", name) is None and kept.records("alice", name, -1) == []
+    assert kept.usage("alice") == (0, 0, 0) and kept.counts() == {} and kept.claim("b", 60.0) is None
+    assert not keep(kept, claim, 5000, 5000).alive
+    assert kept.add("alice", new(idempotency_key="k"), MANY)[1]
+    assert kept.forget(0.0) == 1
+    assert rows(kept.database) == {"blobs": 1, "runs": 1}
 
 
 # --- many processes -----------------------------------------------------------------------------
