@@ -242,12 +242,12 @@ def compute_all(address: URL, worker: str, barrier: Any, found: Any) -> None:
     database.close()
 
 
-def test_processes_that_claim_at_once_get_each_run_once(kept: Runs, address: URL) -> None:
+def test_processes_that_claim_at_once_get_each_run_once(kept: Runs) -> None:
     names = {kept.add(f"owner {number % 3}", new(number), MANY)[0] for number in range(60)}
     kept.database.close()
     context = multiprocessing.get_context("fork")
     barrier, found = context.Barrier(4), context.Queue()
-    workers = [context.Process(target=compute_all, args=(address, f"w{n}", barrier, found)) for n in range(4)]
+    workers = [context.Process(target=compute_all, args=(kept.database.url, f"w{n}", barrier, found)) for n in range(4)]
     for worker in workers:
         worker.start()
     claimed_ = [name for _ in workers for name in found.get(timeout=60)]
@@ -457,9 +457,9 @@ def test_a_file_that_is_removed_ends_its_claims_and_is_made_anew(tmp_path: Path)
 
 
 @pytest.fixture
-def lost_connections(address: URL) -> Iterator[Callable[[], None]]:
+def lost_connections(kept: Runs) -> Iterator[Callable[[], None]]:
     """Return a function that ends all connections to a PostgreSQL database, as a restart of the server does."""
-    other = Database(address)
+    other = Database(kept.database.url)
 
     def lose() -> None:
         with other.reading() as connection:
@@ -474,7 +474,7 @@ def lost_connections(address: URL) -> Iterator[Callable[[], None]]:
     other.close()
 
 
-@pytest.mark.parametrize("address", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("kept", ["postgresql"], indirect=True)
 def test_a_server_that_is_lost_while_something_is_kept_has_stored_nothing_of_it(
     kept: Runs, lost_connections: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
