@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
-
 from flask import current_app
-
 from schemas.requests import recipes
 from service import wire
 from service.capacity.admission import Admission, Ticket
 from service.capacity.collector import Collector
-from service.capacity.costs import CALL_SECONDS, NODE_SECONDS, NUMBER_SECONDS, OPERATION_SECONDS, Costs
+from service.capacity.costs import CALL_SECONDS, Costs, NODE_SECONDS, NUMBER_SECONDS, OPERATION_SECONDS
 from service.capacity.memory import Account, Reservation
 from service.config import Settings
 from service.engine.compiling import Compiler
 from service.engine.graph.plan import Program, WorkspacePool
-from service.engine.limits import WATCHED_NODES, WATCHED_OPERATIONS, Limits
+from service.engine.limits import Limits, WATCHED_NODES, WATCHED_OPERATIONS
 from service.engine.onnx import files
+from service.engine.parallel import Executor, InTurn
 from service.engine.texts import LANGUAGES
 from service.engine.watch import Watch
 from service.observing.timer import Timer
 from service.store.store import Store
+from typing import Any, NamedTuple
 
 WORTH_LEARNING = 0.001
 """Estimated seconds below which nothing is weighed or learned: that would take a few percent of such a request."""
@@ -39,6 +38,8 @@ class Runtime:
     admission: Admission
     store: Store
     costs: Costs = field(default_factory=Costs)
+    executor: Executor = field(default_factory=InTurn)
+    """Computes the parts of a computation that can be split: in turn, here, unless settings name other processes."""
 
 
 def runtime_of(settings: Settings) -> Runtime:
@@ -107,6 +108,11 @@ class Context:
     def limits(self) -> Limits:
         """The most that this computation may cost."""
         return self.own_limits or self.runtime.settings.limits
+
+    @property
+    def executor(self) -> Executor:
+        """The executor for the parts of a computation that can be split."""
+        return self.runtime.executor
 
     def reserve(self, program: Program, work: float, nbytes: int, *, calls: float = 0.0, numbers: float = 0.0) -> None:
         """Wait for a slot as `weigh` does, and then for `nbytes` bytes beside those of the request itself.
