@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
 from flask import current_app
+
 from schemas.requests import recipes
 from service import wire
 from service.capacity.admission import Admission, Ticket
 from service.capacity.collector import Collector
-from service.capacity.costs import CALL_SECONDS, Costs, NODE_SECONDS, NUMBER_SECONDS, OPERATION_SECONDS
+from service.capacity.costs import CALL_SECONDS, NODE_SECONDS, NUMBER_SECONDS, OPERATION_SECONDS, Costs
 from service.capacity.memory import Account, Reservation
 from service.config import Settings
 from service.engine.compiling import Compiler
 from service.engine.graph.plan import Program, WorkspacePool
-from service.engine.limits import Limits, WATCHED_NODES, WATCHED_OPERATIONS
+from service.engine.limits import WATCHED_NODES, WATCHED_OPERATIONS, Limits
 from service.engine.onnx import files
 from service.engine.parallel import Executor, InTurn
 from service.engine.texts import LANGUAGES
 from service.engine.watch import Watch
 from service.observing.timer import Timer
 from service.store.store import Store
-from typing import Any, NamedTuple
 
 WORTH_LEARNING = 0.001
 """Estimated seconds below which nothing is weighed or learned: that would take a few percent of such a request."""
