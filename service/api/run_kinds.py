@@ -9,11 +9,13 @@ from typing import Any
 
 from schemas.functions import DescendRequest, LoadedDescend
 from schemas.requests import RequestSchema
+from schemas.sweeps import LoadedSweep, SweepRequest
 from schemas.training import CompareRequest, LoadedCompare, LoadedTrain, TrainRequest
 from service.api.context import Context
 from service.api.descents import DescendWork
 from service.api.long_work import LongWork
 from service.api.network_request import in_terms_of
+from service.api.sweeps import SweepWork
 from service.api.training import ComparisonWork, TrainingWork
 
 State = dict[str, Any]
@@ -52,6 +54,10 @@ def _descend(request: LoadedDescend, context: Context, state: State | None, more
     return DescendWork(request, context, state)
 
 
+def _sweep(request: LoadedSweep, context: Context, state: State | None, more_steps: int) -> LongWork:
+    return SweepWork(request, context, state)
+
+
 KINDS: Mapping[str, RunKind] = MappingProxyType(
     {
         kind.name: kind
@@ -78,6 +84,14 @@ KINDS: Mapping[str, RunKind] = MappingProxyType(
                 "of all descents after the steps that the trace asks for.",
                 takes=DescendRequest(),
                 works=_descend,
+            ),
+            RunKind(
+                name="sweep",
+                about="A training for each combination of values that are put into a request of /v1/train; its records "
+                "are the ends of the trainings, and its result has the best combinations.",
+                takes=SweepRequest(),
+                works=_sweep,
+                network_at=("request",),
             ),
         )
     }

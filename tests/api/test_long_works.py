@@ -1,5 +1,8 @@
-"""Runs that are interrupted and go on from their state, in a work that is made anew, have the bits of undisturbed ones."""
+"""Runs that are interrupted, and go on in works that are made anew from their states, have the bits of whole ones."""
 
+import copy
+import itertools
+import math
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +17,7 @@ from service.api.run_kinds import KINDS
 from service.api.state_file import state_bytes, state_of
 from service.config import Settings
 from service.engine.descent.optimizers import optimizers
+from service.engine.errors import InvalidRequest
 from service.observing.timer import Timer
 from service.wire.writing import written
 from tests.support import HIMMELBLAU, every, network
@@ -59,7 +63,8 @@ class Run:
         finally:
             memory.release()
 
-    def records(self, work: LongWork, most: int | None = None) -> Iterator[bytes]:
+    @staticmethod
+    def records(work: LongWork, most: int | None = None) -> Iterator[bytes]:
         """Advance a work at most so often, and yield its records as they are stored."""
         while not work.finished and most != 0:
             record = work.advance()
@@ -81,7 +86,7 @@ class Run:
             state = state_bytes(work.state())
             work.close()
             work = self.work(state)
-        return records + [*self.records(work)], ended(work)
+        return [*records, *self.records(work)], ended(work)
 
 
 def text(value: Any) -> bytes:
@@ -187,3 +192,56 @@ DESCENTS: dict[str, dict[str, Any]] = {
 def test_an_interrupted_descent_has_the_bits_of_a_whole_one(runtime: Runtime, name: str) -> None:
     run = Run(runtime, "descend", descend(**DESCENTS[name]))
     assert run.interrupted(3) == run.whole()
+
+
+def sweep(vary: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    request = train(**{"optimizer": {"type": "sgd"}, "steps": 4} | changes)
+    return {"request": {key: value for key, value in request.items() if value is not ...}, "vary": vary}
+
+
+SWEEPS: dict[str, dict[str, Any]] = {
+    "rates and seeds": sweep({"/optimizer/learning_rate": [0.1, 0.01, 1e200], "/seed": [1, 2]}, seed=...),
+    "shapes": sweep({"/network/layers/0/units": [1, 3], "/batch_size": [2, 5]}, **VALIDATED),
+    "some that fail": sweep({"/clip": [{"norm": 1.0}, {"value": 1.0}], "/optimizer": ["adam", "l_bfgs"]}),
+    "lengths": sweep({"/epochs": [1, 3], "/optimizer/type": ["sgd", "nadam"]}, steps=..., batch_size=2),
+}
+
+
+@every("name", SWEEPS)
+def test_an_interrupted_sweep_has_the_bits_of_a_whole_one(runtime: Runtime, name: str) -> None:
+    run = Run(runtime, "sweep", SWEEPS[name])
+    records, summary = run.whole()
+    assert run.interrupted() == (records, summary)
+    ends = [orjson.loads(record) for record in records]
+    lists = SWEEPS[name]["vary"]
+    assert [end["values"] for end in ends] == [
+        dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values())
+    ]
+    # Each record is the end of a training of its own, which a request alone gives as well.
+    for end in ends:
+        request = copy.deepcopy(SWEEPS[name]["request"])
+        for pointer, value in end["values"].items():
+            *parents, last = pointer[1:].split("/")
+            part = request
+            for key in parents:
+                part = part[int(key)] if isinstance(part, list) else part[key]
+            part[last] = value
+        if end["status"] == "failed":
+            with pytest.raises(InvalidRequest, match="leave it out"):
+                Run(runtime, "train", request).work()
+            continue
+        work = Run(runtime, "train", request).work()
+        losses = [orjson.loads(record)["loss"] for record in Run.records(work)]
+        whole = work.summary()
+        work.close()
+        assert end["best_loss"] == min((loss for loss in losses if loss is not None), default=None)
+        for key in ("status", "reason", "steps_done", "finite", "validation_loss"):
+            assert end.get(key) == whole.get(key)
+        assert end["loss"] == (whole["loss"] if math.isfinite(whole["loss"]) else None)
+    told = orjson.loads(summary)
+    scores = {end["step"]: end.get("validation_loss", end["loss"]) for end in ends}
+    best = min((step for step in scores if scores[step] is not None), key=scores.__getitem__)
+    assert (told["best"], told["best_values"]) == (best, ends[best - 1]["values"])
+    assert (told["combinations"], told["done"]) == (len(ends), len(ends))
+    assert told["failed"] == sum(end["status"] == "failed" for end in ends)
+    assert sorted(told["table"], key=lambda end: end["step"]) == ends
