@@ -13,7 +13,7 @@ _listening, _settings = read_or_exit()
 
 wsgi_app = "service.app:create_app()"
 bind = _listening.bind
-# One process per core unless WEB_CONCURRENCY says otherwise: each computes on one BLAS thread. on_starting adds runners.
+# One process per core unless WEB_CONCURRENCY says otherwise, each with one BLAS thread. `on_starting` adds the runners.
 workers = _listening.workers
 # An event loop carries connections, where a slow one costs next to nothing; a pool of threads computes requests.
 worker_class = "service.edge.worker.Worker"

@@ -1,4 +1,4 @@
-"""The context in which a run is computed: like that of a request, but without a client, a deadline or other requests."""
+"""The context in which a run is computed: like that of a request, but without a client, a deadline or a slot."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from service.problems import from_validation
 
 
 class RunTicket(Ticket):
-    """The ticket of a run: it never waits for a slot and has no deadline. `left` says when its computation must stop."""
+    """The ticket of a run: it waits for no slot and has no deadline. `left` says when its computation must stop."""
 
     __slots__ = ()
 
@@ -71,7 +71,7 @@ def load(
 
 
 def _with_stored_at(path: tuple[str, ...], value: Any, names: Names) -> tuple[Any, int]:
-    """Return what `with_stored` returns for the object at `path` of a request; what has no such object stays as it is."""
+    """Return what `with_stored` returns for the object at `path` of a request, if there is one."""
     if not isinstance(value, dict):
         return value, 0
     if path:

@@ -22,12 +22,13 @@ from service.api.run_kinds import KINDS
 from service.api.state_file import state_bytes, state_of
 from service.capacity.memory import Reservation
 from service.engine.errors import Abandoned
+from service.engine.fingerprint import fingerprint
 from service.observing.metrics import count_run_end, count_run_work
+from service.problems import Problem
 from service.runner.context import context_of, load, ticket_of
 from service.runner.lease import Lease
-from service.runner.numerics import fingerprint
 from service.runner.results import CANCELLED, End, end_of, failure
-from service.store_errors import StoreError
+from service.store_errors import QuotaExceeded, StoreError
 from service.wire.writing import dump, written
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ STATE_SECONDS = 1.0
 SHARE = 20.0
 """The time between two writes, and between two states, as a multiple of what the last one took."""
 HELD_BYTES = 2**20
-"""Bytes of records that are written before their time. No more wait for a database that is away: no step is computed."""
+"""Bytes of records that are written before their time. No more are held while the database is away."""
 SLICE_SECONDS = 10.0
 """Seconds after which a run gives its place to others that wait."""
 GRACE_SECONDS = 5.0
@@ -52,6 +53,10 @@ LOOK_SECONDS = 0.01
 RETRY_SECONDS = 1.0
 """Seconds between two attempts to reach the database."""
 BY_OWNER = "cancelled by its owner"
+BUSY = 503
+"""The status of a problem that is over some time later."""
+POSTPONED = "postponed"
+"""What `compute` returns for a run that cannot be computed now."""
 
 log = logging.getLogger("nabla.runner")
 
@@ -65,8 +70,7 @@ class Execution:
 
     def __init__(self, runtime: Runtime, claim: Claim, stop: threading.Event) -> None:
         self.runtime, self.claim, self.stop = runtime, claim, stop
-        self.runs: Runs = runtime.store.runs
-        self.lease = Lease(self.runs, claim, self._progress)
+        self.lease = Lease(runtime.store, claim, self._progress)
         self.request: Any = None
         """The request as it was parsed, for pointers into it."""
         self.standing = Standing(claim.step, claim.of, None, None)
@@ -97,6 +101,11 @@ class Execution:
         """When a look first found the present step unwanted."""
         self.counted = (claim.step, 0.0)
         """The steps and seconds that are in the metrics."""
+
+    @property
+    def runs(self) -> Runs:
+        """The runs in the database. Raises `StoreError`."""
+        return self.runtime.store.runs
 
     @property
     def seconds(self) -> float:
@@ -134,12 +143,14 @@ class Execution:
                     return self._given_up(memory)
         except Dropped:
             raise
+        except QuotaExceeded as error:
+            return self._cut_off(error)
         except Exception as error:
-            reason = failure(error, self.request, self.claim.id)
-        if self.lines:
-            self._store(None)
-        self._patiently(lambda: self.runs.fail(self.claim, reason))
-        return self._ended("failed", reason)
+            if isinstance(error, Problem) and error.status == BUSY:
+                log.warning("run %s has to wait: %s", self.claim.id, error.detail)
+                self._release()
+                return POSTPONED
+            return self._failed(failure(error, self.request, self.claim.id))
 
     def _begin(self, memory: Reservation) -> LongWork:
         """Return the work of the run as its state has it. Raises what works raise for wrong requests, and `Problem`."""
@@ -203,7 +214,7 @@ class Execution:
         return ""
 
     def _is_unwanted(self) -> bool:
-        """Return whether a step is to be given up in its middle: the lease is lost, or the run has to stop long since."""
+        """Return whether a step is to be given up in its middle: the lease is lost, or the run should have stopped."""
         if self.lease.lost:
             return True
         if not (self.stop.is_set() or self._reason_to_cancel()):
@@ -257,6 +268,8 @@ class Execution:
         while True:
             try:
                 found = ask()
+            except QuotaExceeded:
+                raise
             except StoreError as error:
                 if self.lease.lost or self.stop.is_set():
                     raise Dropped from None
@@ -314,7 +327,23 @@ class Execution:
                 work.cancel(self.cancelled)
                 return self._finish(work)
         except Abandoned:
-            return self._store_end(End(CANCELLED, self.cancelled, b""), None)
+            return self._store_end(End(CANCELLED, self.cancelled, None), None)
+
+    def _cut_off(self, error: QuotaExceeded) -> str:
+        """End the run where the store takes no more of it. What was stored stays, and the run may be resumed later."""
+        name = error.name.replace("_", " ")
+        self.lines.clear()
+        self.held = 0
+        return self._store_end(
+            End(CANCELLED, f"the limit of this server, {error.allowed:,} {name}, was reached", None), None
+        )
+
+    def _failed(self, reason: str) -> str:
+        """End the run as failed, with the records so far."""
+        if self.lines:
+            self._store(None)
+        self._patiently(lambda: self.runs.fail(self.claim, reason))
+        return self._ended("failed", reason)
 
     def _ended(self, status: str, reason: str) -> str:
         count_run_end(status)

@@ -16,7 +16,7 @@ from service.config import Settings
 from service.store.store import FILE, data_folder
 from service.store_errors import NoStore
 
-GLANCE_SECONDS = 0.1
+GLANCE_SECONDS = 0.2
 """Seconds between two looks at the files of SQLite."""
 ASK_SECONDS = 1.0
 """Seconds between two questions to a database server, which has no files to look at."""

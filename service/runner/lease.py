@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from service.store_errors import StoreError
 
 if TYPE_CHECKING:
-    from service.store.runs import Claim, Kept, Progress, Runs
+    from service.store.runs import Claim, Kept, Progress
+    from service.store.store import Store
 
 SECONDS = 15.0
 """The time in seconds for which the database grants a lease. A run of a dead runner waits so long for another one."""
@@ -28,7 +29,7 @@ log = logging.getLogger("nabla.runner")
 class Lease:
     """The lease on one run, as a context manager that renews it. The thread that computes and its own thread use it."""
 
-    def __init__(self, runs: Runs, claim: Claim, progress: Callable[[], Progress]) -> None:
+    def __init__(self, store: Store, claim: Claim, progress: Callable[[], Progress]) -> None:
         """`progress` returns the present progress of the run; the thread of the lease calls it too."""
         self.lost = False
         """Whether another runner has the run, or it was removed: whatever is computed here is of no use."""
@@ -36,7 +37,7 @@ class Lease:
         """Whether the owner of the run wants it to end."""
         self.others_wait = False
         """Whether other runs wait for a runner."""
-        self._runs, self._claim, self._progress = runs, claim, progress
+        self._store, self._claim, self._progress = store, claim, progress
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._renewed = time.monotonic()
@@ -54,7 +55,7 @@ class Lease:
         Raises `StoreError`; then nothing was written.
         """
         with self._lock:
-            self._note(self._runs.keep(self._claim, lines, first, last, progress, state, SECONDS))
+            self._note(self._store.runs.keep(self._claim, lines, first, last, progress, state, SECONDS))
         return not self.lost
 
     def _note(self, kept: Kept) -> None:
@@ -73,7 +74,7 @@ class Lease:
             try:
                 if self._closed.is_set():
                     return
-                self._note(self._runs.keep(self._claim, None, 0, 0, self._progress(), None, SECONDS))
+                self._note(self._store.runs.keep(self._claim, None, 0, 0, self._progress(), None, SECONDS))
             except StoreError:
                 self._renewed = time.monotonic()  # the store has logged the error; the next attempt is in a second
             except Exception:

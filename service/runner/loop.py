@@ -6,17 +6,19 @@ import logging
 import threading
 
 from service.api.context import Runtime
+from service.engine.fingerprint import fingerprint
 from service.observing.metrics import RUNNERS, sample
-from service.runner.execution import Execution
+from service.runner.execution import POSTPONED, Execution
 from service.runner.idle import Idle
 from service.runner.lease import SECONDS
-from service.runner.numerics import fingerprint
 from service.store_errors import NoStore, StoreError
 
 UNAVAILABLE_SECONDS = 1.0
 """Seconds after which a database that cannot be reached is tried again."""
 NO_STORE_SECONDS = 30.0
 """Seconds after which it is looked again whether there is a place to store anything."""
+LATER_SECONDS = 5.0
+"""Seconds of rest after a run that cannot be computed now, such as one that needs a cluster that is away."""
 MISTAKE_SECONDS = 5.0
 """Seconds of rest after an unexpected error, which may come again at once."""
 
@@ -63,7 +65,8 @@ class Runner:
             return False
         self.busy = True
         try:
-            Execution(self.runtime, claim, stop).compute()
+            if Execution(self.runtime, claim, stop).compute() == POSTPONED:
+                stop.wait(LATER_SECONDS)
         finally:
             self.busy = False
         return True

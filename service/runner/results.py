@@ -26,7 +26,7 @@ class End(NamedTuple):
 
     status: str
     reason: str
-    result: bytes
+    result: bytes | None
 
 
 def end_of(summary: Mapping[str, Any], cancelled: str, mixed: bool) -> End:
