@@ -73,7 +73,9 @@ def serve(arguments: Namespace) -> None:
 
 
 @command(
-    argument("--name", metavar="NAME", help="unlike all others at the database; by default made of machine and process"),
+    argument(
+        "--name", metavar="NAME", help="unlike all others at the database; by default made of machine and process"
+    ),
 )
 def worker(arguments: Namespace) -> None:
     """Compute the runs in the database of NABLA_DATABASE until stopped. Any machine that reaches the database can."""

@@ -10,10 +10,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from service.config import Settings
-from service.store.store import FILE, data_folder
+from service.store.store import file_of
 from service.store_errors import NoStore
 
 GLANCE_SECONDS = 0.2
@@ -22,7 +21,6 @@ ASK_SECONDS = 1.0
 """Seconds between two questions to a database server, which has no files to look at."""
 LEASE_SECONDS = 5.0
 """Seconds between two questions to a SQLite that has not changed: a lease may be over."""
-SQLITE = "sqlite:///"
 
 Mark = tuple[tuple[int, int, int] | None, ...]
 """What is seen of the files of a database: for each its number, time and size."""
@@ -56,21 +54,12 @@ class Idle:
 
 
 def _files_of(settings: Settings) -> tuple[str, ...]:
-    """Return the files of a SQLite database, the main one first; none for a database server.
-
-    The settings are read without SQLAlchemy, which takes tens of megabytes.
-    """
-    address = settings.database
-    if not address:
-        try:
-            main = str(data_folder(settings) / FILE)
-        except NoStore:  # it has logged why
-            main = os.devnull + "/none"
-    elif address.startswith(SQLITE):
-        main = str(Path(address.removeprefix(SQLITE).partition("?")[0]))
-    else:
-        return ()
-    return main, f"{main}-wal"
+    """Return the files of a SQLite database, the main one first; none for a database server."""
+    try:
+        file = file_of(settings)
+    except NoStore:  # it has logged why
+        return (os.devnull + "/none",)
+    return () if file is None else (str(file), f"{file}-wal")
 
 
 def _mark(path: str) -> tuple[int, int, int] | None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
+from functools import partial
 
 from service.api.context import Runtime
+from service.api.run_queue import runs_by_status
 from service.engine.fingerprint import fingerprint
-from service.observing.metrics import RUNNERS, sample
+from service.observing.metrics import RUNNERS, RUNS, sample, sample_rarely
 from service.runner.execution import POSTPONED, Execution
 from service.runner.idle import Idle
 from service.runner.lease import SECONDS
@@ -40,6 +42,7 @@ class Runner:
 
     def run(self, stop: threading.Event) -> None:
         """Compute runs until `stop` is set. The run of that moment is given back to the queue."""
+        sample_rarely(RUNS, partial(runs_by_status, self.runtime.store))
         sample(RUNNERS, lambda: float(self.busy), "busy")
         sample(RUNNERS, lambda: float(not self.busy), "idle")
         while not stop.is_set():
