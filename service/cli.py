@@ -74,7 +74,7 @@ def serve(arguments: Namespace) -> None:
 
 @command(
     argument(
-        "--name", metavar="NAME", help="unlike all others at the database; by default made of machine and process"
+        "--name", metavar="NAME", help="a name that no other worker has; by default of machine and process"
     ),
 )
 def worker(arguments: Namespace) -> None:

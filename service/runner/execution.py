@@ -12,8 +12,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from service.api.context import Runtime
@@ -137,7 +137,7 @@ class Execution:
         try:
             with self.runtime.memory.reservation() as memory:
                 try:
-                    with closing(self._begin(memory)) as work:
+                    with closing(self._begin(memory)) as work, self._noting(work):
                         return self._advance(work)
                 except Abandoned:
                     return self._given_up(memory)
@@ -169,6 +169,15 @@ class Execution:
             self.fingerprints |= set(kept["fingerprints"])
         self.fingerprints |= {fingerprint()} - {""}
         return kind.works(loaded, context, state, claim.extra_steps)
+
+    @contextmanager
+    def _noting(self, work: LongWork) -> Iterator[None]:
+        """Note how far the work came if a step raises."""
+        try:
+            yield
+        except Exception:
+            self.standing = work.standing()
+            raise
 
     def _advance(self, work: LongWork) -> str:
         """Compute steps until the run ends or is given back."""
