@@ -36,6 +36,8 @@ hypothesis.settings.load_profile("nabla")
 # What tests store goes into a folder of its own, that of servers which they start too.
 _data = tempfile.TemporaryDirectory(prefix="nabla-tests-")
 os.environ["XDG_DATA_HOME"] = _data.name
+# A server of a test has a runner only if the test wants one.
+os.environ["NABLA_RUNNERS"] = "0"
 
 TESTS = Path(__file__).parent
 JSON = "application/json"
@@ -150,11 +152,12 @@ def start_server() -> ServerFactory:
             free.bind((LOOPBACK, 0))
             port = free.getsockname()[1]
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("NABLA_", "PROMETHEUS_"))}
-        settings = {"HOST": LOOPBACK, "PORT": str(port), "WEB_CONCURRENCY": "2", "NABLA_LOG_REQUESTS": "false"}
+        settings = {"HOST": LOOPBACK, "PORT": str(port), "WEB_CONCURRENCY": "2", "NABLA_RUNNERS": "0"}
+        settings |= {"NABLA_LOG_REQUESTS": "false"} | variables
         process = subprocess.Popen(
             [sys.executable, "-m", "gunicorn"],
             cwd=ROOT,
-            env=inherited | settings | variables,
+            env=inherited | settings,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -171,7 +174,8 @@ def start_server() -> ServerFactory:
             else:
                 pytest.fail("gunicorn did not start:\n" + "".join(lines))
             assert server.get("/health/ready").status_code == 200
-            wait_for(lambda: len(server.workers) == int((settings | variables)["WEB_CONCURRENCY"]))
+            processes = int(settings["WEB_CONCURRENCY"]) + int(settings["NABLA_RUNNERS"])
+            wait_for(lambda: len(server.workers) == processes)
             yield server
         finally:
             if process.poll() is None:
