@@ -80,7 +80,7 @@ class RunRequest(RequestSchema[LoadedRun]):
     fresh = frozenset(("request",))
     elsewhere = {key: "request" for schema in TAKES.values() for key in schema.load_fields}  # noqa: RUF012
 
-    kind = WordField(list(TAKES), required=True, metadata=about("train, compare and descend are the endpoints' names"))
+    kind = WordField(list(TAKES), required=True, metadata=about("the computation, named after its endpoint"))
     request = InnerRequestField(required=True, metadata=about("what the endpoint of that kind takes"))
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:

@@ -89,8 +89,8 @@ def make_client() -> MakeClient:
 
 @pytest.fixture(scope="session")
 def app() -> Flask:
-    """Return the application with default settings and without request logs."""
-    return create_app(Settings(log_requests=False))
+    """Return the application with default settings and without request logs; nobody computes its runs."""
+    return create_app(Settings(log_requests=False, max_unfinished_runs=10**6, max_runs=10**6))
 
 
 @pytest.fixture(scope="session")

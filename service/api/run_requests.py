@@ -24,7 +24,9 @@ from service.problems import Problem, from_faults, from_validation
 
 SPACE = rb"[ \t\n\r]*"
 KIND = rb'"kind"' + SPACE + rb":" + SPACE + rb'"([^"\\]{0,100})"' + SPACE
-BEGINNING = re.compile(SPACE + rb"\{" + SPACE + rb"(?:" + KIND + rb"," + SPACE + rb')?"request"' + SPACE + rb":" + SPACE)
+BEGINNING = re.compile(
+    SPACE + rb"\{" + SPACE + rb"(?:" + KIND + rb"," + SPACE + rb')?"request"' + SPACE + rb":" + SPACE
+)
 ENDING = re.compile(SPACE + rb"," + SPACE + KIND)
 LONGEST_ENDING = 300
 """Bytes at the end of a body in which `kind` is looked for."""

@@ -44,7 +44,7 @@ from service.api.queries import (
 from service.api.run_kinds import KINDS, RunKind
 from service.api.run_requests import KEY, one_by_one, read_request, read_run, within
 from service.api.run_streams import NONE, TEXT_FACTOR, RunStream, end_of, later, step_of
-from service.api.runs_examples import RUN_ID, RUNS, UNTRAINABLE
+from service.api.runs_examples import MORE, NO_MORE, RESUMED, RUN_ID, RUNS, UNTRAINABLE
 from service.api.stored import Names, hold
 from service.config import Settings
 from service.engine.errors import LimitExceeded
@@ -382,6 +382,9 @@ def cancel_run(id: str) -> Response:  # noqa: A002
     tag="Runs",
     takes=ResumeRequest(),
     gives=RunSchema(),
+    examples=MORE,
+    mistake=NO_MORE,
+    random=RESUMED,
     parameters=(IDENTIFIER,),
     status=202,
 )

@@ -36,3 +36,16 @@ UNTRAINABLE = Example(
     kind="train",
     request=_TRAINING | {"optimizer": "adma"},
 )
+MORE = {"more": Example("A hundred steps more.", steps=100)}
+NO_MORE = Example("It may go on without more steps: then there is no such key.", steps=0)
+RESUMED = {
+    "id": RUN_ID,
+    "rate": 10000.0,
+    "remaining_seconds": 0.01,
+    "seconds": 0.02,
+    "created": "2026-11-30T12:00:00Z",
+    "started": "2026-11-30T12:00:01Z",
+    "bytes": 32000,
+    "fingerprint": "3f9a0c51d27b",
+}
+"""What differs each time in the response of a run that goes on."""

@@ -85,7 +85,9 @@ def test_a_browser_that_comes_again_says_what_it_got_last(client: FlaskClient) -
     hand = Hand(client, name)
     hand.keep(1, 5)
     hand.finish(5)
-    shown = client.get(f"{PATH}/{name}/steps?after=1", headers={"Accept": EVENTS, "Last-Event-ID": "4"}, buffered=True).text
+    shown = client.get(
+        f"{PATH}/{name}/steps?after=1", headers={"Accept": EVENTS, "Last-Event-ID": "4"}, buffered=True
+    ).text
     assert shown.startswith("retry: ")
     assert [event.get("id") for event in events(shown)] == ["5", None]
     empty = client.get(f"{PATH}/{name}/steps?after=3", headers={"Last-Event-ID": ""})
@@ -111,7 +113,12 @@ def test_a_descent_begins_with_its_starts(client: FlaskClient) -> None:
 
 @every(
     ("line", "step"),
-    [(b'{"step":12,"loss":1}', 12), (b'{"step":3}', 3), (b'{"loss":{"step":1},"step":4}', 4), (b'{"a":"x","step": 7}\n{', 7)],
+    [
+        (b'{"step":12,"loss":1}', 12),
+        (b'{"step":3}', 3),
+        (b'{"loss":{"step":1},"step":4}', 4),
+        (b'{"a":"x","step": 7}\n{', 7),
+    ],
 )
 def test_the_step_of_a_line(line: bytes, step: int) -> None:
     assert step_of(line) == step
@@ -187,7 +194,9 @@ def test_records_come_as_they_are_stored(client: FlaskClient) -> None:
 def test_a_real_run_is_streamed_while_it_is_computed(client: FlaskClient) -> None:
     name = started(client, run_of(steps=3000))
     with runner(client), ThreadPoolExecutor() as threads:
-        streams = [threads.submit(lambda: lines(client.application.test_client().get(f"{PATH}/{name}/steps"))) for _ in "ab"]
+        streams = [
+            threads.submit(lambda: lines(client.application.test_client().get(f"{PATH}/{name}/steps"))) for _ in "ab"
+        ]
         one, other = (stream.result(60) for stream in streams)
     assert one == other
     assert [line.get("step") for line in one] == [*range(1, 3001), None]
@@ -240,7 +249,10 @@ def test_streams_of_a_run_read_its_state_together(client: FlaskClient, monkeypat
 
     monkeypatch.setattr(runs, "find", counted)
     with ThreadPoolExecutor(8) as threads:
-        streams = [threads.submit(lambda: lines(client.application.test_client().get(f"{PATH}/{name}/steps"))) for _ in range(8)]
+        streams = [
+            threads.submit(lambda: lines(client.application.test_client().get(f"{PATH}/{name}/steps")))
+            for _ in range(8)
+        ]
         wait_for(lambda: len(client.application.extensions["nabla.admission"].streams.running) == 8)
         time.sleep(1.0)
         seen = len(times)

@@ -128,7 +128,9 @@ def test_tensors_are_lists_or_typed_arrays(client: FlaskClient) -> None:
         '{"request"\n:REQUEST\n,\t"kind":  "train"  }  ',
     ],
 )
-@every("inner", ['{"a":1}', '{ "a" : {"kind":"x"} }', '{"a":"}\\"},"}', '{"b":[{}],"kind":"train"}', '{"a":"\\u00e9é"}'])
+@every(
+    "inner", ['{"a":1}', '{ "a" : {"kind":"x"} }', '{"a":"}\\"},"}', '{"b":[{}],"kind":"train"}', '{"a":"\\u00e9é"}']
+)
 def test_the_request_is_cut_out_of_a_body_as_it_was_sent(text: str, inner: str) -> None:
     found = cut(text.replace("REQUEST", inner).encode())
     assert found is not None
@@ -161,7 +163,9 @@ def test_large_requests_are_runs_too(client: FlaskClient) -> None:
         name: {"dtype": "float64", "shape": [1500, 1], "base64": base64.b64encode(array).decode()}
         for name, array in (("inputs", inputs), ("targets", targets))
     }
-    names = [started(client, run_of(**sent)) for sent in ({"inputs": inputs.tolist(), "targets": targets.tolist()}, typed)]
+    names = [
+        started(client, run_of(**sent)) for sent in ({"inputs": inputs.tolist(), "targets": targets.tolist()}, typed)
+    ]
     compute(client)
     one, other = (client.get(f"{PATH}/{name}").json["result"] for name in names)
     assert one == other and one["status"] == "completed"
@@ -196,7 +200,11 @@ REQUEST = json.dumps(LINE)
         (json.dumps(run_of(targets=[[1], [2]])), "#/request/targets", ""),
         (json.dumps(run_of(inputs=[[1, 2], [3]])), "#/request/inputs", ""),
         (json.dumps(run_of(parameters={"line": {"kernel": [[1], [2]], "bias": [0]}})), "#/request/parameters", ""),
-        (json.dumps(run_of(network={"layers": [{"type": "dense", "units": 0}]})), "#/request/network/layers/0/units", ""),
+        (
+            json.dumps(run_of(network={"layers": [{"type": "dense", "units": 0}]})),
+            "#/request/network/layers/0/units",
+            "",
+        ),
         (json.dumps(run_of(network={"id": "x"})), "#/request/network/id", "takes the id"),
         (json.dumps(run_of("compare")), "#/request/optimizer", "did you mean 'optimizers'"),
         (json.dumps(run_of("descend")), "#/request/network", ""),
@@ -350,7 +358,9 @@ def test_an_unknown_network_is_refused_in_every_kind(client: FlaskClient) -> Non
 
 
 def test_a_run_belongs_to_its_key(make_runs: MakeClient) -> None:
-    client = make_runs(api_keys=tuple(f"{name}=sha256:{sha256(name.encode()).hexdigest()}" for name in ("alice", "bob")))
+    client = make_runs(
+        api_keys=tuple(f"{name}=sha256:{sha256(name.encode()).hexdigest()}" for name in ("alice", "bob"))
+    )
     alice, bob = ({"Authorization": f"Bearer {key}"} for key in ("alice", "bob"))
     name = client.post(PATH, json=run_of(), headers=alice | {"Idempotency-Key": "k"}).json["id"]
     assert client.post(PATH, json=run_of(steps=9), headers=bob | {"Idempotency-Key": "k"}).status_code == 202
@@ -499,16 +509,19 @@ def test_pages_of_the_listing(client: FlaskClient) -> None:
     first = client.get(f"{PATH}?status=queued&limit=3").json
     rest = client.get(f"{PATH}?status=queued&limit=3&after={first['next']}").json
     assert [each["id"] for each in first["runs"] + rest["runs"]] == [each for each in found if each != names[2]]
-    assert {status: len(client.get(f"{PATH}?status={status}").json["runs"]) for status in RUN_STATUSES} == dict.fromkeys(
-        RUN_STATUSES, 0
-    ) | {"queued": 4, "cancelled": 1}
+    assert {
+        status: len(client.get(f"{PATH}?status={status}").json["runs"]) for status in RUN_STATUSES
+    } == dict.fromkeys(RUN_STATUSES, 0) | {"queued": 4, "cancelled": 1}
 
 
 @every(
     ("path", "name"),
     [
         *((PATH, each) for each in ("limit=0", "limit=201", "limit=x", "limit=1&limit=2", "limit=%D9%A1", "page=2")),
-        *((PATH, each) for each in ("after=x", f"after=nan_{UNKNOWN}", f"after=1_{UNKNOWN[:-1]}", "after=", "after=1e999_x")),
+        *(
+            (PATH, each)
+            for each in ("after=x", f"after=nan_{UNKNOWN}", f"after=1_{UNKNOWN[:-1]}", "after=", "after=1e999_x")
+        ),
         *((PATH, each) for each in ("status=done", "status=", "status=queued,running", "status=queued&status=queued")),
         *((f"{PATH}/{UNKNOWN}", each) for each in ("limit=1", "steps=1")),
         *((f"{PATH}/{UNKNOWN}/steps", each) for each in ("after=x", "after=-2", "after=1.5", "after=", "after=9e9")),
@@ -627,7 +640,11 @@ def test_methods_and_headers(make_runs: MakeClient) -> None:
 
 @every(
     ("accept", "kind"),
-    [("text/html", "not-acceptable"), ("application/json; tensors=x", "not-acceptable"), ("image/png", "not-acceptable")],
+    [
+        ("text/html", "not-acceptable"),
+        ("application/json; tensors=x", "not-acceptable"),
+        ("image/png", "not-acceptable"),
+    ],
 )
 def test_forms_that_there_are_not(app: Any, accept: str, kind: str) -> None:
     client = app.test_client()
