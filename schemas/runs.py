@@ -12,12 +12,14 @@ from schemas.components import Components, JSONSchema, schema_name
 from schemas.fields import IntegerField, Message, StrictField, StrictSchema, WordField, object_schema
 from schemas.functions import DescendRequest
 from schemas.requests import RequestSchema
+from schemas.sweeps import SweepRequest
 from schemas.training import CompareRequest, TrainRequest
 
 TAKES: Mapping[str, RequestSchema[Any]] = {
     "train": TrainRequest(),
     "compare": CompareRequest(),
     "descend": DescendRequest(),
+    "sweep": SweepRequest(),
 }
 """The requests of runs, by the kinds of runs."""
 RUN_STATUSES: Mapping[str, str] = {
@@ -80,8 +82,12 @@ class RunRequest(RequestSchema[LoadedRun]):
     fresh = frozenset(("request",))
     elsewhere = {key: "request" for schema in TAKES.values() for key in schema.load_fields}  # noqa: RUF012
 
-    kind = WordField(list(TAKES), required=True, metadata=about("the computation, named after its endpoint"))
-    request = InnerRequestField(required=True, metadata=about("what the endpoint of that kind takes"))
+    kind = WordField(
+        list(TAKES),
+        required=True,
+        metadata=about("the computation; a sweep is a training for each combination of values"),
+    )
+    request = InnerRequestField(required=True, metadata=about("what the endpoint of that kind takes; a sweep has none"))
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
         """Refuse a body whose parts cannot be told apart by their plain names."""

@@ -151,7 +151,7 @@ def _problems(operation: Endpoint, client: Any) -> dict[str, Any]:
 
 
 def unknown_id(parameters: Any) -> str:
-    """Return an id that nothing has, of the length that an endpoint's parameter says; "" if it has no such parameter."""
+    """Return an id that nothing has, as long as the parameter of an endpoint says; "" if there is no such parameter."""
     patterns = (each["schema"]["pattern"] for each in parameters if each["name"] == "id")
     return "".join("0" * int(re.findall(r"\d+", pattern)[-1]) for pattern in patterns)
 

@@ -145,8 +145,8 @@ KINDS: dict[str, Kind] = {
     "nothing-stored": Kind(
         501,
         "This server stores nothing",
-        "The server has no folder or no database that it may write to, so it keeps no networks and no runs. Send networks "
-        "with each request, and ask for trainings as streams; everything else works.",
+        "The server has no folder or no database that it may write to, so it keeps no networks and no runs. Send "
+        "networks with each request, and ask for trainings as streams; everything else works.",
     ),
     "busy": Kind(
         503,
@@ -167,7 +167,8 @@ KINDS: dict[str, Kind] = {
         507,
         "There is no room left",
         "The disk or the limit of all that this server stores is full. Nothing was stored, and nothing was lost. "
-        "Networks and runs that are removed make room; where not even a removal can be noted, only the operator can make some.",
+        "Networks and runs that are removed make room; where not even a removal can be noted, only the operator can "
+        "make some.",
     ),
 }
 _KIND_OF_STATUS = {kind.status: name for name, kind in reversed(KINDS.items()) if name != "malformed-body"}

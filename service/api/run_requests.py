@@ -8,12 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from marshmallow import ValidationError
 
-from schemas.fields import Message
 from schemas.runs import RequestText, RunRequest
 from schemas.stored import id_of, may_name_stored
 from service import wire

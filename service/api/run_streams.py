@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from schemas.runs import ENDED
+from service.api.state_file import state_of
 from service.api.stored import hold
 from service.api.streaming import HEARTBEAT, Events, Lines, stopping
-from service.api.state_file import state_of
 from service.capacity.admission import Admission, Ticket
 from service.capacity.memory import Reservation
 from service.observing.metrics import OPEN_STREAMS, count_stream

@@ -30,6 +30,14 @@ RUNS = {
         kind="descend",
         request=dict(DESCEND["double_well"]),
     ),
+    "sweep": Example(
+        "Three learning rates with two seeds each: a training for every combination.",
+        kind="sweep",
+        request={
+            "request": {key: value for key, value in _TRAINING.items() if key != "parameters"},
+            "vary": {"/optimizer/learning_rate": [0.01, 0.05, 0.25], "/seed": [1, 2]},
+        },
+    ),
 }
 UNTRAINABLE = Example(
     "The name of the optimizer is misspelt.",
