@@ -13,22 +13,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
-from typing import Any
-
 import hypothesis
 import pytest
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from flask import Flask
 from flask.testing import EnvironBuilder, FlaskClient
-from werkzeug.test import TestResponse, run_wsgi_app
-from werkzeug.wrappers import Request
-
+from pathlib import Path
 from scripts import demo
 from service.app import create_app
 from service.config import Settings
 from tests.support import LOOPBACK, ROOT, Server, openapi_document
+from typing import Any
+from werkzeug.test import TestResponse, run_wsgi_app
+from werkzeug.wrappers import Request
 
 hypothesis.settings.register_profile("nabla", deadline=None, derandomize=True, max_examples=40, database=None)
 hypothesis.settings.load_profile("nabla")
@@ -91,8 +89,8 @@ def make_client() -> MakeClient:
 
 @pytest.fixture(scope="session")
 def app() -> Flask:
-    """Return the application with default settings and without request logs."""
-    return create_app(Settings(log_requests=False))
+    """Return the application with default settings and without request logs; nobody computes its runs."""
+    return create_app(Settings(log_requests=False, max_unfinished_runs=10**6, max_runs=10**6))
 
 
 @pytest.fixture(scope="session")
