@@ -34,6 +34,8 @@ class Plan:
     """Names out of `trace.TRACED`."""
     checkpoint_every: int | None = None
     """The trace also holds each step whose number this divides, with a checkpoint."""
+    shards: int | None = None
+    """The samples of a shard; None: a batch is computed as a whole."""
 
     def batches_of(self, samples: int, seed: int) -> Batches:
         """Return the batches of a training on this many samples. Raises `InvalidRequest` for listed batches with wrong

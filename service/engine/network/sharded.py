@@ -133,8 +133,12 @@ class Sharded:
     @property
     def nbytes(self) -> int:
         """The memory of all programs together, and of the sums."""
-        gradient = self.parameters.trained_size * np.dtype(self.task.dtype).itemsize
-        return sum(program.weight for program in self.used) + TreeSum.rows(self.shards.count) * gradient
+        return sum(program.weight for program in self.used) + self.sum_bytes
+
+    @property
+    def sum_bytes(self) -> int:
+        """The memory of the sums."""
+        return TreeSum.rows(self.shards.count) * self.parameters.trained_size * np.dtype(self.task.dtype).itemsize
 
     @property
     def result_size(self) -> int:
