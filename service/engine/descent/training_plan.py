@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
 from service.engine.arrays import Array, first_true
 from service.engine.descent.batches import Batches, FullBatch, ListedBatches, MiniBatches
 from service.engine.descent.loop import Recipe
-from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest, LimitExceeded
+from service.engine.errors import Fault, InvalidRequest, LimitExceeded, MOST_ERRORS
 from service.engine.network.feed import Feed
 from service.engine.network.task import Task
 
@@ -36,6 +35,8 @@ class Plan:
     """The trace also holds each step whose number this divides, with a checkpoint."""
     more_steps: int = 0
     """Steps that are made after those of `steps` or `epochs`."""
+    shards: int | None = None
+    """The samples of a shard; None: a batch is computed as a whole."""
 
     def batches_of(self, samples: int, seed: int) -> Batches:
         """Return the batches of a training on this many samples. Raises `InvalidRequest` for listed batches with wrong
