@@ -12,10 +12,10 @@ import numpy as np
 import orjson
 import pytest
 from flask.testing import FlaskClient
-from service.api.long_work import Standing
-from service.api.run_kinds import KINDS, RunKind
 
 from service.api.context import Context, Runtime, runtime_of
+from service.api.long_work import Standing
+from service.api.run_kinds import KINDS, RunKind
 from service.config import Settings
 from service.engine.errors import LimitExceeded
 from service.problems import Problem
