@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     BindParameter,
     Double,
     bindparam,
@@ -253,19 +254,24 @@ BEAT = (
     .values(lease_until=_LEASE)
     .returning(runs.c.cancel, runs.c.owner, runs.c.size, runs.c.state_size, runs.c.result_size, runs.c.last_record)
 )
+
+_NEW_STEP: BindParameter[int] = bindparam("new_step", type_=BigInteger())
+# A runner that repeats steps after a kill is behind the last record for a while, and owners see the step that was
+# reached before.
+_IS_BEHIND = runs.c.step > _NEW_STEP
 _PROGRESS: dict[str, Any] = {
-    "step": bindparam("new_step"),
-    "loss": bindparam("new_loss"),
-    "learning_rate": bindparam("new_learning_rate"),
+    "step": case((_IS_BEHIND, runs.c.step), else_=_NEW_STEP),
+    "loss": case((_IS_BEHIND, runs.c.loss), else_=bindparam("new_loss", type_=Double())),
+    "learning_rate": case((_IS_BEHIND, runs.c.learning_rate), else_=bindparam("new_learning_rate", type_=Double())),
     "seconds": bindparam("new_seconds"),
     "last_record": bindparam("new_last_record"),
     "size": bindparam("new_size"),
 }
 _STATE: dict[str, Any] = {
     "state": bindparam("new_state"),
-    "state_step": bindparam("new_step"),
+    "state_step": _NEW_STEP,
     "state_size": bindparam("new_state_size"),
-    "failures": case((runs.c.state_step >= bindparam("new_step"), runs.c.failures), else_=0),
+    "failures": case((runs.c.state_step >= _NEW_STEP, runs.c.failures), else_=0),
 }
 KEEP = {
     False: update(runs).where(runs.c.id == _RUN).values(**_PROGRESS),

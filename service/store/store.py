@@ -13,10 +13,11 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
 from service.config import Settings
 from service.store.loaded import LoadedNetworks
 from service.store_errors import NoStore, StoreError
-from typing import Any, NamedTuple, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from service.store.database import Database

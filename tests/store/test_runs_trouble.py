@@ -338,14 +338,16 @@ def test_a_run_goes_on_after_a_loss_of_power_at_any_moment(tmp_path: Path) -> No
     chance = random.Random(0)
     source = tmp_path / "source"
     store = opened(source)
-    store.runs.add("", new(), MANY)
+    name, _ = store.runs.add("", new(), MANY)
     store.close()
     writer = multiprocessing.get_context("fork").Process(target=compute_for_ever, args=(str(source / "nabla.db"),))
     writer.start()
     assert writer.pid is not None
     try:
-        while not (source / "nabla.db-shm").exists():
+        while (entry := store.runs.find("", name)) is None or entry.state_step is None:
+            assert writer.is_alive()
             time.sleep(0.01)
+        store.close()
         for number in range(INSTANTS):
             time.sleep(chance.uniform(0.0, 0.05))
             os.kill(writer.pid, signal.SIGSTOP)
