@@ -7,7 +7,9 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     BindParameter,
+    ColumnElement,
     Double,
+    Select,
     bindparam,
     case,
     delete,
@@ -196,8 +198,19 @@ STATE = (
     .order_by(parts.c.number)
 )
 
-ANY_FREE = select(literal(1)).select_from(runs).where(_IS_FREE).limit(1)
-ANY_FREE_FOR = select(literal(1)).select_from(runs).where(_IS_FREE_FOR).limit(1)
+
+def _any_free(is_lost: ColumnElement[bool]) -> Select[int | None]:
+    """Return a query for 1 if there is a run that waits, or one that computes and fulfils the condition. Else for NULL.
+
+    The order makes PostgreSQL take the index: it would look at all rows, and expect to find one soon.
+    """
+    both = (runs.c.status == "queued", (runs.c.status == "running") & is_lost)
+    first, second = (select(literal(1)).where(each).order_by(runs.c.queued_at).limit(1) for each in both)
+    return select(func.coalesce(first.scalar_subquery(), second.scalar_subquery()))
+
+
+ANY_FREE = _any_free(runs.c.lease_until < Now())
+ANY_FREE_FOR = _any_free((runs.c.lease_until < Now()) | (runs.c.worker == _WORKER))
 GIVE_UP = (
     update(runs)
     .where(_IS_FREE_FOR, runs.c.failures >= MOST_FAILURES)
@@ -358,7 +371,7 @@ _TAKEN: dict[str, Any] = {
 _OLD = runs.c.ended < bindparam("before")
 TAKE = update(runs).where(_MINE).values(**_TAKEN)
 TAKE_OLD = update(runs).where(runs.c.id == _RUN, _OLD).values(**_TAKEN)
-NEXT_OLD = select(runs.c.id).where(_OLD).limit(1)
+NEXT_OLD = select(runs.c.id).where(_OLD).order_by(runs.c.ended).limit(1)
 DROP_RECORDS = delete(records).where(
     records.c.run == _RUN,
     records.c.first.in_(select(records.c.first).where(records.c.run == _RUN).order_by(records.c.first).limit(AT_ONCE)),
