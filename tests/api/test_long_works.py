@@ -18,6 +18,7 @@ from service.api.run_kinds import KINDS
 from service.api.state_file import state_bytes, state_of
 from service.api.sweeps import computed
 from service.config import Settings
+from service.engine.descent import search_runs
 from service.engine.descent.optimizers import optimizers
 from service.engine.errors import InvalidRequest, LimitExceeded
 from service.observing.timer import Timer
@@ -89,10 +90,11 @@ class Run:
         work, records, has_ended = self.work(), [], False
         while not has_ended:
             records += self.records(work, every)
-            has_ended = work.finished
+            has_ended, standing = work.finished, work.standing()
             state = state_bytes(work.state())
             work.close()
             work = self.work(state)
+            assert text(work.standing()) == text(standing)
         return [*records, *self.records(work)], ended(work)
 
 
@@ -136,6 +138,13 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "diverges late": {**DIVERGING, "optimizer": {"type": "sgd", "learning_rate": 3.0}, "steps": 60},
     "diverges at its end": {**DIVERGING, "optimizer": {"type": "sgd", "learning_rate": 1e160}, "steps": 1},
     "grows": {**DIVERGING, "optimizer": {"type": "sgd", "learning_rate": 2.0}, "steps": 5},
+    "misread at the first step": {
+        **DIVERGING, "parameters": {"line": {"kernel": [[-0.5], [-0.5]]}}, "loss": "poisson", "steps": 3
+    },
+    "not finite in the trace": {
+        **DIVERGING, "inputs": [[1e160, 1.0]], "targets": [[0.0]], "loss": "mean_absolute_error", "optimizer": "adam",
+        "trace": {"include": ["state"]}, "steps": 2,
+    },
     "misread": {"network": network({"type": "dense", "units": 1, "activation": "tanh"}), "targets": [[1.0]] * 5,
                 "loss": "binary_crossentropy"},
 }  # fmt: skip
@@ -160,7 +169,11 @@ COMPARISONS: dict[str, dict[str, Any]] = {
         "batch_size": 2,
         **VALIDATED,
     },
-}
+    "a warning about the first one alone": {
+        "network": LINE, "loss": "poisson", "seeds": [2, 8], "optimizers": ["sgd"], "inputs": [[1.0, 1.0]],
+        "targets": [[1.0]],
+    },
+}  # fmt: skip
 
 
 @every("name", COMPARISONS)
@@ -186,6 +199,7 @@ DESCENTS: dict[str, dict[str, Any]] = {
         "trace": {"include": ["gradients"]},
     },
     "searches": {"optimizers": ["l_bfgs", "sgd", "exact_line_search", "newton"], "steps": 5},
+    "searches that have arrived": {"expression": "x^2 + y^2", "optimizers": ["newton", "sgd"], "steps": 5},
     "early ends": {"stop": {"gradient_norm_below": 20.0, "value_below": 5.0}, "optimizers": ["sgd"], "steps": 30},
     "divergence and kinks": {
         "expression": "abs(x) + 1e3*y^2", "starts": [[0.0, 0.0], [1.0, 1.0], [0.1, 1e-9]], "optimizers": ["sgd"],
@@ -327,10 +341,9 @@ def test_a_training_that_has_ended_takes_more_steps(runtime: Runtime, name: str)
 def test_a_training_that_was_stopped_goes_on_if_it_has_more_steps_and_one_that_diverged_does_not(
     runtime: Runtime,
 ) -> None:
-    for changes, status, more in (
-        ({"stop": {"loss_below": 1e9}}, "stopped", 1),
-        (TRAININGS["diverges late"], "diverged", 0),
-    ):
+    batches = {"batches": [[0, 1], [2, 3]], "targets": [[0.0], [0.0], [900.0], [900.0], [0.0]]}
+    stopped = {"stop": {"loss_below": 1e3}, **batches, "optimizer": {"type": "sgd", "learning_rate": 0.0}}
+    for changes, status, more in ((stopped, "stopped", 2), (TRAININGS["diverges late"], "diverged", 0)):
         run = Run(runtime, "train", train(**changes))
         work = run.work()
         assert [*run.records(work)]
@@ -345,6 +358,7 @@ def test_a_training_that_was_stopped_goes_on_if_it_has_more_steps_and_one_that_d
 
 LONG: dict[str, tuple[str, dict[str, Any]]] = {
     "train": ("train", train(**TRAININGS["everything"])),
+    "validation": ("train", train(validation={"inputs": [[1.0, 1.0]], "targets": [[1e200]]}, steps=9)),
     "compare": ("compare", compare(**COMPARISONS["rates and seeds"])),
     "descend": ("descend", descend(**DESCENTS["noise"])),
     "searches": ("descend", descend(**DESCENTS["searches"])),
@@ -379,7 +393,7 @@ def test_a_work_says_how_far_it_has_come(runtime: Runtime, name: str) -> None:
     assert standings[0] == (0, standings[0].of, None, None)
     assert all(one.step <= other.step and one.of == other.of for one, other in itertools.pairwise(standings))
     assert len({standing.step for standing in standings}) > 4
-    assert standings[-1].step == standings[-1].of or name == "train"
+    assert standings[-1].step == standings[-1].of or name == "train"  # which stops early
     if name == "train":
         assert standings[5].loss == orjson.loads([*run.records(run.work(), 5)][-1])["loss"]
 
@@ -398,3 +412,17 @@ def test_a_run_may_be_larger_than_a_request_but_for_what_stays_in_memory(runtime
     with pytest.raises(LimitExceeded, match="steps") as refused:
         Run(small, "sweep", sweep({"/steps": [10**6], "/seed": [*range(1000)]})).work()
     assert refused.value.path == ("vary",)
+
+
+def test_searches_are_interrupted_in_the_middle_of_a_step(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search_runs, "SEARCH_SECONDS", 0.0)
+    run = Run(runtime, "descend", descend(**DESCENTS["searches"], stop={"gradient_norm_below": 30.0}))
+    assert run.interrupted() == run.whole()
+    for steps in (20, 25):
+        one, other = run.work(), run.work()
+        assert [*run.records(one, steps)] == [*run.records(other, steps)]
+        assert one.state()["searches"]["moved"]
+        other = run.work(state_bytes(other.state()))
+        one.cancel("enough")
+        other.cancel("enough")
+        assert ended(one) == ended(other)
