@@ -94,7 +94,7 @@ class Run:
             state = state_bytes(work.state())
             work.close()
             work = self.work(state)
-            assert text(work.standing()) == text(standing)
+            assert text([*work.standing()]) == text([*standing])
         return [*records, *self.records(work)], ended(work)
 
 
