@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
+import numpy as np
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import Any
-
-import numpy as np
-
 from service.engine.arrays import Array, is_finite
 from service.engine.cautions import Caution, caution
 from service.engine.compiling import Compiler
@@ -29,6 +26,7 @@ from service.engine.network.feed import Feed
 from service.engine.network.shard_sums import Spread
 from service.engine.network.task import Task
 from service.engine.watch import Watch
+from typing import Any
 
 
 @dataclass
@@ -189,8 +187,7 @@ class Training:
         self._tracer.restore(saved["trace"])
         self.status, self.reason = saved["status"], saved["reason"]
         if self.steps > saved["steps"] and self.status in ("completed", "stopped"):
-            self.status = self.descent.status = None
-            self.reason = self.descent.reason = ""
+            self.status, self.reason = None, ""
         self._lost = Caution.restored(saved["lost"])
         self._misread = [caution for each in saved["misread"] if (caution := Caution.restored(each)) is not None]
         self.lowest, self.loss, self.learning_rate = saved["lowest"], saved["loss"], saved["learning_rate"]
