@@ -313,16 +313,15 @@ def _after(environ: Mapping[str, Any], given: Mapping[str, str]) -> int:
 
     A browser that connects again repeats the first address, so what it says it got last counts more.
     """
-    for text, wrong in (
-        (environ.get("HTTP_LAST_EVENT_ID") or None, lambda detail: bad_header("Last-Event-ID", detail)),
-        (given.get("after"), lambda detail: bad_query("after", detail)),
-    ):
-        if text is not None and text != str(NONE):
-            after = integer_of(text, LARGEST_EXACT_INTEGER)
-            if after is None:
-                raise wrong(f"takes the step of a record, an integer from 0, got {text[:60]!r}")
-            return after
-    return NONE
+    last, after = environ.get("HTTP_LAST_EVENT_ID") or None, given.get("after")
+    text = after if last is None else last
+    if text is None or text == str(NONE):
+        return NONE
+    step = integer_of(text, LARGEST_EXACT_INTEGER)
+    if step is None:
+        detail = f"takes the step of a record, an integer from 0, got {text[:60]!r}"
+        raise bad_query("after", detail) if last is None else bad_header("Last-Event-ID", detail)
+    return step
 
 
 def _page(asked: Asking, entry: RunEntry, after: int, limit: int) -> Response:
