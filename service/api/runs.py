@@ -313,15 +313,15 @@ def _after(environ: Mapping[str, Any], given: Mapping[str, str]) -> int:
 
     A browser that connects again repeats the first address, so what it says it got last counts more.
     """
-    last, after = environ.get("HTTP_LAST_EVENT_ID") or None, given.get("after")
-    text = after if last is None else last
+    seen: str | None = environ.get("HTTP_LAST_EVENT_ID") or None
+    text = given.get("after") if seen is None else seen
     if text is None or text == str(NONE):
         return NONE
-    step = integer_of(text, LARGEST_EXACT_INTEGER)
-    if step is None:
+    after = integer_of(text, LARGEST_EXACT_INTEGER)
+    if after is None:
         detail = f"takes the step of a record, an integer from 0, got {text[:60]!r}"
-        raise bad_query("after", detail) if last is None else bad_header("Last-Event-ID", detail)
-    return step
+        raise bad_query("after", detail) if seen is None else bad_header("Last-Event-ID", detail)
+    return after
 
 
 def _page(asked: Asking, entry: RunEntry, after: int, limit: int) -> Response:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from flask.testing import FlaskClient
-from service.api.run_kinds import KINDS
 
 from schemas.runs import ENDED, RUN_STATUSES, TAKES
 from service.api.examples import COMPARE, DESCEND, TRAIN
+from service.api.run_kinds import KINDS
 from service.api.run_requests import cut
 from service.api.runs_examples import RUNS
 from tests.api.runs import LINE, NDJSON, PATH, UNKNOWN, Hand, compute, lines, run_of, runs_of, started
