@@ -5,6 +5,7 @@ Nobody waits for the database to learn them: who asks gets what was counted last
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import weakref
@@ -83,7 +84,8 @@ def _counts_of(store: Store) -> Counts | None:
     try:
         file = file_of(store.settings)
         if file is not None and not file.exists():
-            return NONE
+            nearest = next(folder for folder in file.parents if folder.exists())
+            return NONE if nearest.is_dir() and os.access(nearest, os.W_OK) else None
         counts = store.runs.counts()
         return {name: counts.get(name, 0) for name in ("queued", "running")} | {"runners": store.runs.runners()}
     except StoreError:
