@@ -94,8 +94,13 @@ def _body(operation: Endpoint) -> str:
 
 def _methods() -> dict[str, str]:
     """Return the method to use for each path of the service: POST, or else GET."""
-    rules = current_app.url_map.iter_rules()
-    return {rule.rule: "POST" if "POST" in (rule.methods or ()) else "GET" for rule in rules}
+    methods: dict[str, str] = {}
+    for rule in current_app.url_map.iter_rules():
+        if "POST" in (rule.methods or ()):
+            methods[rule.rule] = "POST"
+        else:
+            methods.setdefault(rule.rule, "GET")
+    return methods
 
 
 def _meant(path: str) -> str:
