@@ -19,13 +19,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from service.api.context import Runtime
 from service.api.long_work import LongWork, Standing
 from service.api.run_kinds import KINDS
+from service.api.run_requests import KEY, read_request, within
 from service.api.state_file import state_bytes, state_of
+from service.api.stored import Names
 from service.capacity.memory import Reservation
 from service.engine.errors import Abandoned
 from service.engine.fingerprint import fingerprint
 from service.observing.metrics import count_run_end, count_run_work
 from service.problems import Problem
-from service.runner.context import context_of, load, ticket_of
+from service.runner.context import context_of, ticket_of
 from service.runner.lease import Lease
 from service.runner.results import CANCELLED, End, end_of, failure
 from service.store_errors import QuotaExceeded, StoreError
@@ -71,8 +73,6 @@ class Execution:
     def __init__(self, runtime: Runtime, claim: Claim, stop: threading.Event) -> None:
         self.runtime, self.claim, self.stop = runtime, claim, stop
         self.lease = Lease(runtime.store, claim, self._progress)
-        self.request: Any = None
-        """The request as it was parsed, for pointers into it."""
         self.standing = Standing(claim.step, claim.of, None, None)
         self.lines: list[bytes] = []
         """The records that are not stored yet."""
@@ -150,25 +150,27 @@ class Execution:
                 log.warning("run %s has to wait: %s", self.claim.id, error.detail)
                 self._release()
                 return POSTPONED
-            return self._failed(failure(error, self.request, self.claim.id))
+            return self._failed(failure(error, self.claim.id))
 
     def _begin(self, memory: Reservation) -> LongWork:
         """Return the work of the run as its state has it. Raises what works raise for wrong requests, and `Problem`."""
+        from service.store.runs import network_owner
+
         claim, runtime = self.claim, self.runtime
         kind = KINDS[claim.kind]
         self.unwanted_since = None
         ticket = memory.waiter = ticket_of(runtime, self._is_unwanted)
-        loaded, self.request, nbytes = self._patiently(
-            lambda: load(kind, claim.spec, f"run:{claim.id}", runtime, memory, ticket)
-        )
-        context = context_of(loaded, nbytes, claim.base64, runtime, memory, ticket, claim.kind)
+        names = Names(runtime.store, network_owner(claim.id), ticket, memory)
+        request = self._patiently(lambda: read_request(kind, claim.spec, memory.need, names))
+        context = context_of(request.loaded, request.nbytes, claim.base64, runtime, memory, ticket, claim.kind)
         state = None
         if self.state is not None:
             kept = state_of(self.state)
             state = kept["work"]
             self.fingerprints |= set(kept["fingerprints"])
         self.fingerprints |= {fingerprint()} - {""}
-        return kind.works(loaded, context, state, claim.extra_steps)
+        with within(KEY, request.value):
+            return kind.works(request.loaded, context, state, claim.extra_steps)
 
     @contextmanager
     def _noting(self, work: LongWork) -> Iterator[None]:
