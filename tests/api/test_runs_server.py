@@ -6,7 +6,6 @@ import itertools
 import json
 import re
 import shlex
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ import pytest
 
 from service.api.runs_examples import RUN_ID
 from service.openapi import agree
-from tests.api.runs import EVENTS, LINE, PATH, run_of
+from tests.api.runs import EVENTS, PATH, run_of
 from tests.conftest import ServerFactory, wait_for
 from tests.support import LOOPBACK, ROOT, Answer, Server, strict_json
 
@@ -34,6 +33,14 @@ SLOW = run_of(
     optimizer={"type": "sgd", "learning_rate": 1e-6},
 )
 del SLOW["request"]["parameters"]
+
+
+@pytest.fixture(scope="module")
+def computing(start_server: ServerFactory, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Yield a server of one worker and one runner, with room for two streams."""
+    folder = str(tmp_path_factory.mktemp("data"))
+    with start_server(NABLA_DATA=folder, NABLA_RUNNERS="1", WEB_CONCURRENCY="1", NABLA_STREAMS="2") as server:
+        yield server
 
 
 def ask(server: Server, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
@@ -124,32 +131,31 @@ def curl(server: Server, command: str, names: dict[str, str]) -> Answer:
 
 
 @pytest.mark.long
-def test_the_page_of_runs_does_what_it_says(start_server: ServerFactory, tmp_path: Path) -> None:
-    with start_server(NABLA_DATA=str(tmp_path), NABLA_RUNNERS="1", WEB_CONCURRENCY="1") as server:
-        names: dict[str, str] = {}
-        commands = programs = 0
-        for (language, text), (following, shown) in itertools.pairwise([*BLOCK.findall(TEXT), ("", "")]):
-            if language == "sh":
-                answer = curl(server, text, names)
-                assert answer.status_code in (200, 202, 204), answer.body
-                commands += 1
-                if following == "json":
-                    expected = strict_json(shown)
-                    if "id" in expected:
-                        names[expected["id"]] = answer.json["id"]
-                    told = {key: answer.json[key] for key in expected}
-                    assert agree(told | ({"id": expected["id"]} if "id" in expected else {}), expected)
-                elif following == "text":
-                    check_lines(answer.body.decode(), shown)
-                if "/resume" not in text:
-                    wait_for(lambda: not {"queued", "running"} & statuses(server))
-            elif language == "python":
-                code = text.replace("localhost:8000", f"{LOOPBACK}:{server.port}").replace(RUN_ID, names[RUN_ID])
-                with contextlib.redirect_stdout(io.StringIO()) as printed:
-                    exec(code, {})
-                assert printed.getvalue() == shown and following == "text"
-                programs += 1
-        assert (commands, programs) == (8, 1)
+def test_the_page_of_runs_does_what_it_says(computing: Server) -> None:
+    names: dict[str, str] = {}
+    commands = programs = 0
+    for (language, text), (following, shown) in itertools.pairwise([*BLOCK.findall(TEXT), ("", "")]):
+        if language == "sh":
+            answer = curl(computing, text, names)
+            assert answer.status_code in (200, 202, 204), answer.body
+            commands += 1
+            if following == "json":
+                expected = strict_json(shown)
+                if "id" in expected:
+                    names[expected["id"]] = answer.json["id"]
+                told = {key: answer.json[key] for key in expected}
+                assert agree(told | ({"id": expected["id"]} if "id" in expected else {}), expected)
+            elif following == "text":
+                check_lines(answer.body.decode(), shown)
+            if "/resume" not in text:
+                wait_for(lambda: not {"queued", "running"} & statuses(computing))
+        elif language == "python":
+            code = text.replace("localhost:8000", f"{LOOPBACK}:{computing.port}").replace(RUN_ID, names[RUN_ID])
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
+                exec(code, {})
+            assert printed.getvalue() == shown and following == "text"
+            programs += 1
+    assert (commands, programs) == (8, 1)
 
 
 def check_lines(text: str, shown: str) -> None:
@@ -163,21 +169,22 @@ def check_lines(text: str, shown: str) -> None:
 
 
 @pytest.mark.long
-def test_events_come_at_once_through_a_socket(start_server: ServerFactory, tmp_path: Path) -> None:
+def test_events_come_at_once_through_a_socket(computing: Server) -> None:
     """The head of the response comes before the first record, and a client that leaves frees its place."""
-    with start_server(NABLA_DATA=str(tmp_path), WEB_CONCURRENCY="1", NABLA_STREAMS="1") as server:
-        body = json.dumps({"kind": "train", "request": LINE}).encode()
-        name = ask(server, "POST", PATH, body, Content_Type="application/json").json["id"]
-        head = f"GET {PATH}/{name}/steps HTTP/1.1\r\nHost: test\r\nAccept: {EVENTS}\r\n\r\n".encode()
-        with server.connect() as connection:
+    body = json.dumps(SLOW).encode()
+    name = ask(computing, "POST", PATH, body, Content_Type="application/json").json["id"]
+    head = f"GET {PATH}/{name}/steps HTTP/1.1\r\nHost: test\r\nAccept: {EVENTS}\r\n\r\n".encode()
+    with contextlib.ExitStack() as stack:
+        for _ in range(2):
+            connection = stack.enter_context(computing.connect())
             connection.sendall(head)
             content = b""
             while b"retry: 1000" not in content:
                 content += connection.recv(4096)
             assert b"Content-Type: text/event-stream" in content
-            assert ask(server, "GET", f"{PATH}/{name}/steps").status_code == 503
-            connection.shutdown(socket.SHUT_RDWR)
-        wait_for(lambda: _opens(server, head))
+        assert ask(computing, "GET", f"{PATH}/{name}/steps").status_code == 503
+    wait_for(lambda: _opens(computing, head))
+    assert ask(computing, "DELETE", f"{PATH}/{name}").status_code == 204
 
 
 def _opens(server: Server, head: bytes) -> bool:
