@@ -17,6 +17,7 @@ from service.api.endpoint import post
 from service.api.examples import COMPARE, TRAIN, Example
 from service.api.layouts import layout_of
 from service.api.network_request import in_terms_of, task_and_feed, validation_of
+from service.api.parts import spread_of
 from service.api.streaming import admission_of, collect, respond
 from service.engine.declarations import Selection
 from service.engine.descent.checkpoint import Checkpoint
@@ -29,6 +30,7 @@ from service.engine.descent.training import Training
 from service.engine.descent.training_plan import Plan
 from service.engine.errors import Path
 from service.engine.network.feed import Feed
+from service.engine.network.shard_sums import Spread
 from service.engine.network.task import Task
 
 blueprint = Blueprint("training", __name__)
@@ -113,6 +115,7 @@ class TrainingWork:
             reserving(context),
             admission_of(context),
             request.get("checkpoint"),
+            spread=spread_of(request, context),
         )
         nbytes = self.training.memory
         context.mark_compiled(nbytes)
@@ -177,9 +180,21 @@ class ComparisonWork:
         self.validated = "validation" in request
         task, feed = task_and_feed(request, context.runtime.settings.limits)
 
+        spread = spread_of(request, context)
+
         def begin(contender: Contender) -> Training:
             numbers, place = replace(feed, seed=contender.seed), ("optimizers", contender.place)
-            return start(request, context, task, numbers, contender.optimizer, lambda _: None, no_need, place=place)
+            return start(
+                request,
+                context,
+                task,
+                numbers,
+                contender.optimizer,
+                lambda _: None,
+                no_need,
+                place=place,
+                spread=spread,
+            )
 
         rates = request.get("learning_rates", (None,))
         seeds = request.get("seeds", (feed.seed,))
@@ -265,11 +280,12 @@ def start(
     admit: Admit,
     checkpoint: Checkpoint | None = None,
     place: Path = ("optimizer",),
+    spread: Spread | None = None,
 ) -> Training:
     """Return a training that is ready for its first step.
 
     `reserve` is called with the bytes it needs, `admit` waits for a slot, and `place` is the path of the optimizer in
-    the request, for messages.
+    the request, for messages. `spread` computes blocks of shards.
     """
     task = task._replace(frozen=request["frozen"])
     return Training(
@@ -284,6 +300,7 @@ def start(
         admit=admit,
         watch=context.ticket,
         place=place,
+        spread=spread,
     )
 
 
@@ -301,6 +318,7 @@ def plan_of(request: LoadedTraining, optimizer: Selection[Optimizer]) -> Plan:
         every=trace.every,
         include=trace.include,
         checkpoint_every=trace.checkpoint_every,
+        shards=request.get("shards"),
     )
 
 
