@@ -71,7 +71,7 @@ def gradients(request: LoadedEvaluation, context: Context) -> dict[str, Any]:
 def _evaluate(request: LoadedEvaluation, context: Context) -> Result:
     include = request["include"]
     with in_terms_of(request):
-        task, feed = task_and_feed(request, context.runtime.settings.limits, include)
+        task, feed = task_and_feed(request, context.limits, include)
         if "shards" in request:
             return _in_shards(request, context, task, feed)
         evaluation = compiled(EvaluationTask(task), feed, context)
@@ -88,7 +88,7 @@ def _evaluate(request: LoadedEvaluation, context: Context) -> Result:
 
 def _in_shards(request: LoadedEvaluation, context: Context, task: Task, feed: Feed) -> Result:
     with also_parameters(task, feed, context):
-        sharded = Sharded(context.compiled, task, request["shards"], context.runtime.settings.limits)
+        sharded = Sharded(context.compiled, task, request["shards"], context.limits)
     context.mark_compiled(sharded.nbytes)
     program = sharded.program
     parameters = sum(node.size for node in program.parameters)

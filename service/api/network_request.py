@@ -148,7 +148,7 @@ def also_parameters(task: Task, feed: Feed, context: Context) -> Iterator[None]:
     try:
         yield
     except InvalidRequest as error:
-        limits = context.runtime.settings.limits
+        limits = context.limits
         raise InvalidRequest([*error.faults, *_faults_of_parameters(task, feed, limits)]) from None
 
 

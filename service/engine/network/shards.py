@@ -14,7 +14,6 @@ import numpy as np
 
 from service.engine.arrays import Array
 
-
 UNEVEN = 1.25
 """How much longer the busiest worker may compute, so that blocks are larger and fewer."""
 
