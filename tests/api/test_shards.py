@@ -17,6 +17,7 @@ from flask.testing import FlaskClient
 
 from service.api.examples import COMPARE, GRADIENTS, TRAIN
 from service.api.parts import MOST_RECIPES, Recipe, Workers, described
+from service.capacity.admission import Ticket
 from service.engine.parallel import Computed, Executor
 from tests.conftest import MakeClient, Post
 from tests.support import answered, assert_problem, every, faults, network
@@ -307,6 +308,27 @@ def test_a_batch_that_is_too_large_for_the_memory_is_computed_in_shards(make_cli
         assert_alike(answered(posting(client), asked | {"shards": 300}, path), answered(post, asked, path))
 
 
+def test_a_request_waits_for_a_slot_of_all_its_work(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand shards of few operations take a thousand times the calls of one, and so long a slot."""
+    weighed: list[float] = []
+    weigh = Ticket.weigh
+
+    def noted(ticket: Ticket, cost: float, *, alone: bool = False) -> None:
+        weighed.append(cost)
+        weigh(ticket, cost, alone=alone)
+
+    monkeypatch.setattr(Ticket, "weigh", noted)
+    inputs = RNG.standard_normal((1000, 2)).tolist()
+    body = {"network": network({"type": "dense", "units": 2}), "inputs": inputs, "targets": inputs, "loss": "mse"}
+    for path, asked in (("/v1/gradients", body), ("/v1/train", body | {"optimizer": "sgd", "steps": 2})):
+        costs = []
+        for size in (1000, 1):
+            weighed.clear()
+            answered(post, asked | {"shards": size}, path)
+            costs.append(max(weighed, default=0.0))
+        assert costs[1] > 10 * costs[0]
+
+
 @every("value", [0, -1, 1.5, "4", True, None, [4], 10**10])
 def test_a_size_that_is_none_is_refused(value: Any, post: Post) -> None:
     for path, body in (("/v1/gradients", BODY), ("/v1/train", TRAINING), ("/v1/train/compare", COMPARISON)):
@@ -329,5 +351,6 @@ def test_faults_of_a_request_are_told_as_without_shards(post: Post) -> None:
 
 
 def test_requests_that_know_no_shards_say_which_do(post: Post) -> None:
-    body = {"network": NETWORK, "inputs": BODY["inputs"], "shards": 4}
-    assert "/v1/gradients" in faults(assert_problem(post(body, "/v1/forward"), "invalid"))["#/shards"]
+    forward = {"network": NETWORK, "inputs": BODY["inputs"], "shards": 4}
+    for path, body in (("/v1/forward", forward), ("/v1/gradients/diagnose", BODY | {"shards": 4})):
+        assert "/v1/gradients" in faults(assert_problem(post(body, path), "invalid"))["#/shards"]
