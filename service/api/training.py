@@ -138,6 +138,11 @@ class TrainingWork:
     def finished(self) -> bool:
         return self.training.finished
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether its steps mostly wait for other processes, and need no turn."""
+        return self.training.objective.elsewhere
+
     def advance(self) -> Mapping[str, Any] | None:
         recorded = self.training.advance()
         return None if recorded is None else self._laid_out(record_of(recorded))

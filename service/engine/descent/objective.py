@@ -55,6 +55,8 @@ class BatchObjective(ABC):
     flat: Array
     """All parameters, the trained ones first."""
     parameters: Array
+    elsewhere = False
+    """Whether other processes compute most of it, for which it waits."""
     rows: Array | None
     """The indices of the samples of the step that began last; None: all samples."""
     samples: int

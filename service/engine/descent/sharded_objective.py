@@ -82,6 +82,7 @@ class ShardedObjective(BatchObjective):
         self.total_work = everything.work
         self.calls = self._main.calls
         self.program = self._main.program
+        self.elsewhere = spread is not None and self.work >= spread.least_work
         admit(self)
         reserve(self.nbytes)
         self._memory = Workspaces(watch)
