@@ -19,6 +19,7 @@ from service.api.examples import COMPARE, TRAIN, Example
 from service.api.layouts import layout_of
 from service.api.long_work import Standing
 from service.api.network_request import in_terms_of, task_and_feed, validation_of
+from service.api.parts import spread_of
 from service.api.streaming import admission_of, collect, respond
 from service.engine.declarations import Selection
 from service.engine.descent.checkpoint import Checkpoint
@@ -31,6 +32,7 @@ from service.engine.descent.training import Training
 from service.engine.descent.training_plan import Plan
 from service.engine.errors import Path
 from service.engine.network.feed import Feed
+from service.engine.network.shard_sums import Spread
 from service.engine.network.task import Task
 
 blueprint = Blueprint("training", __name__)
@@ -118,6 +120,7 @@ class TrainingWork:
             reserving(context),
             admission_of(context),
             request.get("checkpoint"),
+            spread=spread_of(request, context),
             more_steps=more_steps,
         )
         try:
@@ -134,6 +137,11 @@ class TrainingWork:
     @property
     def finished(self) -> bool:
         return self.training.finished
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether its steps mostly wait for other processes, and need no turn."""
+        return self.training.objective.elsewhere
 
     def advance(self) -> Mapping[str, Any] | None:
         recorded = self.training.advance()
@@ -198,10 +206,21 @@ class ComparisonWork:
         # The curves are kept in memory until the end, wherever the records go.
         limits = replace(context.limits, trace_elements=context.runtime.settings.limits.trace_elements)
         task, feed = task_and_feed(request, context.limits)
+        spread = spread_of(request, context)
 
         def begin(contender: Contender) -> Training:
             numbers, place = replace(feed, seed=contender.seed), ("optimizers", contender.place)
-            return start(request, context, task, numbers, contender.optimizer, lambda _: None, no_need, place=place)
+            return start(
+                request,
+                context,
+                task,
+                numbers,
+                contender.optimizer,
+                lambda _: None,
+                no_need,
+                place=place,
+                spread=spread,
+            )
 
         rates = request.get("learning_rates", (None,))
         seeds = request.get("seeds", (feed.seed,))
@@ -307,12 +326,14 @@ def start(
     admit: Admit,
     checkpoint: Checkpoint | None = None,
     place: Path = ("optimizer",),
+    spread: Spread | None = None,
     more_steps: int = 0,
 ) -> Training:
     """Return a training that is ready for its first step.
 
     `reserve` is called with the bytes it needs, `admit` waits for a slot, and `place` is the path of the optimizer in
-    the request, for messages. It makes `more_steps` after those that the request asks for.
+    the request, for messages. `spread` computes blocks of shards. It makes `more_steps` after those that the request
+    asks for.
     """
     task = task._replace(frozen=request["frozen"])
     return Training(
@@ -327,6 +348,7 @@ def start(
         admit=admit,
         watch=context.ticket,
         place=place,
+        spread=spread,
     )
 
 
@@ -344,6 +366,7 @@ def plan_of(request: LoadedTraining, optimizer: Selection[Optimizer], more_steps
         every=trace.every,
         include=trace.include,
         checkpoint_every=trace.checkpoint_every,
+        shards=request.get("shards"),
         more_steps=more_steps,
     )
 
