@@ -19,6 +19,7 @@ from service.engine.compiling import Compiler
 from service.engine.graph.plan import Program, WorkspacePool
 from service.engine.limits import WATCHED_NODES, WATCHED_OPERATIONS
 from service.engine.onnx import files
+from service.engine.parallel import Executor, InTurn
 from service.engine.texts import LANGUAGES
 from service.engine.watch import Watch
 from service.observing.timer import Timer
@@ -39,6 +40,8 @@ class Runtime:
     admission: Admission
     store: Store
     costs: Costs = field(default_factory=Costs)
+    executor: Executor = field(default_factory=InTurn)
+    """Computes the parts of a computation that can be split: in turn, here, unless settings name other processes."""
 
 
 def runtime_of(settings: Settings) -> Runtime:
@@ -100,6 +103,11 @@ class Context:
     def __post_init__(self) -> None:
         ticket = self.ticket  # not `self`: a reference cycle would keep the request until the garbage collector runs
         self.compiled = self.runtime.compiled.watched(ticket, lambda nodes: ticket.weigh(nodes * NODE_SECONDS))
+
+    @property
+    def executor(self) -> Executor:
+        """The executor for the parts of a computation that can be split."""
+        return self.runtime.executor
 
     def reserve(self, program: Program, work: float, nbytes: int, *, calls: float = 0.0, numbers: float = 0.0) -> None:
         """Wait for a slot as `weigh` does, and then for `nbytes` bytes beside those of the request itself.
