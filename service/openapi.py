@@ -192,8 +192,7 @@ def _describe_operation(describer: _Describer, operation: Endpoint, client: Any)
     if not answer["content"] and operation.status == 204:
         del answer["content"]
     answers = {str(operation.status): answer}
-    if operation.created is not None:
-        answers["201"] = answer | {"description": operation.created}
+    answers |= {str(status): answer | {"description": text} for status, text in operation.others.items()}
     described["responses"] = answers | _problem_responses(operation, client)
     return described
 

@@ -63,8 +63,10 @@ class Endpoint:
     """Media types of bodies that are files, in place of JSON."""
     status: int = 200
     """The status of the response if all goes well."""
-    created: str | None = None
-    """The meaning of status 201, if the response may have it too."""
+    others: Mapping[int, str] = field(default_factory=dict)
+    """Further statuses that the same response may have, with their meanings."""
+    random: Mapping[str, Any] = field(default_factory=dict)
+    """Keys of the response whose values differ each time, with the values that examples show."""
 
     @property
     def is_translated(self) -> bool:
@@ -160,7 +162,7 @@ def post(
             file = form if form in wire.FILES else None
             form = "json" if file else form
             wire.check_content_type(environ)
-            with _Held(environ, runtime()) as held:
+            with Held(environ, runtime()) as held:
                 value, texts, loaded_bytes = _receive(held, environ, takes, reads)
                 if names_networks and may_name_stored(value):
                     names = Names(held.running.store, environ["nabla.key"], held.ticket, held.memory)
@@ -213,7 +215,7 @@ def post(
     return register
 
 
-def _receive(held: _Held, environ: dict[str, Any], takes: RequestSchema[Any], reads: Reads) -> wire.Parsed:
+def _receive(held: Held, environ: dict[str, Any], takes: RequestSchema[Any], reads: Reads) -> wire.Parsed:
     """Read and parse the request's body, and begin its ticket if the edge has not. Raise `Problem`."""
     body = wire.read_body(environ, held.running.settings.max_body_bytes, held.memory.need)
     held.begin(environ, len(body))
@@ -229,7 +231,7 @@ def _receive(held: _Held, environ: dict[str, Any], takes: RequestSchema[Any], re
     return wire.Parsed(value, texts, nbytes)
 
 
-def _validate(held: _Held, takes: RequestSchema[R], value: dict[str, Any], texts: wire.LongTexts | None) -> R:
+def _validate(held: Held, takes: RequestSchema[R], value: dict[str, Any], texts: wire.LongTexts | None) -> R:
     """Load a parsed body with its schema, and free the texts of base64 that are now arrays. Raise `Problem` 422."""
     try:
         loaded = takes.read(value)
@@ -284,7 +286,7 @@ def _document(
     return response
 
 
-class _Held:
+class Held:
     """The memory and the ticket of a request, as a context manager that gives them back at its end.
 
     The edge gives back what it has made itself. `keep` leaves the rest held beyond the block.
@@ -302,7 +304,7 @@ class _Held:
         self._owns_memory = memory is None
         self._owns_ticket = self._kept = False
 
-    def __enter__(self) -> _Held:
+    def __enter__(self) -> Held:
         return self
 
     def __exit__(self, *_: object) -> None:
