@@ -72,7 +72,7 @@ class NetworkObjective:
         everything = compile(EvaluationTask(task if whole else task._replace(differentiated=False)))
         everything.feeder.check(feed)
         sizes = sorted(batches.sizes, reverse=True)
-        evaluations = {size: everything if whole else compile(EvaluationTask(_of_size(task, size))) for size in sizes}
+        evaluations = {size: everything if whole else compile(EvaluationTask(task.of_size(size))) for size in sizes}
         main = evaluations[sizes[0]]
         validating = None if validation is None else self._validating(main, *validation)
         used = {id(each): each for each in (*evaluations.values(), everything, validating) if each is not None}
@@ -228,15 +228,6 @@ class NetworkObjective:
 def hessian_of(task: Task) -> DerivativeTask:
     """Return the task that computes the Hessian of the loss with respect to the trained parameters."""
     return DerivativeTask(task, "hessian", "loss", "parameters")
-
-
-def _of_size(task: Task, size: int) -> Task:
-    """Return the task with another number of samples."""
-    assert task.targets is not None
-    return task._replace(
-        inputs=tuple([(name, (size, *shape[1:])) for name, shape in task.inputs]),
-        targets=tuple([(name, (size, *shape[1:])) for name, shape in task.targets]),
-    )
 
 
 def _rows_of(feed: Feed, rows: Array | None) -> Feed:
