@@ -1,17 +1,25 @@
-"""What a worker of the cluster computes for this service: its report, and the parts of computations."""
+"""What a worker of the cluster computes for this service: its report, and the parts of computations.
+
+Calls, values and results are pickles of ours, which Dask carries as bytes. Arrays that Dask itself takes apart and puts
+together may begin at any byte, and NumPy sums such arrays in other blocks, which gives other bits.
+"""
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from service.cluster.inside import computing
-from service.cluster.process import Named
+from service.cluster.process import DONE, RAISED, Named, written
+from service.engine.cache import LeastRecentlyUsed
 from service.engine.fingerprint import describe, fingerprint
 
-DONE, RAISED, OTHER = "done", "raised", "other"
-"""How a part ended: with a result, with an exception, or not at all, because the numerics of the worker are others."""
+SHARED_BYTES = 256 * 2**20
+"""Memory of shared values that each worker keeps for later parts, at most, as pickles and once more as they are."""
+OTHER = "other"
+"""How a part ended that was not computed, because the numerics of the worker are others."""
 
 
 class Report(NamedTuple):
@@ -26,20 +34,40 @@ def report() -> Report:
     return Report(fingerprint(), describe())
 
 
-def compute(expected: str, call: bytes, names: list[str], *values: Any) -> tuple[str, Any]:
-    """Compute a part, and return how it ended, with its result, its exception or the report of this worker.
+def compute(expected: str, call: bytes, names: list[str], keys: list[str], *values: bytes) -> bytes:
+    """Compute a part; return a pickle of how it ended, and of its result, its exception or the report of this worker.
 
-    `call` is the pickle of a function and its arguments; `names` and `values` are those of the shared arguments.
+    `call` is the pickle of a function and its arguments; `names` and `values` are those of the shared arguments, and
+    `keys` say which ones this worker has read before.
     """
+    return written(*_computed(expected, call, names, keys, values))
+
+
+def _computed(
+    expected: str, call: bytes, names: list[str], keys: list[str], values: Sequence[bytes]
+) -> tuple[str, Any]:
     if fingerprint() != expected:
         return OTHER, report()
     computing(_unwanted())
-    shared = dict(zip(names, values, strict=True))
     try:
+        read = [_read.get(key, partial(_Read, value)).value for key, value in zip(keys, values, strict=True)]
+        shared = dict(zip(names, read, strict=True))
         function, arguments = pickle.loads(call)
         return DONE, function(*(shared[each.name] if isinstance(each, Named) else each for each in arguments))
     except Exception as error:
         return RAISED, error
+
+
+class _Read:
+    """A shared value as this process has read it, and the size of its pickle."""
+
+    def __init__(self, pickled: bytes) -> None:
+        self.value = pickle.loads(pickled)
+        self.nbytes = len(pickled)
+
+
+_read: LeastRecentlyUsed[str, _Read] = LeastRecentlyUsed(SHARED_BYTES, lambda _, read: read.nbytes)
+"""The values that were used last: the next part gets the same object, and finds what was compiled for it."""
 
 
 def _unwanted() -> Callable[[], bool]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import pickle
 import threading
 import time
 import uuid
@@ -18,7 +19,8 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
 from typing import Any
 
-from service.cluster.at_worker import OTHER, RAISED, Report, compute, report
+from service.cluster.at_worker import OTHER, SHARED_BYTES, Report, compute, report
+from service.cluster.process import RAISED
 from service.engine.fingerprint import describe, fingerprint
 from service.problems import Problem, retry_after
 
@@ -30,8 +32,6 @@ LOOK_SECONDS = 0.5
 """Seconds between two looks at who is there, as long as parts are computed."""
 PATIENCE = 5.0
 """Seconds that parts wait for another worker when all are lost."""
-SHARED_BYTES = 256 * 2**20
-"""Memory of shared values that each worker keeps for later parts, at most."""
 LARGE_CALL = 2**20
 """Bytes of a call beyond which it goes to its worker directly, and not through the scheduler's list of tasks."""
 SHOWN = 5
@@ -75,10 +75,10 @@ class Part(Future[Any]):
 class _Sent:
     """A shared value at one worker."""
 
-    def __init__(self, at: asyncio.Future[Any], nbytes: int) -> None:
-        self.at = at
+    def __init__(self) -> None:
+        self.at: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         """Dask's future of the value, once it is there."""
-        self.nbytes = nbytes
+        self.nbytes = 0
 
     @property
     def usable(self) -> bool:
@@ -115,8 +115,8 @@ class Session:
     @property
     def fitting(self) -> list[str]:
         """The addresses of the workers that compute the bits of this process."""
-        own = fingerprint()
-        return [address for address in self._threads if self.reports[address].fingerprint == own]
+        own, reports = fingerprint(), self.reports.copy()
+        return [address for address in self._threads if address in reports and reports[address].fingerprint == own]
 
     @property
     def width(self) -> int:
@@ -176,7 +176,8 @@ class Session:
         if not threads:
             detail = "The cluster that computes large requests of this server has no worker."
             return Problem("cluster-unavailable", detail, headers=retry_after(ANSWER_SECONDS))
-        named = [f"{address}: {self.reports[address].about}" for address in [*threads][:SHOWN]]
+        reports = self.reports.copy()
+        named = [f"{address}: {reports[address].about}" for address in [*threads][:SHOWN] if address in reports]
         more = f", and {len(threads) - SHOWN} more" if len(threads) > SHOWN else ""
         detail = (
             f"No worker of the cluster computes the bits of this server, {own}. There are {'; '.join(named)}{more}. "
@@ -211,6 +212,8 @@ class Session:
         except Exception as error:  # whatever Dask makes of a scheduler that is gone
             raise OSError(f"{type(error).__name__}: {error}") from None
         self._threads = {address: threads[address] for address in sorted(threads)}
+        for address in [address for address in self.reports if address not in threads]:
+            del self.reports[address]
         self._looked = time.monotonic()
         for key in [key for key in self._values if key[0] not in threads]:
             del self._values[key]
@@ -279,14 +282,15 @@ class Session:
     async def _attempt(self, part: Part) -> None:
         """Compute a part at one worker. Raises `CancelledError` of one kind or the other if the worker is lost."""
         address = part.worker = await self._choose(part)
-        values = [await self._at(address, shared) for shared in part.values]
+        at = [await self._at(address, shared) for shared in part.values]
         call = part.call if len(part.call) <= LARGE_CALL else await self._scatter(part.call, address)
         names = [shared.name for shared in part.values]
+        keys = [each.key for each in at]
         future = self.client.submit(
-            compute, fingerprint(), call, names, *values, workers=[address], pure=False, key=_unique("part")
+            compute, fingerprint(), call, names, keys, *at, workers=[address], pure=False, key=_unique("part")
         )
         try:
-            kind, result = await future
+            kind, result = pickle.loads(await future)
         except (CancelledError, OSError):
             raise
         except Exception as error:
@@ -328,15 +332,17 @@ class Session:
         key = (address, shared.name)
         sent = self._values.get(key)
         if sent is None or not sent.usable:
-            from dask.sizeof import sizeof
-
-            at = asyncio.ensure_future(self._scatter(shared.value, address))
-            at.add_done_callback(lambda done: done.cancelled() or done.exception())  # others may have given up
-            sent = self._values[key] = _Sent(at, sizeof(shared.value))
-            self._make_room(address)
-        if key in self._values:
-            self._values.move_to_end(key)
+            sent = self._values[key] = _Sent()
+            sent.at = asyncio.ensure_future(self._send(shared, address, sent))
+            sent.at.add_done_callback(lambda done: done.cancelled() or done.exception())  # others may have given up
+        self._values.move_to_end(key)
         return await asyncio.shield(sent.at)
+
+    async def _send(self, shared: Shared, address: str, sent: _Sent) -> Any:
+        pickled = await asyncio.to_thread(pickle.dumps, shared.value, 5)
+        sent.nbytes = len(pickled)
+        self._make_room(address)
+        return await self._scatter(pickled, address)
 
     def _make_room(self, address: str) -> None:
         """Forget the values at a worker that were unused for longest. Parts that use one hold it on their own."""

@@ -25,7 +25,7 @@ from multiprocessing.reduction import send_handle
 from pathlib import Path
 from typing import Any, TypeVar
 
-from service.cluster.process import Compute, Forget, Named, Open, Stop
+from service.cluster.process import DONE, Compute, Forget, Named, Open, Stop
 from service.cluster.values import Value
 from service.engine.cache import LeastRecentlyUsed
 from service.problems import Problem, retry_after
@@ -148,7 +148,7 @@ class Pool:
             try:
                 process = process or _Process()
                 process.forget(self._alive)
-                succeeded, result = process.compute(part)
+                kind, result = process.compute(part)
             except (OSError, EOFError) as error:
                 status = None if process is None else process.end()
                 process = None
@@ -158,7 +158,7 @@ class Pool:
             except BaseException as error:
                 part.set_exception(error)
                 return process
-            if succeeded:
+            if kind == DONE:
                 part.set_result(result)
             else:
                 part.set_exception(result)
@@ -193,9 +193,9 @@ class _Process:
         self._has: set[str] = set()
         """The names of the values that the process has."""
 
-    def compute(self, part: _Part) -> tuple[bool, Any]:
-        """Return whether a part succeeded, and its result or its exception. Raise `OSError` or `EOFError` if the
-        process dies."""
+    def compute(self, part: _Part) -> tuple[str, Any]:
+        """Return how a part ended, and its result or its exception. Raise `OSError` or `EOFError` if the process
+        dies."""
         number = next(self._numbers)
         for value in part.values:
             if value.name not in self._has:
@@ -206,10 +206,10 @@ class _Process:
         self._send(Compute(number, part.call))
         part.stop = lambda: self._stop(number)
         try:
-            succeeded, result = pickle.loads(self._connection.recv_bytes())
+            kind, result = pickle.loads(self._connection.recv_bytes())
         finally:
             part.stop = None
-        return succeeded, result
+        return kind, result
 
     def forget(self, alive: weakref.WeakValueDictionary[str, Value]) -> None:
         """Let the process drop the values that nobody needs."""

@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 from service.cluster.inside import computing
 from service.cluster.values import Span, opened
 
+DONE, RAISED = "done", "raised"
+"""How a part ended: with a result or with an exception."""
 NICE = 5
 """How much less urgent than the server: short requests come before the parts of long ones."""
 
@@ -99,19 +101,21 @@ class Process:
         try:
             function, arguments = pickle.loads(part.call)
             values = [self.values[each.name] if isinstance(each, Named) else each for each in arguments]
-            return pickle.dumps((True, function(*values)), protocol=5)
+            return written(DONE, function(*values))
         except Exception as error:
-            return _raised(error)
+            return written(RAISED, error)
 
 
-def _raised(error: Exception) -> bytes:
-    """Return the pickle of an exception; one that cannot be written is described in words."""
+def written(kind: str, result: Any) -> bytes:
+    """Return the pickle of how a part ended; an exception that cannot be pickled is described in words."""
     try:
-        whole = pickle.dumps((False, error), protocol=5)
-        pickle.loads(whole)
+        whole = pickle.dumps((kind, result), protocol=5)
+        if kind == RAISED:
+            pickle.loads(whole)  # some are written, but cannot be read
         return whole
-    except Exception:
-        return pickle.dumps((False, RuntimeError(f"{type(error).__name__}: {error}")), protocol=5)
+    except Exception as error:
+        cause = result if kind == RAISED else error
+        return pickle.dumps((RAISED, RuntimeError(f"{type(cause).__name__}: {cause}")), protocol=5)
 
 
 def main() -> None:

@@ -16,6 +16,14 @@ def product(left: Array, right: Array) -> Array:
     return left @ right
 
 
+def aligned(*arrays: Array) -> list[bool]:
+    return [array.flags.aligned for array in arrays]
+
+
+def aligned_in(arrays: list[Array]) -> list[bool]:
+    return aligned(*arrays)
+
+
 def about(array: Array) -> tuple[int, bool, int, bool]:
     """Return the process, whether the array may be written to, its address' remainder and whether it is shared."""
     return os.getpid(), array.flags.writeable, array.ctypes.data % 64, array.base is not None
