@@ -4,28 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
-
 from flask import current_app
-
 from schemas.requests import recipes
 from service import wire
 from service.capacity.admission import Admission, Ticket
 from service.capacity.collector import Collector
-from service.capacity.costs import CALL_SECONDS, NODE_SECONDS, NUMBER_SECONDS, OPERATION_SECONDS, Costs
+from service.capacity.costs import CALL_SECONDS, Costs, NODE_SECONDS, NUMBER_SECONDS, OPERATION_SECONDS
 from service.capacity.memory import Account, Reservation
 from service.cluster.executors import executor_of
 from service.cluster.pool import Pool
 from service.config import Settings
 from service.engine.compiling import Compiler
 from service.engine.graph.plan import Program, WorkspacePool
-from service.engine.limits import WATCHED_NODES, WATCHED_OPERATIONS
+from service.engine.limits import Limits, WATCHED_NODES, WATCHED_OPERATIONS
 from service.engine.onnx import files
 from service.engine.parallel import Executor, InTurn
 from service.engine.texts import LANGUAGES
 from service.engine.watch import Watch
 from service.observing.timer import Timer
 from service.store.store import Store
+from typing import Any, NamedTuple
 
 WORTH_LEARNING = 0.001
 """Estimated seconds below which nothing is weighed or learned: that would take a few percent of such a request."""
@@ -92,6 +90,8 @@ class Context:
     """The layout of parameters and gradients that the query asks for."""
     answer_layout: str = "nabla"
     """Their layout in the response."""
+    own_limits: Limits | None = None
+    """The limits of this computation, if they are not those of requests."""
 
     compiled: Compiler = field(init=False)
     """Returns the compiled form of a task; the request waits for a slot before a long compilation."""
@@ -106,6 +106,11 @@ class Context:
     def __post_init__(self) -> None:
         ticket = self.ticket  # not `self`: a reference cycle would keep the request until the garbage collector runs
         self.compiled = self.runtime.compiled.watched(ticket, lambda nodes: ticket.weigh(nodes * NODE_SECONDS))
+
+    @property
+    def limits(self) -> Limits:
+        """The most that this computation may cost."""
+        return self.own_limits or self.runtime.settings.limits
 
     @property
     def executor(self) -> Executor:

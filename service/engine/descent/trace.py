@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,6 +46,16 @@ class Tracer:
         """Remember the parameters before a step, if the trace includes updates."""
         if self._before is not None:
             self._before[...] = self.objective.parameters
+
+    def saved(self) -> dict[str, Any]:
+        """Return what the tracer remembers between two steps."""
+        non_finite = None if self.non_finite is None else self.non_finite.saved()
+        return {"non_finite": non_finite, "validation_loss": self._validation_loss}
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Take over what `saved` returned, before the first step."""
+        self.non_finite = Caution.restored(saved["non_finite"])
+        self._validation_loss = saved["validation_loss"]
 
     def see(self, step: int, name: str, array: Array) -> None:
         """Make the caution `non_finite` about an array of the trace, if this array is the first that is not finite."""

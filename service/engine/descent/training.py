@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -93,6 +94,9 @@ class Training:
         """Warnings about outputs of the first step, if that step failed."""
         self.lowest = (math.inf, 0)
         """The lowest loss of any step, and the number of this step."""
+        self.loss: float | None = None
+        self.learning_rate: float | None = None
+        """The loss and the learning rate of the last step."""
         try:
             self.objective = NetworkObjective(
                 compile, task, feed, batches, validation, reserve, admission(admit, plan.recipe, self.steps), watch
@@ -124,15 +128,59 @@ class Training:
         self.descent = Descent(objective, recipe, None if checkpoint is None else progress_of(checkpoint))
         if checkpoint is not None:
             StateReader(self.descent, vector.trained).restore(checkpoint)
-        self.last = self.descent.progress.step + self.steps
+        self.before = self.descent.progress.step
+        """The steps before the first one: those of the checkpoint."""
+        self.last = self.before + self.steps
         self.trace_elements = self.cost.trace_elements(self.descent, self.plan)
         """The number of entries of the whole trace."""
         limits.check_trace(self.trace_elements)
         self._tracer = Tracer(objective, self.descent, self.plan, self.seed)
 
+    def saved(self) -> dict[str, Any]:
+        """Return all that the training remembers between two steps, which `restore` takes in another process.
+
+        It says nothing of a cancellation: a training that was cancelled goes on as if it had not been. The next step
+        changes the arrays.
+        """
+        cancelled = self.status == "cancelled"
+        return {
+            "parameters": self.objective.flat,
+            "descent": self.descent.saved(),
+            "trace": self._tracer.saved(),
+            "steps": self.steps,
+            "status": None if cancelled else self.status,
+            "reason": "" if cancelled else self.reason,
+            "lost": None if self._lost is None else self._lost.saved(),
+            "misread": [caution.saved() for caution in self._misread],
+            "lowest": self.lowest,
+            "loss": self.loss,
+            "learning_rate": self.learning_rate,
+        }
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Go on from what `saved` returned of a training that was made alike, as if it had never stopped.
+
+        If this training has more steps, an end of the other one is none here, unless it diverged.
+        """
+        np.copyto(self.objective.flat, saved["parameters"])
+        self.descent.restore(saved["descent"])
+        self._tracer.restore(saved["trace"])
+        self.status, self.reason = saved["status"], saved["reason"]
+        if self.steps > saved["steps"] and self.status in ("completed", "stopped"):
+            self.status = self.descent.status = None
+            self.reason = self.descent.reason = ""
+        self._lost = Caution.restored(saved["lost"])
+        self._misread = [caution for each in saved["misread"] if (caution := Caution.restored(each)) is not None]
+        self.lowest, self.loss, self.learning_rate = saved["lowest"], saved["loss"], saved["learning_rate"]
+
     @property
     def finished(self) -> bool:
         return self.status is not None
+
+    @property
+    def done(self) -> int:
+        """The steps that are done, without those before a checkpoint."""
+        return self.descent.progress.step - self.before
 
     def advance(self) -> Recorded | None:
         """Make one step. Return the record of this step if the trace holds it, else None."""
@@ -149,6 +197,7 @@ class Training:
                 self.objective.flat[...], descent.state = before
             self.cancel("the time ran out in the middle of a step")
             return None
+        self.loss, self.learning_rate = step.loss, step.learning_rate
         if step.loss < self.lowest[0]:
             self.lowest = step.loss, step.number
         if descent.status is not None:
@@ -173,10 +222,11 @@ class Training:
     def outcome(self) -> Outcome:
         """Return the result of the training, after its last step."""
         objective, descent = self.objective, self.descent
+        tracer = copy(self._tracer)  # a training that was cancelled may go on: what its end is like is not remembered
         done = descent.progress.step
         loss, validation_loss = objective.final_losses(done)
         misread = objective.misread(everything=True) if loss is not None else []
-        parameters = self._tracer.parameters()
+        parameters = tracer.parameters()
         status, reason = self.status or "cancelled", self.reason
         whole = is_finite(objective.flat)
         sound = whole and (loss is None or math.isfinite(loss))
@@ -187,14 +237,14 @@ class Training:
                 reason = _with_place(reason, misread)
         lost = [name for name, value in vars(descent.state).items() if not is_finite(np.asarray(value))]
         for name in lost:
-            self._tracer.see(done, name, np.asarray(math.nan))
+            tracer.see(done, name, np.asarray(math.nan))
         if not whole:
-            self._tracer.see(done, "parameters", objective.flat)
-        self._tracer.see(done, "loss", np.asarray(loss or 0.0))
-        self._tracer.see(done, "validation_loss", np.asarray(validation_loss or 0.0))
+            tracer.see(done, "parameters", objective.flat)
+        tracer.see(done, "loss", np.asarray(loss or 0.0))
+        tracer.see(done, "validation_loss", np.asarray(validation_loss or 0.0))
         shared = list(dict.fromkeys([*objective.warnings, *(self._misread or misread)]))
         warnings = [*shared, *self._warnings(status, loss)]
-        non_finite = self._lost or self._tracer.non_finite
+        non_finite = self._lost or tracer.non_finite
         if non_finite is not None:
             warnings.append(non_finite)
         return Outcome(
@@ -205,8 +255,8 @@ class Training:
             loss=loss,
             validation_loss=validation_loss,
             parameters=parameters,
-            checkpoint=self._tracer.checkpoint_with(parameters) if sound and not lost else None,
-            finite=self._tracer.non_finite is None,
+            checkpoint=tracer.checkpoint_with(parameters) if sound and not lost else None,
+            finite=tracer.non_finite is None,
             warnings=warnings,
             shared=shared,
         )

@@ -34,6 +34,8 @@ class Plan:
     """Names out of `trace.TRACED`."""
     checkpoint_every: int | None = None
     """The trace also holds each step whose number this divides, with a checkpoint."""
+    more_steps: int = 0
+    """Steps that are made after those of `steps` or `epochs`."""
 
     def batches_of(self, samples: int, seed: int) -> Batches:
         """Return the batches of a training on this many samples. Raises `InvalidRequest` for listed batches with wrong
@@ -46,11 +48,11 @@ class Plan:
         return MiniBatches(samples, self.batch_size, seed, self.shuffle)
 
     def steps_with(self, batches: Batches) -> int:
-        """Return the number of steps, computed from epochs and batches where the request gives epochs."""
+        """Return the number of all steps, computed from epochs and batches where the request gives epochs."""
         if self.steps is not None:
-            return self.steps
+            return self.steps + self.more_steps
         assert self.epochs is not None
-        return self.epochs * batches.steps_per_epoch
+        return self.epochs * batches.steps_per_epoch + self.more_steps
 
     def check_weights(self, task: Task, feed: Feed) -> None:
         """Raise `InvalidRequest` if a batch may have only sample weights of 0 and the mean divides by their sum."""
