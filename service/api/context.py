@@ -4,26 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
 from flask import current_app
+
 from schemas.requests import recipes
 from service import wire
 from service.capacity.admission import Admission, Ticket
 from service.capacity.collector import Collector
-from service.capacity.costs import CALL_SECONDS, Costs, NODE_SECONDS, NUMBER_SECONDS, OPERATION_SECONDS
+from service.capacity.costs import CALL_SECONDS, NODE_SECONDS, NUMBER_SECONDS, OPERATION_SECONDS, Costs
 from service.capacity.memory import Account, Reservation
 from service.cluster.executors import executor_of
 from service.cluster.pool import Pool
 from service.config import Settings
 from service.engine.compiling import Compiler
 from service.engine.graph.plan import Program, WorkspacePool
-from service.engine.limits import Limits, WATCHED_NODES, WATCHED_OPERATIONS
+from service.engine.limits import WATCHED_NODES, WATCHED_OPERATIONS, Limits
 from service.engine.onnx import files
 from service.engine.parallel import Executor, InTurn
 from service.engine.texts import LANGUAGES
 from service.engine.watch import Watch
 from service.observing.timer import Timer
 from service.store.store import Store
-from typing import Any, NamedTuple
 
 WORTH_LEARNING = 0.001
 """Estimated seconds below which nothing is weighed or learned: that would take a few percent of such a request."""
@@ -144,6 +146,10 @@ class Context:
             kind: str = self.environ["PATH_INFO"]
             self.ticket.weigh(estimated * self.runtime.costs.factor(program, kind), alone=alone)
             self._weighed = _Weighed(program, kind, estimated, self.runtime.admission.cpu())
+
+    def hand_over(self) -> None:
+        """Learn nothing from the processor time of this request: other processes compute it."""
+        self._weighed = None
 
     def learn(self) -> None:
         """Correct later cost estimates by the time that this request's computation took. Call it when that is done."""

@@ -14,9 +14,15 @@ LOOK_SECONDS = 0.05
 _thread = threading.local()
 
 
-def computing(unwanted: Callable[[], bool]) -> None:
+def computing(is_unwanted: Callable[[], bool]) -> None:
     """Say how this thread can tell that nobody waits for the part that it is about to compute."""
-    _thread.unwanted = unwanted
+    _thread.unwanted = is_unwanted
+
+
+def unwanted() -> Callable[[], bool]:
+    """Return the function that tells whether nobody waits any more for the part that this thread computes."""
+    found: Callable[[], bool] = getattr(_thread, "unwanted", _never)
+    return found
 
 
 class PartWatch:
@@ -25,7 +31,7 @@ class PartWatch:
     def __init__(self, seconds: float | None) -> None:
         """Stop the part after so many seconds; None: its time is never over."""
         self._end = None if seconds is None else time.monotonic() + seconds
-        self._unwanted: Callable[[], bool] = getattr(_thread, "unwanted", _never)
+        self._unwanted = unwanted()
 
     def look(self) -> float:
         """Return when to look again. Raise `DeadlineExceeded` or `Abandoned` where the part is to end."""

@@ -6,6 +6,7 @@ soon as nobody has it open. Arrays are read where they lie, without a copy for e
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import os
 import pickle
@@ -15,6 +16,15 @@ from typing import Any, NamedTuple
 
 ALIGNMENT = 64
 """Arrays begin at multiples of so many bytes, as NumPy's own do for its fastest loops."""
+
+
+def name_of(value: Any) -> str:
+    """Return a name for a shared value: the digest of its content, which equal values have in common."""
+    buffers: list[pickle.PickleBuffer] = []
+    digest = hashlib.sha256(pickle.dumps(value, protocol=5, buffer_callback=buffers.append))
+    for buffer in buffers:
+        digest.update(buffer.raw())
+    return digest.hexdigest()
 
 
 class Span(NamedTuple):
