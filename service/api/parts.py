@@ -1,148 +1,155 @@
-"""Parts of a computation: the surroundings in which another process computes one, and their results in order.
+"""Parts of a computation that other processes compute: the functions they run, and what travels to them.
 
-The functions that compute parts stand beside the works that they are parts of. They get what they need as arguments:
-another process may have other settings.
+A network travels as the JSON of the request, and is validated and compiled once in each process. Parameters travel once
+for each evaluation, and samples once for each request. A process gets an aligned block of shards, and sends its sum.
 """
 
 from __future__ import annotations
 
-import functools
-import logging
-import math
-import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import fields
-from typing import Any, Generic, NamedTuple, TypeVar
+import hashlib
+import secrets
+from collections.abc import Sequence
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
 
+import orjson
+
+from schemas.evaluation import GradientsRequest, LoadedNetwork
+from schemas.networks import ONNX
+from schemas.stored import StoredNetwork, id_of
 from service.api.context import Context, Runtime, runtime_of
-from service.capacity.admission import Ticket
-from service.capacity.costs import CALL_SECONDS, OPERATION_SECONDS
-from service.cluster.inside import unwanted
+from service.api.network_request import losses_of
+from service.api.stored import written
 from service.config import Settings
-from service.engine.limits import Limits
+from service.engine.arrays import Array
+from service.engine.declarations import Selection
+from service.engine.network.definition import Definition
+from service.engine.network.evaluate import EvaluationTask
+from service.engine.network.feed import Feed
+from service.engine.network.losses import Loss
+from service.engine.network.shard_sums import Span, Spread, Sums, Workspaces, part_of, sums_over
+from service.engine.network.task import Task
+from service.engine.onnx import read as read_onnx
 from service.engine.parallel import Executor, Future, InTurn
-from service.observing.timer import Timer
-from service.problems import Problem
 
-T = TypeVar("T")
-
-LEAST_SECONDS = 0.25
-"""Estimated seconds below which a computation stays in this process: sending its parts takes up to a fifth of that."""
-AHEAD = 2
-"""Parts for each process that are submitted at once: one that it computes, and one that waits there."""
-WAIT_SECONDS = 0.05
-"""Seconds that `InOrder.next` waits for a result, at most."""
-LATER_SECONDS = 10.0
-"""Seconds after which a cluster that could not be used is tried again."""
-
-log = logging.getLogger("nabla.error")
+WORTH_OPERATIONS = 1e9
+"""Floating-point operations of an evaluation below which no other process is asked: to ask costs some milliseconds for
+each part, and as many for the parameters."""
+MOST_RECIPES = 16
+"""Recipes that a process remembers in the form of objects."""
 
 
-class _PartTicket(Ticket):
-    """The ticket of a part. It waits for no slot and has no deadline: the process computes nothing else, and whoever
-    waits for the part tells when it is not wanted any more."""
+class Recipe(NamedTuple):
+    """A network and its losses as bytes, for another process to validate."""
 
-    __slots__ = ()
-
-    def __post_init__(self) -> None:
-        self.deadline = math.inf
-
-    def weigh(self, cost: float, *, alone: bool = False) -> None:
-        """Note the cost; a part needs no slot."""
-        self.cost = cost
+    json: bytes
+    """`network` and `loss` of a request."""
+    onnx: bytes | None = None
+    """The file of a stored network, in place of `network`."""
 
 
-class Surroundings(NamedTuple):
-    """What a computation takes along to the process that computes a part of it."""
+class Samples(NamedTuple):
+    """The samples of a block of shards, or of all of them."""
 
-    settings: Settings
-    """Those of the server that decide what may be computed, without secrets and addresses."""
-    limits: Limits
-    """The limits of the whole computation."""
-
-
-def surroundings_of(context: Context) -> Surroundings:
-    """Return what the parts of a computation take along."""
-    settings = context.runtime.settings
-    names = [item.name for item in fields(Settings) if item.name.startswith(("max_", "cached_", "pooled_"))]
-    return Surroundings(Settings(**{name: getattr(settings, name) for name in names}), context.limits)
+    inputs: dict[str, Array]
+    targets: dict[str, Array]
+    weights: Array | None
 
 
-@functools.lru_cache(maxsize=2)
-def _runtime(settings: Settings) -> Runtime:
-    """Return the objects that all parts in this process share. They have no executor: a part has no parts."""
-    return runtime_of(settings)
+@cache
+def process() -> Runtime:
+    """Return the objects that all parts share which this process computes."""
+    return runtime_of(Settings.from_environment())
 
 
-@contextmanager
-def part_context(surroundings: Surroundings) -> Iterator[Context]:
-    """Return the context in which another process computes a part."""
-    runtime = _runtime(surroundings.settings)
-    ticket = _PartTicket(runtime.admission, "", time.monotonic())
-    ticket.left = unwanted()
-    environ = {"PATH_INFO": "part"}
-    with runtime.memory.reservation() as memory:
-        yield Context(runtime, Timer(), memory, 0, ticket, environ, "ndjson", False, own_limits=surroundings.limits)
+@lru_cache(MOST_RECIPES)
+def described(recipe: Recipe) -> tuple[Definition, tuple[Selection[Loss], ...]]:
+    """Return the network and the losses of a recipe, the same objects for equal recipes."""
+    request: dict[str, Any] = orjson.loads(recipe.json)
+    if recipe.onnx is not None:
+        name = hashlib.sha256(recipe.onnx).hexdigest()
+        request["network"] = StoredNetwork(name, read_onnx(recipe.onnx).definition)
+    loaded = GradientsRequest().read(request | {"inputs": [[0.0]], "targets": [[0.0]]})
+    definition = loaded["network"]
+    losses = losses_of(loaded["loss"], definition.output_names, [])
+    assert losses is not None
+    return definition, losses
 
 
-def seconds_of(work: float, calls: float) -> float:
-    """Return roughly the seconds that so many floating-point operations take, in so many calls of NumPy."""
-    return work * OPERATION_SECONDS + calls * CALL_SECONDS
+def shard_sums(recipe: Recipe, task: Task, span: Span, flat: Array, samples: Samples) -> Sums:
+    """Return the sums over a block of shards of a batch. `task` is that of the batch, without network and losses, which
+    the recipe has; `flat` are the parameters."""
+    definition, losses = described(recipe)
+    task = task._replace(definition=definition, losses=losses)
+    compiled = process().compiled
+    programs = {size: compiled(EvaluationTask(part_of(task, size))) for size in span.shards.sizes}
+    feed = Feed(samples.inputs, None, samples.targets, samples.weights)
+    with Workspaces() as memory:
+        return sums_over(programs, memory, span, flat, feed)
 
 
-def shared_by(context: Context, seconds: float) -> Executor | None:
-    """Return what shall compute the parts of a computation that takes so many seconds; None: this process does all."""
-    executor = context.executor
-    return None if isinstance(executor, InTurn) or seconds < LEAST_SECONDS else executor
+class Workers(Spread):
+    """The processes of an executor, as they compute blocks of shards of one request."""
 
+    least_work = WORTH_OPERATIONS
 
-class InOrder(Generic[T]):
-    """The results of parts that others compute, in the order of their numbers. A few parts are ahead of the results."""
-
-    def __init__(
-        self,
-        executor: Executor,
-        function: Callable[..., T],
-        arguments: Callable[[int], tuple[Any, ...]],
-        numbers: range,
-    ) -> None:
-        """Compute `function(*arguments(number))` for each number."""
-        self._executor, self._function, self._arguments = executor, function, arguments
-        self._numbers = iter(numbers)
-        self._waiting: deque[tuple[int, Future[T]]] = deque()
-
-    def next(self) -> T | None:
-        """Return the next result, or None if it does not come within `WAIT_SECONDS`. Raises what computing it raised,
-        and `Problem` 503 if nobody computes."""
-        while len(self._waiting) < AHEAD * self._executor.width:
-            number = next(self._numbers, None)
-            if number is None:
-                break
-            self._waiting.append((number, self._executor.submit(self._function, *self._arguments(number))))
-        _, future = self._waiting[0]
-        try:
-            result = future.result(WAIT_SECONDS)
-        except TimeoutError:
-            return None
-        self._waiting.popleft()
-        return result
+    def __init__(self, executor: Executor, recipe: Recipe) -> None:
+        self._executor = executor
+        name = hashlib.sha256(b"".join(hashlib.sha256(part or b"").digest() for part in recipe)).hexdigest()
+        self._recipe = executor.share(f"recipe/{name}", recipe)
+        self._name = secrets.token_hex(16)
+        self._count = 0
+        self._samples: dict[tuple[int, ...], tuple[Feed, Any]] = {}
+        """The shared samples by the identity of the tensors of their feed, which is kept, and their place in it."""
 
     @property
-    def ahead(self) -> int:
-        """The number of parts that are done, although their turn has not come."""
-        return sum(future.done() for _, future in self._waiting)
+    def width(self) -> int:
+        return self._executor.width
 
-    def close(self) -> None:
-        """Give up the parts that are not done. A second call does nothing."""
-        while self._waiting:
-            self._waiting.pop()[1].cancel()
+    def submit(self, task: Task, spans: Sequence[Span], flat: Array, feed: Feed) -> Sequence[Future[Sums]]:
+        # The definition and the losses hold functions. The recipe has them in a form that can travel.
+        plain = task._replace(definition=None, losses=None)  # type: ignore[arg-type]
+        parameters = self._share("parameters", flat)
+        return [
+            self._executor.submit(shard_sums, self._recipe, plain, span, parameters, self._samples_of(span, feed))
+            for span in spans
+        ]
+
+    def _samples_of(self, span: Span, feed: Feed) -> Any:
+        """Return what stands for the samples of a block; for all samples, where the block names some of them."""
+        whole = slice(0, None) if span.rows is not None else span.shards.rows(span.first, span.stop)
+        key = id(feed.inputs), id(feed.targets), id(feed.sample_weights), whole.start, whole.stop or 0
+        if key not in self._samples:
+            weights = feed.sample_weights
+            samples = Samples(
+                {name: array[whole] for name, array in feed.inputs.items()},
+                {name: array[whole] for name, array in feed.targets.items()},
+                None if weights is None else weights[whole],
+            )
+            self._samples[key] = feed, self._share("samples", samples)
+        return self._samples[key][1]
+
+    def _share(self, kind: str, value: Any) -> Any:
+        # A name of its own says that the value is equal to no other one, without a hash of many megabytes.
+        self._count += 1
+        return self._executor.share(f"{kind}/{self._name}/{self._count}", value)
 
 
-def is_later(error: Problem) -> bool:
-    """Return whether a part failed because nobody could compute it now, and not because of what it is."""
-    later = error.status == 503
-    if later:
-        log.warning("parts are computed in this process: %s", error.detail)
-    return later
+def spread_of(request: LoadedNetwork, context: Context) -> Spread | None:
+    """Return the processes that compute blocks of shards of a request. None: there are none, or it has no shards."""
+    if "shards" not in request or isinstance(context.executor, InTurn):
+        return None
+    return Workers(context.executor, recipe_of(request))
+
+
+def recipe_of(request: LoadedNetwork) -> Recipe:
+    """Return the network and the losses of a request with shards as bytes."""
+    asked = orjson.loads(request["recipe"])
+    network, onnx = asked["network"], None
+    if id_of(network) is not None:
+        kind, content = written[request["network"]]
+        if kind == ONNX:
+            onnx = content
+        else:
+            network = orjson.loads(content)
+    return Recipe(orjson.dumps({"network": network, "loss": asked["loss"]}), onnx)

@@ -16,7 +16,7 @@ from service.api.answers import listed
 from service.api.context import Context
 from service.api.long_work import Standing
 from service.api.network_request import in_terms_of, task_and_feed
-from service.api.parts import (
+from service.api.sharing import (
     LATER_SECONDS,
     InOrder,
     Surroundings,

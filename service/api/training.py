@@ -19,7 +19,8 @@ from service.api.examples import COMPARE, TRAIN, Example
 from service.api.layouts import layout_of
 from service.api.long_work import Standing
 from service.api.network_request import in_terms_of, task_and_feed, validation_of
-from service.api.parts import (
+from service.api.parts import spread_of
+from service.api.sharing import (
     InOrder,
     Surroundings,
     is_later,
@@ -41,6 +42,7 @@ from service.engine.descent.training import Training
 from service.engine.descent.training_plan import Plan
 from service.engine.errors import Path
 from service.engine.network.feed import Feed
+from service.engine.network.shard_sums import Spread
 from service.engine.network.task import Task
 from service.problems import Problem
 
@@ -130,6 +132,7 @@ class TrainingWork:
             admission_of(context),
             request.get("checkpoint"),
             more_steps=more_steps,
+            spread=spread_of(request, context),
         )
         try:
             if state is not None:
@@ -309,10 +312,21 @@ def comparison_of(request: LoadedCompare, context: Context, only: int | None = N
     # The curves are kept in memory until the end, wherever the records go.
     limits = replace(context.limits, trace_elements=context.runtime.settings.limits.trace_elements)
     task, feed = task_and_feed(request, context.limits)
+    spread = spread_of(request, context)
 
     def begin(contender: Contender) -> Training:
         numbers, place = replace(feed, seed=contender.seed), ("optimizers", contender.place)
-        return start(request, context, task, numbers, contender.optimizer, lambda _: None, no_need, place=place)
+        return start(
+            request,
+            context,
+            task,
+            numbers,
+            contender.optimizer,
+            lambda _: None,
+            no_need,
+            place=place,
+            spread=spread,
+        )
 
     rates = request.get("learning_rates", (None,))
     seeds = request.get("seeds", (feed.seed,))
@@ -380,11 +394,13 @@ def start(
     checkpoint: Checkpoint | None = None,
     place: Path = ("optimizer",),
     more_steps: int = 0,
+    spread: Spread | None = None,
 ) -> Training:
     """Return a training that is ready for its first step.
 
     `reserve` is called with the bytes it needs, `admit` waits for a slot, and `place` is the path of the optimizer in
-    the request, for messages. It makes `more_steps` after those that the request asks for.
+    the request, for messages. It makes `more_steps` after those that the request asks for. `spread`
+    computes blocks of shards.
     """
     task = task._replace(frozen=request["frozen"])
     return Training(
@@ -399,6 +415,7 @@ def start(
         admit=admit,
         watch=context.ticket,
         place=place,
+        spread=spread,
     )
 
 
@@ -417,6 +434,7 @@ def plan_of(request: LoadedTraining, optimizer: Selection[Optimizer], more_steps
         include=trace.include,
         checkpoint_every=trace.checkpoint_every,
         more_steps=more_steps,
+        shards=request.get("shards"),
     )
 
 

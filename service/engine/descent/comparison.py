@@ -95,7 +95,7 @@ class Comparison:
             self.work = work
             """The floating-point operations of all runs together, at most and roughly."""
             self.program = self._training.objective.program
-            self.calls = len(contenders) * steps * (len(self.program.nodes) + RULE_CALLS)
+            self.calls = len(contenders) * steps * (self._training.objective.calls + RULE_CALLS)
             """Calls of NumPy of all runs together, roughly."""
         except BaseException:
             self.close()

@@ -12,7 +12,7 @@ from service.engine.arrays import Array, is_finite
 from service.engine.cautions import Caution
 from service.engine.descent.checkpoint import Checkpoint, checkpoint_of, tree_or_number
 from service.engine.descent.loop import Descent, Step
-from service.engine.descent.objective import NetworkObjective
+from service.engine.descent.objective import BatchObjective
 from service.engine.descent.training_plan import Plan
 from service.engine.findings import found
 from service.engine.float_warnings import without_float_warnings
@@ -33,7 +33,7 @@ class Recorded(NamedTuple):
 class Tracer:
     """A recorder of the steps of one training, for the trace in the answer."""
 
-    def __init__(self, objective: NetworkObjective, descent: Descent, plan: Plan, seed: int) -> None:
+    def __init__(self, objective: BatchObjective, descent: Descent, plan: Plan, seed: int) -> None:
         """Prepare to record the steps of `descent`. `seed` is the training's seed, which checkpoints hold."""
         self.objective, self.descent, self.plan, self.seed = objective, descent, plan, seed
         self.non_finite: Caution | None = None

@@ -13,10 +13,12 @@ import numpy as np
 from service.engine.arrays import Array, is_finite
 from service.engine.cautions import Caution, caution
 from service.engine.compiling import Compiler
+from service.engine.descent.batches import Batches
 from service.engine.descent.checkpoint import Checkpoint, StateReader, progress_of
 from service.engine.descent.cost import Admit, TrainingCost, admission, no_need
 from service.engine.descent.loop import Descent
-from service.engine.descent.objective import NetworkObjective
+from service.engine.descent.objective import BatchObjective, NetworkObjective
+from service.engine.descent.sharded_objective import ShardedObjective
 from service.engine.descent.trace import Recorded, Tracer
 from service.engine.descent.training_plan import Plan
 from service.engine.errors import DeadlineExceeded, Fault, InvalidRequest, Path
@@ -24,6 +26,7 @@ from service.engine.float_warnings import ignoring_float_warnings
 from service.engine.limits import Limits
 from service.engine.network.evaluate import EvaluationTask
 from service.engine.network.feed import Feed
+from service.engine.network.shard_sums import Spread
 from service.engine.network.task import Task
 from service.engine.watch import Watch
 
@@ -66,12 +69,13 @@ class Training:
         admit: Admit = no_need,
         watch: Watch | None = None,
         place: Path = ("optimizer",),
+        spread: Spread | None = None,
     ) -> None:
         """Check the whole request and get ready for the first step.
 
         `place` is the optimizer's place in the request. `admit` is called with the cost of the steps, then `reserve`
         with the bytes, before memory is taken. `watch` may end a long step in the middle; this step is then undone, and
-        the training cancelled.
+        the training cancelled. `spread` computes blocks of shards, if the plan has shards.
 
         Raises `InvalidRequest` when something does not fit, `LimitExceeded` when the training would cost too much.
         """
@@ -98,9 +102,8 @@ class Training:
         self.learning_rate: float | None = None
         """The loss and the learning rate of the last step."""
         try:
-            self.objective = NetworkObjective(
-                compile, task, feed, batches, validation, reserve, admission(admit, plan.recipe, self.steps), watch
-            )
+            admitting = admission(admit, plan.recipe, self.steps)
+            self.objective = self._objective(task, feed, batches, validation, limits, reserve, admitting, watch, spread)
         except InvalidRequest as error:
             raise error if checkpoint is None else InvalidRequest(map(_of_checkpoint, error.faults)) from None
         try:
@@ -108,6 +111,25 @@ class Training:
         except BaseException:
             self.close()
             raise
+
+    def _objective(
+        self,
+        task: Task,
+        feed: Feed,
+        batches: Batches,
+        validation: tuple[Task, Feed] | None,
+        limits: Limits,
+        reserve: Callable[[int], None],
+        admit: Callable[[BatchObjective], None],
+        watch: Watch | None,
+        spread: Spread | None,
+    ) -> BatchObjective:
+        size = self.plan.shards
+        if size is None:
+            return NetworkObjective(self._compile, task, feed, batches, validation, reserve, admit, watch)
+        return ShardedObjective(
+            self._compile, task, feed, batches, validation, size, limits, reserve, admit, watch, spread
+        )
 
     def _prepare(
         self, limits: Limits, feed: Feed, checkpoint: Checkpoint | None, reserve: Callable[[int], None], place: Path

@@ -36,6 +36,8 @@ class Plan:
     """The trace also holds each step whose number this divides, with a checkpoint."""
     more_steps: int = 0
     """Steps that are made after those of `steps` or `epochs`."""
+    shards: int | None = None
+    """The samples of a shard; None: a batch is computed as a whole."""
 
     def batches_of(self, samples: int, seed: int) -> Batches:
         """Return the batches of a training on this many samples. Raises `InvalidRequest` for listed batches with wrong

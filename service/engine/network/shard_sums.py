@@ -55,6 +55,10 @@ class Spread(Protocol):
     """Other processes that compute blocks of shards."""
 
     @property
+    def least_work(self) -> float:
+        """The floating-point operations of an evaluation below which it is quicker not to ask them."""
+
+    @property
     def width(self) -> int:
         """The number of blocks that they compute at once."""
 
@@ -69,6 +73,7 @@ class Workspaces:
         self._stack = ExitStack()
         self._watch = watch
         self._lent: dict[Program, Workspace] = {}
+        self._sums: dict[Program, tuple[TreeSum, TreeSum]] = {}
 
     def of(self, program: Program) -> Workspace:
         """Return the workspace of a program, the same at each call."""
@@ -77,10 +82,22 @@ class Workspaces:
             workspace = self._lent[program] = self._stack.enter_context(program.workspace(self._watch))
         return workspace
 
+    def sums_for(self, evaluation: Evaluation) -> tuple[TreeSum, TreeSum]:
+        """Return the sums of gradients and of losses of this evaluation, the same at each call."""
+        program = evaluation.program
+        sums = self._sums.get(program)
+        if sums is None:
+            gradients = sum(node.size for node in program.gradients)
+            outputs = len(evaluation.task.definition.output_names)
+            dtype = evaluation.task.dtype
+            sums = self._sums[program] = TreeSum(gradients, dtype), TreeSum(outputs, dtype)
+        return sums
+
     def close(self) -> None:
         """Give the workspaces back to their pool."""
         self._stack.close()
         self._lent.clear()
+        self._sums.clear()
 
     def __enter__(self) -> Workspaces:
         return self
@@ -102,12 +119,14 @@ Programs = Mapping[int, Evaluation]
 def sums_over(
     programs: Programs, memory: Workspaces, span: Span, flat: Array, feed: Feed, watch: Watch | None = None
 ) -> Sums:
-    """Return the sums over a block of shards with the flat parameters `flat`. Raises what `watch` raises."""
+    """Return the sums over a block of shards with the flat parameters `flat`. The next call with the same memory
+    overwrites them. Raises what `watch` raises."""
     shards = span.shards
     main = next(iter(programs.values()))
     names = main.task.definition.output_names
-    gradients = TreeSum(main.parameters.trained_size if main.task.differentiated else 0, main.task.dtype)
-    losses = TreeSum(len(names), main.task.dtype)
+    gradients, losses = memory.sums_for(main)
+    gradients.clear()
+    losses.clear()
     block = shards.rows(span.first, span.stop)
     shapes = {name: memory.of(main.program).outputs[name].shape[1:] for name in span.wanted}
     rows = {name: np.empty((block.stop - block.start, *shape), main.task.dtype) for name, shape in shapes.items()}

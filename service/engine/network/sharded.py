@@ -133,8 +133,12 @@ class Sharded:
     @property
     def nbytes(self) -> int:
         """The memory of all programs together, and of the sums."""
-        gradient = self.parameters.trained_size * np.dtype(self.task.dtype).itemsize
-        return sum(program.weight for program in self.used) + TreeSum.rows(self.shards.count) * gradient
+        return sum(program.weight for program in self.used) + self.sum_bytes
+
+    @property
+    def sum_bytes(self) -> int:
+        """The memory of the sums."""
+        return TreeSum.rows(self.shards.count) * self.parameters.trained_size * np.dtype(self.task.dtype).itemsize
 
     @property
     def result_size(self) -> int:
@@ -179,7 +183,7 @@ class Sharded:
         """Return loss and gradient of a batch, and the rows of the program's outputs that `wanted` names. `divisors`
         are those of the batch. `spread` computes blocks of shards, if it is given."""
         span = Span(self.shards, 0, self.shards.count, 0, batch.rows, batch.feed.seed, batch.step, divisors, wanted)
-        if spread is None:
+        if spread is None or self.work < spread.least_work:
             sums = sums_over(self.programs, memory, span, flat, batch.feed, watch)
         else:
             sums = self._spread(spread, span, flat, batch.feed, watch)

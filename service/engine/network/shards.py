@@ -76,6 +76,11 @@ class TreeSum:
             total[...] = vector
         self._waiting.append((level, total))
 
+    def clear(self) -> None:
+        """Forget what was added since the last sum."""
+        self._free += [total for _, total in self._waiting]
+        self._waiting.clear()
+
     def total(self) -> Array:
         """Return the sum, and begin the next one, which overwrites the array. At least one vector was added."""
         _, total = self._waiting.pop()

@@ -82,6 +82,8 @@ def assert_same(whole, sharded, relative=1e-13):
 class Others:
     """A spread over the threads of an executor, each with a compiler of its own."""
 
+    least_work = 0.0
+
     def __init__(self, executor, width):
         self.executor, self.width = executor, width
         self.spans = []
