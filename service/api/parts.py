@@ -132,7 +132,7 @@ class Workers(Spread):
     def _share(self, kind: str, value: Any) -> Any:
         # A name of its own says that the value is equal to no other one, without a hash of many megabytes.
         self._count += 1
-        return self._executor.share(f"{kind}/{self._name}/{self._count}", value)
+        return self._executor.share(f"{kind}/{self._name}/{self._count}", value, keep=False)
 
 
 def spread_of(request: LoadedNetwork, context: Context) -> Spread | None:

@@ -7,13 +7,12 @@ together may begin at any byte, and NumPy sums such arrays in other blocks, whic
 from __future__ import annotations
 
 import pickle
+import threading
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 from service.cluster.inside import computing
 from service.cluster.process import DONE, RAISED, Named, written
-from service.engine.cache import LeastRecentlyUsed
 from service.engine.fingerprint import describe, fingerprint
 
 SHARED_BYTES = 256 * 2**20
@@ -50,24 +49,29 @@ def _computed(
         return OTHER, report()
     computing(_unwanted())
     try:
-        read = [_read.get(key, partial(_Read, value)).value for key, value in zip(keys, values, strict=True)]
-        shared = dict(zip(names, read, strict=True))
+        shared = dict(zip(names, map(_value, keys, values), strict=True))
         function, arguments = pickle.loads(call)
         return DONE, function(*(shared[each.name] if isinstance(each, Named) else each for each in arguments))
     except Exception as error:
         return RAISED, error
 
 
-class _Read:
-    """A shared value as this process has read it, and the size of its pickle."""
+def _value(key: str, pickled: bytes) -> Any:
+    """Return a shared value, the same object as long as Dask keeps it: what was compiled for it is found again."""
+    from distributed import get_worker
 
-    def __init__(self, pickled: bytes) -> None:
-        self.value = pickle.loads(pickled)
-        self.nbytes = len(pickled)
+    data = get_worker().data
+    with _reading:
+        for gone in [each for each in _read if each not in data]:
+            del _read[gone]
+        if key not in _read:
+            _read[key] = pickle.loads(pickled)
+        return _read[key]
 
 
-_read: LeastRecentlyUsed[str, _Read] = LeastRecentlyUsed(SHARED_BYTES, lambda _, read: read.nbytes)
-"""The values that were used last: the next part gets the same object, and finds what was compiled for it."""
+_reading = threading.Lock()
+_read: dict[str, Any] = {}
+"""The shared values that Dask keeps at this worker, as they are."""
 
 
 def _unwanted() -> Callable[[], bool]:

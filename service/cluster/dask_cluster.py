@@ -12,6 +12,7 @@ import pickle
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -59,9 +60,17 @@ class Cluster:
         self._connected().begin(part)
         return part
 
-    def share(self, name: str, value: Any) -> Any:
+    def share(self, name: str, value: Any, *, keep: bool = True) -> Any:
         """Return an argument for `submit` that stands for the value, which travels once to each worker."""
-        return Shared(name, value)
+        shared = Shared(name, value)
+        if not keep:
+            weakref.finalize(shared, self._forget, name).atexit = False
+        return shared
+
+    def _forget(self, name: str) -> None:
+        session = self._session
+        if session is not None and not session.broken:
+            session.forget(name)
 
     def close(self) -> None:
         """Close the connection, if there is one. Parts that wait are given up."""

@@ -153,6 +153,11 @@ class Session:
         except RuntimeError:  # the loop is closed
             part.set_exception(away())
 
+    def forget(self, name: str) -> None:
+        """Let the workers drop the value of this name."""
+        with suppress(RuntimeError):  # the loop is closed
+            self.client.loop.asyncio_loop.call_soon_threadsafe(self._drop, name)
+
     def close(self) -> None:
         """End the connection, and fail all parts. This does not wait for Dask, which waits for what does not answer."""
         if not self.broken:
@@ -343,6 +348,10 @@ class Session:
         sent.nbytes = len(pickled)
         self._make_room(address)
         return await self._scatter(pickled, address)
+
+    def _drop(self, name: str) -> None:
+        for key in [key for key in self._values if key[1] == name]:
+            del self._values[key]
 
     def _make_room(self, address: str) -> None:
         """Forget the values at a worker that were unused for longest. Parts that use one hold it on their own."""

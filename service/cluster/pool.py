@@ -91,10 +91,14 @@ class Pool:
         self._parts.put(part)
         return part
 
-    def share(self, name: str, value: Any) -> Any:
+    def share(self, name: str, value: Any, *, keep: bool = True) -> Any:
         """Return an argument for `submit` that stands for the value, which all processes read from the same memory."""
         alive = self._alive.get(name)
-        found = self._kept.get(name, lambda: alive or Value(name, value))
+
+        def make() -> Value:
+            return alive or Value(name, value)
+
+        found = self._kept.get(name, make) if keep else make()
         with self._lock:
             return self._alive.setdefault(name, found)
 
