@@ -61,13 +61,17 @@ class Surroundings(NamedTuple):
     """Those of the server that decide what may be computed, without secrets and addresses."""
     limits: Limits
     """The limits of the whole computation."""
+    loaded_bytes: int
+    """The bytes that the request takes."""
 
 
 def surroundings_of(context: Context) -> Surroundings:
     """Return what the parts of a computation take along."""
     settings = context.runtime.settings
     names = [item.name for item in fields(Settings) if item.name.startswith(("max_", "cached_", "pooled_"))]
-    return Surroundings(Settings(**{name: getattr(settings, name) for name in names}), context.limits)
+    return Surroundings(
+        Settings(**{name: getattr(settings, name) for name in names}), context.limits, context.loaded_bytes
+    )
 
 
 @functools.lru_cache(maxsize=2)
@@ -84,7 +88,10 @@ def part_context(surroundings: Surroundings) -> Iterator[Context]:
     ticket.left = unwanted()
     environ = {"PATH_INFO": "part"}
     with runtime.memory.reservation() as memory:
-        yield Context(runtime, Timer(), memory, 0, ticket, environ, "ndjson", False, own_limits=surroundings.limits)
+        nbytes = surroundings.loaded_bytes
+        yield Context(
+            runtime, Timer(), memory, nbytes, ticket, environ, "ndjson", False, own_limits=surroundings.limits
+        )
 
 
 def seconds_of(work: float, calls: float) -> float:
