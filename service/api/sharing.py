@@ -118,6 +118,7 @@ class InOrder(Generic[T]):
         """Compute `function(*arguments(number))` for each number."""
         self._executor, self._function, self._arguments = executor, function, arguments
         self._numbers = iter(numbers)
+        self._left = len(numbers)
         self._waiting: deque[tuple[int, Future[T]]] = deque()
 
     def next(self) -> T | None:
@@ -128,13 +129,21 @@ class InOrder(Generic[T]):
             if number is None:
                 break
             self._waiting.append((number, self._executor.submit(self._function, *self._arguments(number))))
+        if not self._waiting:
+            return None
         _, future = self._waiting[0]
         try:
             result = future.result(WAIT_SECONDS)
         except TimeoutError:
             return None
         self._waiting.popleft()
+        self._left -= 1
         return result
+
+    @property
+    def all_taken(self) -> bool:
+        """Whether `next` has returned all results."""
+        return not self._left
 
     @property
     def ahead(self) -> int:

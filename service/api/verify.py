@@ -147,10 +147,7 @@ def _shared(request: LoadedVerify, wanted: VerifyOptions, context: Context) -> V
     data = executor.share(name_of(request), request)
     width = min(executor.width, count)
     ends = [count * place // width for place in range(width + 1)]
-    futures = [
-        executor.submit(verdicts_of, data, slice(start, stop), around)
-        for start, stop in pairwise(ends)
-    ]
+    futures = [executor.submit(verdicts_of, data, slice(start, stop), around) for start, stop in pairwise(ends)]
     found = joined(results_of(futures, context.ticket))
     if found is not None:
         context.hand_over()

@@ -33,20 +33,6 @@ random = np.random.default_rng(7)
 
 
 @pytest.fixture(scope="module")
-def local() -> Iterator[Any]:
-    """A cluster of two processes on this machine."""
-    path = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = str(ROOT)
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=logging.CRITICAL
-    ) as cluster:
-        yield cluster
-    os.environ.pop("PYTHONPATH")
-    if path is not None:
-        os.environ["PYTHONPATH"] = path
-
-
-@pytest.fixture(scope="module")
 def cluster(local: Any) -> Iterator[Cluster]:
     cluster = Cluster(Settings(cluster=local.scheduler_address))
     wait_for(lambda: cluster.width == 2)
