@@ -81,6 +81,7 @@ TAGS = {
     "Insight": "How a gradient came about, whether it is right, and what the loss looks like",
     "Functions": "Calculus of functions that you type, and balls that roll down them",
     "Training": "What optimizers do with networks, step by step",
+    "Runs": "Long computations that the service makes by itself, and keeps until you have seen them",
     "Storage": "Networks that are sent once, and then named by an id",
     "Catalogue": "Everything a request may name",
     "System": "Health, metrics and this description",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+STATUSES = ("queued", "running", "completed", "stopped", "diverged", "cancelled", "failed")
+"""All statuses of runs."""
+
 
 class NewRun(NamedTuple):
     """A run to be added."""

@@ -141,19 +141,20 @@ class Keeping:
     def progress(self, connection: Connection, written: Written, row: Held, name: str) -> None:
         """Store the records and the progress, and make the parts with this name the state of the run."""
         claim, progress, state = written.claim, written.progress, written.state
-        if written.lines:
-            if written.first <= row.last_record or written.last < written.first:
-                raise ValueError(f"record {written.first} after {row.last_record}")
-            lines = {"run": claim.id, "first": written.first, "last": written.last, "lines": written.lines}
-            connection.execute(sql.ADD_RECORDS, lines)
+        again = _stored_before(connection, written, row) if written.lines else 0
+        lines = (written.lines or b"")[again:]
+        if lines:
+            first = row.last_record + 1 if again else written.first
+            rows = {"run": claim.id, "first": first, "last": written.last, "lines": lines}
+            connection.execute(sql.ADD_RECORDS, rows)
         values: dict[str, Any] = {
             "of_run": claim.id,
             "new_step": progress.step,
             "new_loss": _number(progress.loss),
             "new_learning_rate": _number(progress.learning_rate),
             "new_seconds": progress.seconds,
-            "new_last_record": written.last if written.lines else row.last_record,
-            "new_size": written.size_after(row),
+            "new_last_record": written.last if lines else row.last_record,
+            "new_size": written.size_after(row) - again,
         }
         if state is not None:
             values |= {"new_state": name, "new_state_size": len(state)}
@@ -170,6 +171,21 @@ def fence(claim: Claim) -> dict[str, Any]:
 def kept(connection: Connection, row: Held) -> Kept:
     """Return what a runner learns from the row of a run that it holds."""
     return Kept(True, row.cancel, connection.execute(sql.ANY_FREE).scalar() is not None)
+
+
+def _stored_before(connection: Connection, written: Written, row: Held) -> int:
+    """Return the number of bytes at the start of the lines that an earlier call has stored.
+
+    If the connection is lost during a commit, the runner does not know that its records were stored, and sends them
+    again, perhaps with later ones. Raises `ValueError` for other records that are not later than those stored.
+    """
+    if written.first > row.last_record and written.last >= written.first:
+        return 0
+    asked = {"of_run": written.claim.id, "of_first": written.first, "of_last": row.last_record}
+    stored: bytes | None = connection.execute(sql.STORED_LINES, asked).scalar()
+    if stored is None or written.lines is None or not written.lines.startswith(stored):
+        raise ValueError(f"records {written.first} to {written.last} after record {row.last_record}")
+    return len(stored)
 
 
 def usage_of(connection: Connection, owner: str) -> RunUsage:

@@ -137,11 +137,19 @@ ADD = runs.insert().values(
 )
 FOREVER = 253402300800.0
 """The recorded use of a network that a run keeps: the year 10000, so that it is never forgotten for its age."""
-KEEP_NETWORK = owners.insert().from_select(
-    ["owner", "network", "size", "created", "used"],
-    select(
-        bindparam("of_run_owner", type_=owners.c.owner.type), owners.c.network, owners.c.size, Now(), literal(FOREVER)
-    ).where(owners.c.owner == _OWNER, owners.c.network == bindparam("of_network")),
+KEEP_NETWORK = (
+    owners.insert()
+    .from_select(
+        ["owner", "network", "size", "created", "used"],
+        select(
+            bindparam("of_run_owner", type_=owners.c.owner.type),
+            owners.c.network,
+            owners.c.size,
+            Now(),
+            literal(FOREVER),
+        ).where(owners.c.owner == _OWNER, owners.c.network == bindparam("of_network")),
+    )
+    .returning(owners.c.network)
 )
 KEPT_NETWORKS = select(owners.c.network).where(owners.c.owner == bindparam("of_run_owner"))
 
@@ -167,6 +175,9 @@ RECORDS = (
     select(records.c.first, records.c.last, records.c.lines)
     .where(records.c.run == _RUN, records.c.first >= bindparam("from_first"), records.c.first <= bindparam("to_first"))
     .order_by(records.c.first)
+)
+STORED_LINES = select(records.c.lines).where(
+    records.c.run == _RUN, records.c.first == bindparam("of_first"), records.c.last == bindparam("of_last")
 )
 RESULT = (
     select(parts.c.content)

@@ -344,7 +344,7 @@ def _with_key(connection: Connection, owner: str, new: NewRun) -> str | None:
 def _keep_network(connection: Connection, owner: str, run: str, network: str) -> None:
     """Make a run the owner of a network. Raises `StoreUnavailable` if the owner of the run no longer has it."""
     asked = {"of_owner": owner, "of_run_owner": network_owner(run), "of_network": network}
-    if not connection.execute(sql.KEEP_NETWORK, asked).rowcount:
+    if connection.execute(sql.KEEP_NETWORK, asked).scalar() is None:
         raise StoreUnavailable("A network that the request names is being removed.")
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from service.store.runs import Runs
 
 FILE = "nabla.db"
+SQLITE = "sqlite:///"
+"""The beginning of the address of a SQLite database; its path follows."""
 DAY = 86400.0
 NOTE_SECONDS = 60.0
 """Time in seconds between two writes of the recorded uses."""
@@ -66,6 +68,11 @@ class Store:
         The file of a database may be removed and made anew, so ask for the runs each time.
         """
         return self._open().runs
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this process has opened the database."""
+        return self._opened is not None and self._process == os.getpid()
 
     def _open(self) -> Opened:
         """Return the database of this process, and open it if needed. Raises `StoreError`."""
@@ -176,6 +183,17 @@ class Store:
                 pass  # the error is logged, and the next attempt may succeed
             except Exception:
                 log.exception("the store cannot be kept tidy")
+
+
+def file_of(settings: Settings) -> Path | None:
+    """Return the file of a SQLite database, whether it is there or not; None for a database server.
+
+    The settings are read without SQLAlchemy, which takes tens of megabytes. Raises `NoStore` as `data_folder` does.
+    """
+    address = settings.database
+    if not address:
+        return data_folder(settings) / FILE
+    return Path(address.removeprefix(SQLITE).partition("?")[0]) if address.startswith(SQLITE) else None
 
 
 def data_folder(settings: Settings) -> Path:

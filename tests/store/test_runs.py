@@ -1,63 +1,13 @@
 """Tests of the runs in a database, for SQLite and PostgreSQL alike."""
 
 import time
-from typing import Any
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import text
 
-from service.store.database import Database
-from service.store.runs import Claim, Kept, NewRun, Progress, RunLimits, RunQuotas, Runs, RunUsage
-from service.store.tables import blobs, networks, owners, parts, records, runs
-from service.store.upgrade import upgrade
+from service.store.runs import Kept, Progress, Runs, RunUsage
 from service.store_errors import KeyReused, QuotaExceeded, StoreFull
-
-MANY = RunQuotas(runs=10**6, unfinished=10**6, owner_bytes=10**9, total_bytes=10**9)
-LIMITS = RunLimits(unfinished=10**6, run_bytes=10**9, owner_bytes=10**9, total_bytes=10**9)
-
-
-@pytest.fixture
-def kept(database: Database) -> Runs:
-    """Return the runs of a database that is up to date."""
-    upgrade(database)
-    return Runs(database, LIMITS)
-
-
-def new(number: int = 0, **options: Any) -> NewRun:
-    """Return a run of 100 steps whose request differs for each number."""
-    return NewRun("train", b'{"number":%d}' % number, 100, **options)
-
-
-def at(step: int, seconds: float = 0.5) -> Progress:
-    """Return the progress of a run at a step."""
-    return Progress(step, 1 / (step + 1), 0.1, seconds)
-
-
-def lines(first: int, last: int) -> bytes:
-    """Return the records of these steps."""
-    return b"".join(b'{"step":%d}\n' % step for step in range(first, last + 1))
-
-
-def claimed(kept: Runs, worker: str = "a", seconds: float = 60.0) -> Claim:
-    """Return the next claim of a runner."""
-    found = kept.claim(worker, seconds)
-    assert found is not None
-    return found
-
-
-def keep(kept: Runs, claim: Claim, first: int, last: int, state: bytes | None = None, lease: float = 60.0) -> Kept:
-    """Keep the records of these steps."""
-    return kept.keep(claim, lines(first, last), first, last, at(last), state, lease)
-
-
-def rows(database: Database) -> dict[str, int]:
-    """Return the number of rows of each table that holds something."""
-    with database.reading() as connection:
-        counts = {
-            table.name: connection.execute(select(func.count()).select_from(table)).scalar_one()
-            for table in (blobs, networks, owners, parts, records, runs)
-        }
-    return {name: count for name, count in counts.items() if count}
+from tests.store.running import LIMITS, MANY, at, claimed, keep, lines, new, rows
 
 
 def test_a_run_is_claimed_kept_and_finished(kept: Runs) -> None:
@@ -303,13 +253,29 @@ def test_a_run_is_removed_with_all_that_is_its_own_while_it_computes(kept: Runs)
 def test_records_are_never_stored_twice(kept: Runs) -> None:
     name, _ = kept.add("", new(), MANY)
     claim = claimed(kept)
-    keep(kept, claim, 0, 9)
-    for first in (0, 5, 9):
-        with pytest.raises(ValueError, match="record"):
-            keep(kept, claim, first, 12, b"state")
+    keep(kept, claim, 0, 4)
+    keep(kept, claim, 5, 9)
+    for first, last, content in ((0, 4, lines(0, 4)), (0, 12, lines(0, 12)), (9, 12, lines(9, 12)), (5, 9, b"{}\n")):
+        with pytest.raises(ValueError, match="after record 9"):
+            kept.keep(claim, content, first, last, at(last), b"state", 60.0)
     entry = kept.find("", name)
     assert entry is not None and (entry.step, entry.state_step) == (9, None)
     assert keep(kept, claim, 10, 12).alive
+
+
+@pytest.mark.parametrize("last", [9, 12], ids=["the same", "with later ones"])
+def test_records_may_be_sent_again_after_a_commit_whose_answer_was_lost(kept: Runs, last: int) -> None:
+    name, _ = kept.add("", new(), MANY)
+    claim = claimed(kept)
+    keep(kept, claim, 0, 4)
+    keep(kept, claim, 5, 9)
+    assert keep(kept, claim, 5, last, b"state").alive
+    chunks = kept.records("", name, -1)
+    assert b"".join(chunk for _, _, chunk in chunks) == lines(0, last)
+    assert [(first, last) for first, last, _ in chunks] == [(0, 4), (5, 9), (10, 12)][: len(chunks)]
+    entry = kept.find("", name)
+    assert entry is not None and (entry.step, entry.state_step) == (last, last)
+    assert entry.size == len(new().spec) + len(lines(0, last)) + len(b"state")
 
 
 def test_quotas_are_told_by_name(kept: Runs) -> None:
