@@ -16,7 +16,6 @@ from service.api.function_answers import cautions_of, valleys_of
 from service.api.long_work import Standing
 from service.api.sharing import InOrder, Surroundings, part_context, seconds_of, shared_by, surroundings_of
 from service.api.streaming import admission_of, collect
-from service.cluster.values import name_of
 from service.engine.arrays import Array
 from service.engine.cautions import Caution
 from service.engine.descent.cost import RULE_CALLS, RULE_OPERATIONS
@@ -71,7 +70,7 @@ class RollingWork:
         """The state before the runs were cancelled, if they were."""
         self.arrival: RunEnds | None = None
         """The ends of the runs, once all have come to an end."""
-        self._tiles: InOrder[Tile] | None = None
+        self._tiles: InOrder[range, Tile] | None = None
         """The runs, if other processes make them."""
         self._taken: list[Tile] = []
         if state is None and not self.streamed:
@@ -89,10 +88,7 @@ class RollingWork:
         executor = shared_by(context, seconds_of(work, calls) + searching)
         if executor is None or len(tiles) == 1 or not can_be_tiled(plan):
             return
-        around = surroundings_of(context)
-        shared = self.expression, plan
-        data = executor.share(name_of(shared), shared)
-        self._tiles = InOrder(executor, tile_of, lambda place: (data, tiles[place], around), range(len(tiles)))
+        self._tiles = InOrder(executor, tile_of, (self.expression, plan), tiles, surroundings_of(context))
         context.hand_over()
 
     @property

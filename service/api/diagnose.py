@@ -24,7 +24,6 @@ from service.api.sharing import InOrder, Surroundings, part_context, seconds_of,
 from service.api.streaming import admission_of, collect, respond
 from service.api.training import reserving, start
 from service.capacity.costs import NODE_SECONDS
-from service.cluster.values import name_of
 from service.engine.arrays import Array
 from service.engine.errors import DeadlineExceeded, Fault, InvalidRequest, LimitExceeded
 from service.engine.findings import Found
@@ -337,7 +336,7 @@ class SweepWork(_Work):
         admission_of(context)(largest.program, work, len(largest.program.nodes) * asked.count, 1)
         numbers = NUMBER_BYTES * self.sweep.numbers + inputs.nbytes + targets.nbytes
         context.memory.need(context.loaded_bytes + self.sweep.memory_of(largest) + numbers)
-        self._parts: InOrder[list[Run]] | None = None
+        self._parts: InOrder[int, list[Run]] | None = None
         """The combinations of depth, activation and initializer that are left, if other processes diagnose them."""
         self._taken: list[Run] = []
         """Diagnoses of one combination that are still to be told, the last one first."""
@@ -345,11 +344,8 @@ class SweepWork(_Work):
         calls = len(largest.program.nodes) * asked.count
         executor = shared_by(context, making + seconds_of(work, calls))
         if executor is not None and self.sweep.recipes > 1:
-            around = surroundings_of(context)
-            shared = asked, inputs, targets
-            data = executor.share(name_of(shared), shared)
             places = range(self.sweep.recipes)
-            self._parts = InOrder(executor, diagnoses_of, lambda place: (data, place, around), places)
+            self._parts = InOrder(executor, diagnoses_of, (asked, inputs, targets), places, surroundings_of(context))
             context.hand_over()
 
     @property
@@ -379,7 +375,7 @@ class SweepWork(_Work):
             return run_entry(run)
         return {"step": run.number, "run": run_entry(run)}
 
-    def _next(self, parts: InOrder[list[Run]]) -> Run | None:
+    def _next(self, parts: InOrder[int, list[Run]]) -> Run | None:
         if not self._taken:
             self._taken = (parts.next() or [])[::-1]
         return self.sweep.take(self._taken.pop()) if self._taken else None

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -20,12 +20,14 @@ from service.api.context import Context, Runtime, runtime_of
 from service.capacity.admission import Ticket
 from service.capacity.costs import CALL_SECONDS, OPERATION_SECONDS
 from service.cluster.inside import unwanted
+from service.cluster.values import name_of
 from service.config import Settings
 from service.engine.limits import Limits
 from service.engine.parallel import Executor, Future, InTurn
 from service.observing.timer import Timer
 from service.problems import Problem
 
+N = TypeVar("N")
 T = TypeVar("T")
 
 LEAST_SECONDS = 0.25
@@ -105,55 +107,55 @@ def shared_by(context: Context, seconds: float) -> Executor | None:
     return None if isinstance(executor, InTurn) or seconds < LEAST_SECONDS else executor
 
 
-class InOrder(Generic[T]):
-    """The results of parts that others compute, in the order of their numbers. A few parts are ahead of the results."""
+class InOrder(Generic[N, T]):
+    """The results of parts that others compute, in the order of the parts. A few parts are ahead of the results."""
 
     def __init__(
         self,
         executor: Executor,
-        function: Callable[..., T],
-        arguments: Callable[[int], tuple[Any, ...]],
-        numbers: range,
+        function: Callable[[Any, N, Surroundings], T],
+        data: Any,
+        parts: Sequence[N],
+        surroundings: Surroundings,
     ) -> None:
-        """Compute `function(*arguments(number))` for each number."""
-        self._executor, self._function, self._arguments = executor, function, arguments
-        self._numbers = iter(numbers)
-        self._left = len(numbers)
-        self._waiting: deque[tuple[int, Future[T]]] = deque()
+        """Compute `function(data, part, surroundings)` for each part. Nothing travels before `next` is called."""
+        self._executor, self._function, self._data, self._surroundings = executor, function, data, surroundings
+        self._parts = deque(parts)
+        self._shared: Any = None
+        self._waiting: deque[Future[T]] = deque()
 
     def next(self) -> T | None:
         """Return the next result, or None if it does not come within `WAIT_SECONDS`. Raises what computing it raised,
         and `Problem` 503 if nobody computes."""
-        while len(self._waiting) < AHEAD * self._executor.width:
-            number = next(self._numbers, None)
-            if number is None:
-                break
-            self._waiting.append((number, self._executor.submit(self._function, *self._arguments(number))))
+        if self._shared is None:
+            self._shared = self._executor.share(name_of(self._data), self._data)
+        while self._parts and len(self._waiting) < AHEAD * self._executor.width:
+            submitted = self._executor.submit(self._function, self._shared, self._parts[0], self._surroundings)
+            self._waiting.append(submitted)
+            self._parts.popleft()
         if not self._waiting:
             return None
-        _, future = self._waiting[0]
         try:
-            result = future.result(WAIT_SECONDS)
+            result = self._waiting[0].result(WAIT_SECONDS)
         except TimeoutError:
             return None
         self._waiting.popleft()
-        self._left -= 1
         return result
 
     @property
     def all_taken(self) -> bool:
         """Whether `next` has returned all results."""
-        return not self._left
+        return not (self._parts or self._waiting)
 
     @property
     def ahead(self) -> int:
         """The number of parts that are done, although their turn has not come."""
-        return sum(future.done() for _, future in self._waiting)
+        return sum(future.done() for future in self._waiting)
 
     def close(self) -> None:
         """Give up the parts that are not done. A second call does nothing."""
         while self._waiting:
-            self._waiting.pop()[1].cancel()
+            self._waiting.pop().cancel()
 
 
 def is_later(error: Problem) -> bool:

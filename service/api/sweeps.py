@@ -27,7 +27,6 @@ from service.api.sharing import (
     surroundings_of,
 )
 from service.api.training import reserving, start
-from service.cluster.values import name_of
 from service.engine.descent.cost import RULE_CALLS, no_need
 from service.engine.descent.training import Training
 from service.engine.errors import EngineError, InvalidRequest, LimitExceeded, Stopped
@@ -166,7 +165,7 @@ class SweepWork:
         self.warnings: Warnings = []
         self.reason = ""
         self._training: Training | None = None
-        self._parts: InOrder[Ended] | None = None
+        self._parts: InOrder[int, Ended] | None = None
         """The combinations from `ended` on, if other processes train them."""
         self._asked_at = -math.inf
         """When other processes were asked last to train combinations."""
@@ -213,10 +212,8 @@ class SweepWork:
         executor = shared_by(self.context, each * (self.sweep.count - self.ended))
         if executor is None:
             return
-        around = surroundings_of(self.context)
-        sweep = executor.share(name_of(self.sweep), self.sweep)
         numbers = range(self.ended, self.sweep.count)
-        self._parts = InOrder(executor, combination, lambda number: (sweep, number, around), numbers)
+        self._parts = InOrder(executor, combination, self.sweep, numbers, surroundings_of(self.context))
         training.close()
         self._training = None
 

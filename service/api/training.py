@@ -30,7 +30,6 @@ from service.api.sharing import (
     surroundings_of,
 )
 from service.api.streaming import admission_of, collect, respond
-from service.cluster.values import name_of
 from service.engine.declarations import Selection
 from service.engine.descent.checkpoint import Checkpoint
 from service.engine.descent.comparison import Comparison, Contender, Row, check_runs
@@ -211,7 +210,7 @@ class ComparisonWork:
         self.streamed = context.form != "json"
         self.context = context
         self.comparison = comparison_of(request, context)
-        self._parts: InOrder[dict[str, Any]] | None = None
+        self._parts: InOrder[int, dict[str, Any]] | None = None
         """The trainings that have not ended, if other processes make them."""
         self._before_end: dict[str, Any] | None = None
         """The state before the comparison was cancelled, if it was."""
@@ -233,11 +232,9 @@ class ComparisonWork:
         executor = shared_by(context, seconds_of(comparison.work, comparison.calls))
         if executor is None or comparison.finished or comparison.ended + 1 == comparison.count:
             return
-        around = surroundings_of(context)
-        asked = executor.share(name_of(request), request)
         comparison.leave()
         numbers = range(comparison.ended, comparison.count)
-        self._parts = InOrder(executor, contender_of, lambda number: (asked, number, around), numbers)
+        self._parts = InOrder(executor, contender_of, request, numbers, surroundings_of(context))
         context.hand_over()
 
     @property
