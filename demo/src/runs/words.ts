@@ -1,0 +1,33 @@
+/** How a run is told of in words. */
+import { spoken, t } from '../stage/language.svelte'
+import { hasEnded, type RunEntry } from './service'
+
+/** The word of `runs.status` for how a run stands. */
+export type Word =
+  | 'looking' | 'sending' | 'waiting' | 'computing' | 'paused' | 'stopping'
+  | 'completed' | 'stopped' | 'diverged' | 'cancelled' | 'failed'
+
+export function wordOf(entry: RunEntry, stopping = false): Word {
+  if (entry.status === 'running') return stopping ? 'stopping' : 'computing'
+  // A run that made steps and waits again was handed back: its process ended, or others had their turn.
+  if (entry.status === 'queued') return entry.step > 0 ? 'paused' : 'waiting'
+  return entry.status
+}
+
+/** The share that is done, in whole percent; 100 only at the end. */
+export function percentOf(entry: RunEntry): number {
+  return entry.of > 0 ? Math.min(100, Math.floor((100 * entry.step) / entry.of)) : hasEnded(entry) ? 100 : 0
+}
+
+/** A count with the marks between thousands that the language has. */
+export function count(value: number): string {
+  return new Intl.NumberFormat(spoken.language).format(value)
+}
+
+/** A time in the two largest units that matter. */
+export function duration(seconds: number): string {
+  if (seconds < 60) return t('runs.seconds', { count: Math.max(1, Math.ceil(seconds)) })
+  const minutes = Math.round(seconds / 60)
+  if (minutes < 60) return t('runs.minutes', { count: minutes })
+  return t('runs.hours', { hours: count(Math.floor(minutes / 60)), minutes: minutes % 60 })
+}
