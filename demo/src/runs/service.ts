@@ -34,7 +34,8 @@ const RUNS = '/v1/runs'
 /** Hand a training over. A second request with the same key finds the run of the first. */
 export async function createRun(request: unknown, key: string, options: Options = {}): Promise<RunEntry> {
   const headers = { 'Idempotency-Key': key }
-  return (await exchange('POST', RUNS, { kind: 'train', request }, { ...options, headers })) as RunEntry
+  const started = (await exchange('POST', RUNS, { kind: 'train', request }, { ...options, headers })) as Omit<RunEntry, 'step'>
+  return { step: 0, ...started }
 }
 
 export async function readRun(id: string, options: Options = {}): Promise<RunEntry> {

@@ -268,7 +268,7 @@ export function trainingOf(
   }
 }
 
-/** How many records of a training the page keeps: fewer if each has many numbers. */
+/** How many records a long training makes: fewer if each has many numbers. The page keeps twice as many if it goes on. */
 export function recordsOf(definition: Definition, inputs: number): number {
   let [before, numbers] = [inputs, 0]
   for (const { units } of definition.layers) {

@@ -1,6 +1,7 @@
 /** The state of the lab, what follows from it, and the requests that it makes. */
 import { untrack } from 'svelte'
 import { asProblem, type Problem } from '../../api/problem'
+import { passes, rest } from '../../runs/follow'
 import { myRuns } from '../../runs/mine.svelte'
 import { Run } from '../../runs/run.svelte'
 import { linked } from '../../stage/linked.svelte'
@@ -55,6 +56,8 @@ const LINK_DEFAULTS: LinkState = {
 const PHASE = 330
 /** While a training is drawn the numbers on the neurons follow a few times a second. */
 const REST = 60
+/** Seconds before a service that did not answer is asked again. */
+const AGAIN = 2
 
 export class Lab {
   readonly state = linked('backprop', LINK_DEFAULTS as never, {
@@ -118,6 +121,8 @@ export class Lab {
   /** The step of a link that is not there yet; 0 for none. */
   #wanted = $state(0)
 
+  readonly #closed = new AbortController()
+
   #passes = new Follower<Record<string, unknown>, PassAnswer>(
     (request, signal) =>
       answerOf<'/v1/gradients', PassAnswer>(
@@ -130,9 +135,12 @@ export class Lab {
       this.problem = undefined
       this.busy = false
     },
-    (error) => {
-      this.problem = asProblem(error)
+    (error, request) => {
+      // While a run is shown, a service that does not answer is waited for, and the picture stays.
+      const waits = this.run.id !== '' && passes(error)
+      if (!waits || !this.pass) this.problem = asProblem(error)
       this.busy = false
+      if (waits) void rest(AGAIN, this.#closed.signal).then(() => request === this.request && this.#passes.want(request))
     },
     REST,
   )
@@ -140,7 +148,7 @@ export class Lab {
   constructor() {
     this.passage.rate = 1000 / PHASE
     this.passage.glide = PHASE
-    this.training.start = () => this.train()
+    this.training.start = () => (this.asRun ? void this.handOver() : this.train())
     $effect(() => {
       const request = this.request
       if (!request) return
@@ -204,7 +212,7 @@ export class Lab {
     const request = this.trainingRequest(true)
     if (!request || !this.task) return
     this.state.mode = 'training'
-    this.#forget(recordsOf(this.definition, this.task.inputs))
+    this.#forget(2 * recordsOf(this.definition, this.task.inputs))
     this.training.following = true
     if (!(await this.run.start(request, 'backprop.train')) || !this.run.entry) {
       if (this.run.problem?.at('#/request').length) {
@@ -260,7 +268,7 @@ export class Lab {
 
   /** Show a run that was started before. */
   #look(id: string): void {
-    this.training.clear(this.task ? recordsOf(this.definition, this.task.inputs) : undefined)
+    this.training.clear(this.task ? 2 * recordsOf(this.definition, this.task.inputs) : undefined)
     this.#wanted = this.state.step
     if (!id) return this.run.leave()
     this.state.mode = 'training'
@@ -268,7 +276,7 @@ export class Lab {
     this.run.attach(id)
   }
 
-  /** Show nothing of the training or the run that was shown; the run goes on. */
+  /** Show nothing of the training or the run that was shown; the run goes on. `most` records are kept of the next. */
   #forget(most?: number): void {
     this.run.leave()
     this.state.run = ''
@@ -328,6 +336,7 @@ export class Lab {
   }
 
   close(): void {
+    this.#closed.abort()
     this.#passes.abort()
     this.training.cancel()
     this.run.leave()
