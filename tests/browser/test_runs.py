@@ -150,6 +150,7 @@ def stored_count(demo: Demo) -> int:
 def test_a_service_without_a_database_offers_the_live_stream(visit: Visit) -> None:
     demo = visit(f"{LINK}&steps=40&keep=true")
     demo.expect_status(501)
+    demo.page.route("**/v1/runs", lambda route: route.fulfill(status=501, json={"title": "No database"}))
     fresh(demo)
     demo.button("backprop.controls.train", steps=40).click()
     expect(demo.page.locator("section.run")).to_contain_text(demo.text("runs.not_kept"))

@@ -14,6 +14,11 @@ export interface Following {
 
 /** The service shows each second that it is there. A connection that is silent for longer is given up (milliseconds). */
 export const SILENCE = 12_000
+/**
+ * A page that nobody looks at for longer gives its connection back (milliseconds): browsers open few to one server, and
+ * servers keep few streams.
+ */
+export const UNSEEN = 20_000
 /** Seconds before the connection is opened again: at once at first, later less often. */
 const PAUSES = [0.25, 0.5, 1, 2, 4, 8]
 
@@ -29,10 +34,13 @@ export async function* follow<R extends { step: number }>(
   const tell = (now: boolean): void => {
     if (now !== lost) onlost?.((lost = now))
   }
-  while (!signal.aborted) {
+  for (;;) {
+    await seen(signal)
+    if (signal.aborted) return
     const attempt = new AbortController()
     const end = (): void => attempt.abort()
     signal.addEventListener('abort', end, { once: true })
+    const look = whenUnseen(end)
     let silent = setTimeout(end, SILENCE)
     const alive = (): void => {
       clearTimeout(silent)
@@ -56,6 +64,7 @@ export async function* follow<R extends { step: number }>(
       if (!passes(error)) throw error
     } finally {
       clearTimeout(silent)
+      look()
       signal.removeEventListener('abort', end)
       attempt.abort()
     }
@@ -64,6 +73,40 @@ export async function* follow<R extends { step: number }>(
     await rest(PAUSES[Math.min(failures, PAUSES.length - 1)]!, signal)
     failures += 1
   }
+}
+
+/** Wait until the page is looked at. */
+export function seen(signal: AbortSignal): Promise<void> {
+  return new Promise((done) => {
+    const look = (): void => {
+      if (hidden() && !signal.aborted) return
+      globalThis.document?.removeEventListener('visibilitychange', look)
+      signal.removeEventListener('abort', look)
+      done()
+    }
+    globalThis.document?.addEventListener('visibilitychange', look)
+    signal.addEventListener('abort', look)
+    look()
+  })
+}
+
+/** Call `end` once nobody has looked at the page for a while. Gives what stops watching. */
+function whenUnseen(end: () => void): () => void {
+  let timer: ReturnType<typeof setTimeout> | undefined
+  const look = (): void => {
+    clearTimeout(timer)
+    if (hidden()) timer = setTimeout(end, UNSEEN)
+  }
+  globalThis.document?.addEventListener('visibilitychange', look)
+  look()
+  return () => {
+    clearTimeout(timer)
+    globalThis.document?.removeEventListener('visibilitychange', look)
+  }
+}
+
+function hidden(): boolean {
+  return globalThis.document?.visibilityState === 'hidden'
 }
 
 /** Whether an error may pass: no answer, or a service that is busy or starting. */
@@ -78,7 +121,7 @@ export async function rest(seconds: number, signal: AbortSignal): Promise<void> 
   const woken = new AbortController()
   const end = (): void => woken.abort()
   const wake = (): void => {
-    if (globalThis.document?.visibilityState !== 'hidden') end()
+    if (!hidden()) end()
   }
   if (signal.aborted) return
   signal.addEventListener('abort', end, { once: true })

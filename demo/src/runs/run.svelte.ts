@@ -1,6 +1,6 @@
 /** One run: how it stands, asked once a second until it ends, and its records, which go where `take` puts them. */
 import { asProblem, isAbort, type Problem } from '../api/problem'
-import { follow, passes, rest } from './follow'
+import { follow, passes, rest, seen } from './follow'
 import { myRuns } from './mine.svelte'
 import { cancelRun, createRun, hasEnded, newKey, readQueue, readRun, recordsOf, removeRun, resumeRun, type Queue, type RunEntry, type RunLine } from './service'
 
@@ -174,7 +174,9 @@ export class Run<R extends { step: number }> {
   async #watch(signal: AbortSignal): Promise<void> {
     let waited = 0
     let failures = 0
-    while (!signal.aborted) {
+    for (;;) {
+      await seen(signal)
+      if (signal.aborted) return
       try {
         const entry = await readRun(this.id, { signal })
         if (signal.aborted) return
