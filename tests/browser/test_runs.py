@@ -123,7 +123,7 @@ def test_a_training_is_stopped_goes_on_with_more_steps_and_is_removed(demo: Demo
         assert 0 < step < STEPS
         cancelled.get_by_role("button", name=demo.text("runs.on"), exact=True).click()
         completed = bar(demo, "completed")
-        completed.get_by_label(demo.text("runs.more_steps")).fill("600")
+        completed.get_by_role("spinbutton").fill("600")
         completed.get_by_role("button", name=demo.text("runs.on"), exact=True).click()
         expect(demo.page.locator(".scrub output")).to_contain_text(str(STEPS + 600))
         completed = bar(demo, "completed")

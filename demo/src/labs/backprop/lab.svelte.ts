@@ -91,10 +91,11 @@ export class Lab {
   readonly time = $derived<Timeline>(this.state.mode === 'training' ? this.training : this.passage)
   /** What is sent as the start; null lets the service draw the weights. */
   readonly start = $derived(this.task ? weightsOf(this.definition, this.task.inputs) : null)
-  /** The parameters at the place where the lab is. */
+  /** The parameters at the place where the lab is. A training of another network is about to be forgotten. */
   readonly parameters = $derived.by((): Tree | null => {
     const at = this.state.mode === 'training' ? this.training.at : 0
-    return at > 0 ? (this.training.steps[at - 1]?.parameters ?? null) : this.start
+    const reached = at > 0 ? this.training.steps[at - 1]?.parameters : undefined
+    return reached && this.task && fits(reached, this.definition, this.task.inputs) ? reached : this.start
   })
   /** The weights that are shown: those of the present step at once, others as soon as the service has drawn them. */
   readonly weights = $derived.by((): Tree | null => {
