@@ -13,7 +13,7 @@ _listening, _settings = read_or_exit()
 
 wsgi_app = "service.app:create_app()"
 bind = _listening.bind
-# One process per core unless WEB_CONCURRENCY says otherwise: each computes on one BLAS thread.
+# One process per core unless WEB_CONCURRENCY says otherwise, each with one BLAS thread. `on_starting` adds the runners.
 workers = _listening.workers
 # An event loop carries connections, where a slow one costs next to nothing; a pool of threads computes requests.
 worker_class = "service.edge.worker.Worker"
@@ -56,6 +56,7 @@ metric_files.open_folder(worker_tmp_dir)
 
 def on_starting(server):
     """Give all logs one format, and end at once if the address is not free."""
+    from service.edge import roles
     from service.listening import refuse_taken
     from service.observing.logs import configure_logging, logs_text
 
@@ -65,13 +66,32 @@ def on_starting(server):
     # Sockets from systemd, or from an earlier server, need no free address.
     if not (server.master_pid or "LISTEN_FDS" in os.environ or server.cfg.reuse_port):
         refuse_taken(server.cfg.address)
+    roles.add_runners(server, _listening.runners)
+
+
+def on_reload(server):
+    """Let all workers be replaced, runners too."""
+    from service.edge import roles
+
+    roles.begin_generation(server)
+    roles.add_runners(server, _listening.runners)
+
+
+def nworkers_changed(server, new, old):
+    """Let one worker serve, whatever TTOU says."""
+    from service.edge import roles
+
+    roles.keep_one(server, _listening.runners)
 
 
 def pre_fork(server, worker):
-    """Reserve the files that the worker counts in.
+    """Decide whether the worker serves or computes runs, and reserve the files that it counts in.
 
     Keep the garbage collector off what was imported, and from running every few requests: 8 % of a tiny one.
     """
+    from service.edge import roles
+
+    roles.assign(server, worker, _listening.runners)
     metric_files.reserve(worker, server.WORKERS.values())
     gc.freeze()
     # The service makes no cycles, so nothing waits for a full collection, which takes 0.3 s when caches are full: there

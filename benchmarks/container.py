@@ -188,6 +188,7 @@ def measure(clients: int, seconds: float) -> bool:
     environment, limit = compose()
     port = free_port()
     settings = {"PORT": str(port), "HOST": "127.0.0.1", "NABLA_LOG_REQUESTS": "false", "NABLA_LOG_LEVEL": "error"}
+    settings["NABLA_RUNNERS"] = "0"
     with cgroup(limit) as folder:
         start = [sys.executable, "-m", "gunicorn"]
         if folder is not None:  # the shell moves itself there, and becomes the server

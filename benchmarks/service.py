@@ -99,7 +99,7 @@ def server(
     Exit the process and print the server's log if it does not start within a minute.
     """
     with tempfile.TemporaryFile() as log:
-        environment = {**os.environ, "PYTHONPATH": str(root), **(extra or {})}
+        environment = {**os.environ, "PYTHONPATH": str(root), "NABLA_RUNNERS": "0", **(extra or {})}
         process = subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=subprocess.STDOUT)
         if PROCESSORS is not None:
             os.sched_setaffinity(process.pid, PROCESSORS[0])

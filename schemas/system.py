@@ -11,14 +11,28 @@ class ServiceHealthSchema(Schema):
     status = fields.String(required=True)
 
 
+class QueueSchema(Schema):
+    """The runs that wait and compute, and the processes that compute them."""
+
+    queued = fields.Integer(required=True, metadata={"description": "runs of all callers that wait for a runner"})
+    running = fields.Integer(required=True, metadata={"description": "runs that are computed now"})
+    runners = fields.Integer(required=True, metadata={"description": "runners at work"})
+
+
 class ServiceDescriptionSchema(Schema):
-    """The response of `/v1`: name, version, links and limits."""
+    """The response of `/v1`: name, version, links, limits and the queue of runs."""
 
     name = fields.String(required=True)
     version = fields.String(required=True)
     links = fields.Dict(keys=fields.String(), values=fields.String(), required=True)
     limits = fields.Dict(
         keys=fields.String(), values=fields.Float(), required=True, metadata={"description": "the limits in force"}
+    )
+    queue = fields.Nested(
+        QueueSchema,
+        required=True,
+        allow_none=True,
+        metadata={"description": "runs, as they were about a second ago; null where the server stores nothing"},
     )
 
 

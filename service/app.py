@@ -20,6 +20,7 @@ from service.api import (
     graph,
     landscape,
     networks,
+    runs,
     system,
     training,
     verify,
@@ -57,8 +58,8 @@ def create_app(settings: Settings | None = None) -> Flask:
         app.wsgi_app = Forwarded(app.wsgi_app, proxies)  # type: ignore[method-assign]
     # gunicorn.conf.py sets `on_loopback`.
     cors = app.extensions["nabla.cors"] = Cors(settings.cors_origins)
-    views = (evaluation, derivatives, explain, graph, check, diagnose, verify, landscape, training, functions, networks)
-    for module in (*views, catalogue, system):
+    networks_and_functions = (evaluation, derivatives, explain, graph, check, diagnose, verify, landscape, functions)
+    for module in (*networks_and_functions, training, runs, networks, catalogue, system):
         app.register_blueprint(module.blueprint)
     app.register_blueprint(system.problems)
     if settings.docs:

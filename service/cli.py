@@ -2,6 +2,7 @@
 
     nabla --version
     nabla serve --port 8001
+    nabla worker
     nabla convert model.keras
 
 Each command imports what it needs itself, so that the others start at once.
@@ -69,6 +70,24 @@ def serve(arguments: Namespace) -> None:
     from service.server import Server
 
     Server().run()
+
+
+@command(
+    argument(
+        "--name", metavar="NAME", help="a name that no other worker has; by default of machine and process"
+    ),
+)
+def worker(arguments: Namespace) -> None:
+    """Compute the runs in the database of NABLA_DATABASE until stopped. Any machine that reaches the database can."""
+    from service.config import read_or_exit
+
+    _, settings = read_or_exit()
+    from service.observing.logs import configure_logging, logs_text, write_from_threads
+    from service.runner.process import name_of, work
+
+    configure_logging(as_text=logs_text(settings.log_format))
+    write_from_threads()
+    work(settings, arguments.name or name_of())
 
 
 @command(

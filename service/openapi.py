@@ -7,9 +7,11 @@ python -m service.openapi --check    fail if openapi.yaml would change
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Mapping
 from tempfile import TemporaryDirectory
+from threading import Event
 from typing import Any
 
 import orjson
@@ -23,11 +25,13 @@ from schemas.system import ProblemSchema
 from service import __version__, wire
 from service.api.endpoint import TAGS, Endpoint, in_order
 from service.api.examples import Example, misspelt
+from service.api.runs_examples import RUNS
 from service.api.system import SPECIFICATION
 from service.app import create_app
 from service.config import Settings
 from service.engine.texts import LANGUAGES
 from service.problems import KINDS, MEDIA_TYPE, Problem
+from service.runner.execution import Execution
 
 DESCRIPTION = """Exact gradients of neural networks, explained.
 
@@ -88,22 +92,33 @@ def _described_requests(examples: Mapping[str, Example]) -> dict[str, Any]:
     return {name: _shown(example.summary, example) for name, example in examples.items()}
 
 
-def _answers(operation: Endpoint, client: Any) -> dict[str, Any]:
+def computed_run(client: Any) -> str:
+    """Start the first example of a run, compute here what waits, and return the id of the run."""
+    run: str = client.post("/v1/runs", json=next(iter(RUNS.values()))).json["id"]
+    running = client.application.extensions["nabla"]
+    while (claim := running.store.runs.claim("openapi", 60.0)) is not None:
+        Execution(running, claim, Event()).compute()
+    return run
+
+
+def _answers(operation: Endpoint, client: Any, run: str) -> dict[str, Any]:
     """Return an endpoint's responses to its examples, each computed by the service."""
     answers = {}
     for name, example in operation.examples.items():
-        response = client.post(operation.path, json=example)
-        assert response.status_code in (200, 201), response.text
-        answers[name] = _shown(example.summary, response.json)
+        response = client.post(operation.path.format(id=run), json=example)
+        assert response.status_code in (200, 201, 202), response.text
+        answers[name] = _shown(example.summary, response.json | operation.random)
     return answers
 
 
-def _parts(operation: Endpoint, client: Any) -> dict[str, Any]:
+def _parts(operation: Endpoint, client: Any, run: str) -> dict[str, Any]:
     """Return the first and last line of an endpoint's stream, as examples of what it sends."""
-    example = next(iter(operation.examples.values()))
-    response = client.post(operation.path, json=example, headers={"Accept": wire.NDJSON})
+    example = next(iter(operation.examples.values()), None)
+    path, accept = operation.path.format(id=run), {"Accept": wire.NDJSON}
+    response = client.open(path, method=operation.method, json=example, headers=accept)
     assert response.status_code == 200, response.text
     first, *_, last = map(orjson.loads, response.data.splitlines())
+    response.close()
     return {
         "step": _shown("A line, or the data of an event: the record of one step.", first),
         "end": _shown("The last line, or the data of the last event: the outcome.", last),
@@ -112,31 +127,33 @@ def _parts(operation: Endpoint, client: Any) -> dict[str, Any]:
 
 def _problems(operation: Endpoint, client: Any) -> dict[str, Any]:
     """Return the errors that typical mistakes at an endpoint get, as examples."""
+    path = operation.path.format(name="unknown", id=unknown_id(operation.parameters))
     if operation.takes is not None:
         first = next(iter(operation.examples.values()))
         wrong = {"misspelt_key": misspelt(first)}
         if operation.mistake is not None:
             wrong["mistake"] = operation.mistake
-        asked = {
-            name: (example.summary, operation.path, {"method": "POST", "json": example})
-            for name, example in wrong.items()
-        }
+        asked = {name: (example.summary, {"method": "POST", "json": example}) for name, example in wrong.items()}
     elif "{name}" in operation.path:
-        path = operation.path.format(name="unknown")
-        asked = {"unknown_name": ("Nothing has this name.", path, {})}
+        asked = {"unknown_name": ("Nothing has this name.", {})}
     elif "{id}" in operation.path:
-        path = operation.path.format(id=40 * "0")
-        asked = {"unknown_id": ("Nothing has this id.", path, {"method": operation.method})}
+        asked = {"unknown_id": ("Nothing has this id.", {"method": operation.method})}
     else:
         # Without a body, only the server or the client's key can be at fault.
         problem = Problem("internal-error", "The service failed; the fault is not in the request.")
         return {"failure": _shown("The service failed.", orjson.loads(problem.document("example-failure")))}
     found = {}
-    for name, (summary, path, request) in asked.items():
+    for name, (summary, request) in asked.items():
         response = client.open(path, headers={"X-Request-Id": f"example-{name}"}, **request)
         assert response.content_type == MEDIA_TYPE, response.text
         found[name] = _shown(summary, response.json)
     return found
+
+
+def unknown_id(parameters: Any) -> str:
+    """Return an id that nothing has, as long as the parameter of an endpoint says; "" if there is no such parameter."""
+    patterns = (each["schema"]["pattern"] for each in parameters if each["name"] == "id")
+    return "".join("0" * int(re.findall(r"\d+", pattern)[-1]) for pattern in patterns)
 
 
 def _problem_responses(operation: Endpoint, client: Any) -> dict[str, Any]:
@@ -150,7 +167,7 @@ def _problem_responses(operation: Endpoint, client: Any) -> dict[str, Any]:
     }
 
 
-def _describe_operation(describer: _Describer, operation: Endpoint, client: Any) -> dict[str, Any]:
+def _describe_operation(describer: _Describer, operation: Endpoint, client: Any, run: str) -> dict[str, Any]:
     described: dict[str, Any] = {
         "operationId": operation.name,
         "summary": operation.summary,
@@ -167,7 +184,7 @@ def _describe_operation(describer: _Describer, operation: Endpoint, client: Any)
         for part in operation.streams:
             describer.spec.components.schema(schema_name(part), schema=part)
         parts = {"anyOf": [_reference(schema_name(part)) for part in operation.streams]}
-        lines = {"schema": parts, "examples": _parts(operation, client)}
+        lines = {"schema": parts, "examples": _parts(operation, client, run)}
         answer["content"] |= dict.fromkeys((wire.NDJSON, wire.EVENTS), lines)
     if operation.files:
         binary = {"schema": {"type": "string", "format": "binary"}}
@@ -182,18 +199,18 @@ def _describe_operation(describer: _Describer, operation: Endpoint, client: Any)
         }
     if operation.takes is not None:
         content = {"schema": type(operation.takes), "examples": _described_requests(operation.examples)}
-        described["requestBody"] = {"required": True, "content": {wire.JSON: content}}
+        needed = any(field.required for field in operation.takes.load_fields.values())
+        described["requestBody"] = {"required": needed, "content": {wire.JSON: content}}
         described["requestBody"]["content"] |= {
             media_type: _file(operation, media_type) for media_type in operation.bodies
         }
-        answer["content"][wire.JSON]["examples"] = _answers(operation, client)
+        answer["content"][wire.JSON]["examples"] = _answers(operation, client, run)
     if not operation.path.startswith("/v1"):
         described["security"] = []  # open even where keys are set
     if not answer["content"] and operation.status == 204:
         del answer["content"]
     answers = {str(operation.status): answer}
-    if operation.created is not None:
-        answers["201"] = answer | {"description": operation.created}
+    answers |= {str(status): answer | {"description": text} for status, text in operation.others.items()}
     described["responses"] = answers | _problem_responses(operation, client)
     return described
 
@@ -212,9 +229,10 @@ def describe() -> dict[str, Any]:
     describer = _Describer()
     with TemporaryDirectory() as folder:
         client = create_app(Settings(log_requests=False, data=folder)).test_client()
+        run = computed_run(client)
         describer.spec.components.schema("Problem", schema=ProblemSchema)
         for operation in in_order():
-            described = _describe_operation(describer, operation, client)
+            described = _describe_operation(describer, operation, client, run)
             describer.spec.path(path=operation.path, operations={operation.method.lower(): described})
     # Through JSON, so that sets and tuples among the defaults become lists.
     document: dict[str, Any] = orjson.loads(orjson.dumps(describer.spec.to_dict(), default=list))

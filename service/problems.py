@@ -34,12 +34,18 @@ from service.engine.errors import (
     Path,
 )
 from service.engine.options import LARGEST_EXACT_INTEGER
-from service.store_errors import NoStore, QuotaExceeded, StoreError, StoreFull
+from service.store_errors import KeyReused, NoStore, QuotaExceeded, StoreError, StoreFull
 
 error_log = logging.getLogger("nabla.error")
 MEDIA_TYPE = "application/problem+json"
 UNAVAILABLE_SECONDS = 5.0
 """When to ask again where the database cannot be reached."""
+MAKES_ROOM: Mapping[str, str] = {
+    "stored_networks": "DELETE /v1/networks/{id} makes room.",
+    "runs": "DELETE /v1/runs/{id} makes room.",
+    "unfinished_runs": "Wait for one to end, or POST /v1/runs/{id}/cancel.",
+}
+"""How to get below a limit of the store."""
 FRAGMENT = "!$&'()*+,;=:@~"
 """Characters that a URI fragment may contain beside letters, digits and - . _ (RFC 3986), which `quote` knows."""
 
@@ -139,8 +145,8 @@ KINDS: dict[str, Kind] = {
     "nothing-stored": Kind(
         501,
         "This server stores nothing",
-        "The server has no folder or no database that it may write to, so networks cannot be stored. Send them with "
-        "each request instead; everything else works.",
+        "The server has no folder or no database that it may write to, so it keeps no networks and no runs. Send "
+        "networks with each request, and ask for trainings as streams; everything else works.",
     ),
     "busy": Kind(
         503,
@@ -161,7 +167,8 @@ KINDS: dict[str, Kind] = {
         507,
         "There is no room left",
         "The disk or the limit of all that this server stores is full. Nothing was stored, and nothing was lost. "
-        "Networks that are removed make room; where not even a removal can be noted, only the operator can make some.",
+        "Networks and runs that are removed make room; where not even a removal can be noted, only the operator can "
+        "make some.",
     ),
 }
 _KIND_OF_STATUS = {kind.status: name for name, kind in reversed(KINDS.items()) if name != "malformed-body"}
@@ -302,10 +309,14 @@ def from_store(error: StoreError) -> Problem:
     """A problem of what the store did not do."""
     if isinstance(error, QuotaExceeded):
         name = error.name.replace("_", " ")
-        makes_room = "DELETE /v1/networks/{id} makes room."
+        makes_room = MAKES_ROOM.get(error.name, "DELETE /v1/networks/{id} and /v1/runs/{id} make room.")
         text = f"This would make {error.asked:,} {name}; the limit is {error.allowed:,}. {makes_room}"
         listed = {"pointer": "#", "detail": text, "limit": error.name, "asked": error.asked, "allowed": [error.allowed]}
         return Problem("limit-exceeded", text, [listed])
+    if isinstance(error, KeyReused):
+        detail = "names another request already; a new request needs a new name"
+        listed = {"pointer": pointer(("header", "Idempotency-Key")), "detail": detail}
+        return Problem("invalid", f"The header Idempotency-Key is not valid: it {detail}.", [listed])
     if isinstance(error, NoStore):
         return Problem("nothing-stored", str(error))
     if isinstance(error, StoreFull):

@@ -28,3 +28,7 @@ class QuotaExceeded(StoreError):
         self.name = name
         self.asked = asked
         self.allowed = allowed
+
+
+class KeyReused(StoreError):
+    """The error of an owner who sends an `Idempotency-Key` again with another request."""

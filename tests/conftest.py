@@ -13,22 +13,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
-from typing import Any
-
 import hypothesis
 import pytest
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from flask import Flask
 from flask.testing import EnvironBuilder, FlaskClient
-from werkzeug.test import TestResponse, run_wsgi_app
-from werkzeug.wrappers import Request
-
+from pathlib import Path
 from scripts import demo
 from service.app import create_app
 from service.config import Settings
 from tests.support import LOOPBACK, ROOT, Server, openapi_document
+from typing import Any
+from werkzeug.routing import Rule
+from werkzeug.test import TestResponse, run_wsgi_app
+from werkzeug.wrappers import Request
 
 hypothesis.settings.register_profile("nabla", deadline=None, derandomize=True, max_examples=40, database=None)
 hypothesis.settings.load_profile("nabla")
@@ -36,6 +35,25 @@ hypothesis.settings.load_profile("nabla")
 # What tests store goes into a folder of its own, that of servers which they start too.
 _data = tempfile.TemporaryDirectory(prefix="nabla-tests-")
 os.environ["XDG_DATA_HOME"] = _data.name
+# A server of a test has a runner only if the test wants one.
+os.environ["NABLA_RUNNERS"] = "0"
+
+_builders: dict[tuple[str, bool], Any] = {}
+_compile_builder = Rule._compile_builder
+
+
+def _builder(rule: Rule, append_unknown: bool = True) -> Any:
+    """Compile the function that builds the URL of a rule once for all applications, of which tests make hundreds.
+
+    It takes Werkzeug more than half of the time that an application takes, and depends on the text of the rule alone.
+    """
+    key = (rule.rule, append_unknown)
+    if key not in _builders:
+        _builders[key] = _compile_builder(rule, append_unknown)
+    return _builders[key]
+
+
+Rule._compile_builder = _builder  # type: ignore[method-assign]
 
 TESTS = Path(__file__).parent
 JSON = "application/json"
@@ -89,8 +107,8 @@ def make_client() -> MakeClient:
 
 @pytest.fixture(scope="session")
 def app() -> Flask:
-    """Return the application with default settings and without request logs."""
-    return create_app(Settings(log_requests=False))
+    """Return the application with default settings and without request logs; nobody computes its runs."""
+    return create_app(Settings(log_requests=False, max_unfinished_runs=10**6, max_runs=10**6))
 
 
 @pytest.fixture(scope="session")
@@ -150,11 +168,12 @@ def start_server() -> ServerFactory:
             free.bind((LOOPBACK, 0))
             port = free.getsockname()[1]
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("NABLA_", "PROMETHEUS_"))}
-        settings = {"HOST": LOOPBACK, "PORT": str(port), "WEB_CONCURRENCY": "2", "NABLA_LOG_REQUESTS": "false"}
+        settings = {"HOST": LOOPBACK, "PORT": str(port), "WEB_CONCURRENCY": "2", "NABLA_RUNNERS": "0"}
+        settings |= {"NABLA_LOG_REQUESTS": "false"} | variables
         process = subprocess.Popen(
             [sys.executable, "-m", "gunicorn"],
             cwd=ROOT,
-            env=inherited | settings | variables,
+            env=inherited | settings,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -171,7 +190,8 @@ def start_server() -> ServerFactory:
             else:
                 pytest.fail("gunicorn did not start:\n" + "".join(lines))
             assert server.get("/health/ready").status_code == 200
-            wait_for(lambda: len(server.workers) == int((settings | variables)["WEB_CONCURRENCY"]))
+            processes = int(settings["WEB_CONCURRENCY"]) + int(settings["NABLA_RUNNERS"])
+            wait_for(lambda: len(server.workers) == processes)
             yield server
         finally:
             if process.poll() is None:

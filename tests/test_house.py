@@ -4,20 +4,18 @@ import ast
 import graphlib
 import re
 import sys
+import functools
 from collections.abc import Iterator
 from fnmatch import fnmatch
+from tests.support import ROOT, every
 
-import pytest
-
-from tests.support import ROOT
-
-MODULES = {
-    str(path.relative_to(ROOT)): ast.parse(path.read_text())
+MODULES = frozenset(
+    str(path.relative_to(ROOT))
     for folder in ("service", "schemas")
-    for path in sorted((ROOT / folder).rglob("*.py"))
+    for path in (ROOT / folder).rglob("*.py")
     if path.stat().st_size and path != ROOT / "service" / "__init__.py"
-}
-"""The modules by their paths. `service/__init__.py` is the version, which all may import."""
+)
+"""The paths of the modules. `service/__init__.py` is the version, which all may import."""
 ROWS = re.findall(
     r"^\| (`.+) \| .+ \| (.+) \|$", (ROOT / "CONTRIBUTING.md").read_text().split("### Which file")[0], re.M
 )
@@ -30,9 +28,14 @@ def file_of(name: str) -> str | None:
     return next((each for each in (f"{path}.py", f"{path}/__init__.py") if each in MODULES), None)
 
 
-def imports(path: str) -> Iterator[str]:
-    """Yield the dotted names that a module imports anywhere: at its top, within functions, for types alone."""
-    for node in ast.walk(MODULES[path]):
+@functools.cache
+def imports(path: str) -> tuple[str, ...]:
+    """Return the dotted names that a module imports anywhere: at its top, within functions, for types alone."""
+    return tuple(_imports(path))
+
+
+def _imports(path: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -42,7 +45,10 @@ def imports(path: str) -> Iterator[str]:
                 yield inner if file_of(inner) else node.module
 
 
-EDGES = {path: {file for name in imports(path) if (file := file_of(name))} - {path} for path in MODULES}
+@functools.cache
+def edges() -> dict[str, set[str]]:
+    """Return the modules that each module imports. Not at the top of this module, which every process imports."""
+    return {path: {file for name in imports(path) if (file := file_of(name))} - {path} for path in MODULES}
 
 
 def paths_of(row: int) -> list[str]:
@@ -83,24 +89,25 @@ def test_the_table_has_every_module_and_nothing_else() -> None:
         assert list(ROOT.glob(path.removesuffix("*") if path.endswith("/*") else path)), path
 
 
-@pytest.mark.parametrize("row", range(1, len(ROWS)), ids=lambda row: paths_of(row)[0])
+@every("row", range(1, len(ROWS)), ids=lambda row: paths_of(row)[0])
 def test_imports_go_down_the_table(row: int) -> None:
     wrong = [
         f"{module} imports {other}"
-        for module in MODULES
+        for module in sorted(MODULES)
         if row_of(module) == row
-        for other in sorted(EDGES[module])
+        for other in sorted(edges()[module])
         if row_of(other) != row and not (row_of(other) > row and allows(ROWS[row][1], other))
     ]
     assert wrong == []
 
 
 def test_no_import_goes_in_a_circle() -> None:
-    tuple(graphlib.TopologicalSorter(EDGES).static_order())  # raises CycleError, which names the circle
+    tuple(graphlib.TopologicalSorter(edges()).static_order())  # raises CycleError, which names the circle
 
 
 def test_the_engine_imports_numpy_alone_and_no_json() -> None:
     for module in MODULES:
         if module.startswith("service/engine/"):
-            tops = {name.partition(".")[0] for name in imports(module) if not name.startswith("service.engine")}
+            others = {name for name in imports(module) if not name.startswith("service.engine")}
+            tops = {name.partition(".")[0] for name in others - {"service"}}  # that is the version
             assert tops - (sys.stdlib_module_names - {"json"}) <= {"numpy"}, module

@@ -190,7 +190,7 @@ def serving(
     """
     port = free_port()
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("NABLA_", "PROMETHEUS_"))}
-    settings = {"HOST": HOST, "PORT": str(port), "WEB_CONCURRENCY": str(options.workers)}
+    settings = {"HOST": HOST, "PORT": str(port), "WEB_CONCURRENCY": str(options.workers), "NABLA_RUNNERS": "0"}
     settings |= {**options.environment, **(environment or {})}
     cgroup = Cgroup(memory) if memory is not None and Cgroup.possible() else None
     with tempfile.TemporaryDirectory(prefix="nabla-attack-") as folder:

@@ -67,7 +67,7 @@ def _of_function(request: LoadedCheck, wanted: CheckOptions, context: Context) -
 
 def _of_network(request: LoadedCheck, wanted: CheckOptions, context: Context) -> tuple[Checked, list[Caution]]:
     with in_terms_of(request):
-        task, feed = task_and_feed(cast("LoadedNetwork", request), context.runtime.settings.limits)
+        task, feed = task_and_feed(cast("LoadedNetwork", request), context.limits)
         ready = built(NetworkCheckTask(task), feed, context)
         context.mark_compiled(ready.nbytes)
         context.reserve(ready.subject.program, EVALUATIONS * ready.twin.work, ready.nbytes)

@@ -17,8 +17,9 @@ from service.capacity.memory import Account, Reservation
 from service.config import Settings
 from service.engine.compiling import Compiler
 from service.engine.graph.plan import Program, WorkspacePool
-from service.engine.limits import WATCHED_NODES, WATCHED_OPERATIONS
+from service.engine.limits import WATCHED_NODES, WATCHED_OPERATIONS, Limits
 from service.engine.onnx import files
+from service.engine.parallel import Executor, InTurn
 from service.engine.texts import LANGUAGES
 from service.engine.watch import Watch
 from service.observing.timer import Timer
@@ -39,6 +40,8 @@ class Runtime:
     admission: Admission
     store: Store
     costs: Costs = field(default_factory=Costs)
+    executor: Executor = field(default_factory=InTurn)
+    """Computes the parts of a computation that can be split: in turn, here, unless settings name other processes."""
 
 
 def runtime_of(settings: Settings) -> Runtime:
@@ -86,6 +89,8 @@ class Context:
     """The layout of parameters and gradients that the query asks for."""
     answer_layout: str = "nabla"
     """Their layout in the response."""
+    own_limits: Limits | None = None
+    """The limits of this computation, if they are not those of requests."""
 
     compiled: Compiler = field(init=False)
     """Returns the compiled form of a task; the request waits for a slot before a long compilation."""
@@ -100,6 +105,16 @@ class Context:
     def __post_init__(self) -> None:
         ticket = self.ticket  # not `self`: a reference cycle would keep the request until the garbage collector runs
         self.compiled = self.runtime.compiled.watched(ticket, lambda nodes: ticket.weigh(nodes * NODE_SECONDS))
+
+    @property
+    def limits(self) -> Limits:
+        """The most that this computation may cost."""
+        return self.own_limits or self.runtime.settings.limits
+
+    @property
+    def executor(self) -> Executor:
+        """The executor for the parts of a computation that can be split."""
+        return self.runtime.executor
 
     def reserve(self, program: Program, work: float, nbytes: int, *, calls: float = 0.0, numbers: float = 0.0) -> None:
         """Wait for a slot as `weigh` does, and then for `nbytes` bytes beside those of the request itself.

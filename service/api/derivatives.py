@@ -47,7 +47,7 @@ def derivatives(request: LoadedDerivatives, context: Context) -> dict[str, Any]:
 def _derive(request: LoadedDerivatives, context: Context) -> Derivative:
     vectors = request.get("vectors", ())
     with in_terms_of(request):
-        task, feed = task_and_feed(request, context.runtime.settings.limits)
+        task, feed = task_and_feed(request, context.limits)
         asked = DerivativeTask(task, request["kind"], request["of"], request["wrt"], len(vectors))
         derivation = compiled(asked, feed, context)
         nbytes = 2 * derivation.program.nbytes + RESULT_FACTOR * derivation.result_bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from schemas.functions import LoadedDescend, LoadedSurface
 from service.api.answers import NUMBER_BYTES, listed
 from service.api.context import Context
 from service.api.function_answers import cautions_of, valleys_of
+from service.api.long_work import Standing
 from service.api.streaming import admission_of, collect
 from service.engine.arrays import Array
 from service.engine.cautions import Caution
@@ -27,29 +29,38 @@ DIVERGED = -2
 
 
 class RollingWork:
-    """A `Work` that runs optimizers on a typed function, and describes their steps and ends as responses do."""
+    """A `LongWork` that runs optimizers on a typed function, and describes their steps and ends as responses do."""
 
     following = True
     """Whether the basin of a run that has not arrived is determined too."""
 
     def __init__(
-        self, expression: Expression, plan: RunsPlan, context: Context, beside: int = 0, known: Known | None = None
+        self,
+        expression: Expression,
+        plan: RunsPlan,
+        context: Context,
+        beside: int = 0,
+        known: Known | None = None,
+        state: dict[str, Any] | None = None,
     ) -> None:
-        """Compile the function and reserve memory for the runs.
+        """Compile the function and reserve memory for the runs; go on from `state`, if there is one.
 
         `beside` is the size of the response without the runs, in bytes; `known` is the minimum, if it is known.
         """
         self.expression, self.plan = expression, plan
         self.context, self.beside, self.known = context, beside, known
         self.streamed = context.form != "json"
-        runtime = context.runtime
-        self.rolling = Runs(
-            context.compiled, expression, plan, runtime.settings.limits, self._reserve, admission_of(context)
-        )
+        self.rolling = Runs(context.compiled, expression, plan, context.limits, self._reserve, admission_of(context))
+        if state is not None:
+            self.rolling.restore(state)
         context.mark_compiled(self.rolling.memory)
         self.reason = ""
+        self._before_end: dict[str, Any] | None = None
+        """The state before the runs were cancelled, if they were."""
         self.arrival: RunEnds | None = None
         """The ends of the runs, once all have come to an end."""
+        self._at_once = self.rolling.finished
+        """Whether the ends are found in one step: a search for them that starts anew each time might never end."""
 
     def _reserve(self, nbytes: int) -> None:
         numbers = self.plan.starts.size * len(self.plan.optimizers) if self.streamed else 0
@@ -65,6 +76,8 @@ class RollingWork:
                 self.arrival = self._look()
             else:
                 self.arrival.advance()
+            while self._at_once and not self.arrival.finished:
+                self.arrival.advance()
             return None
         snapshot = self.rolling.advance()
         if snapshot is None or not self.streamed:
@@ -72,7 +85,16 @@ class RollingWork:
         record = {"step": snapshot.step, "points": snapshot.points, "values": snapshot.values}
         return record | ({"gradients": snapshot.gradients} if "gradients" in self.plan.include else {})
 
+    def standing(self) -> Standing:
+        return Standing(self.rolling.step, self.plan.steps, None, None)
+
+    def state(self) -> dict[str, Any]:
+        # The ends are found again: that takes seconds at most, and not hours as the steps before may.
+        return self._before_end or self.rolling.saved()
+
     def cancel(self, reason: str) -> None:
+        if self.streamed and not self.finished:
+            self._before_end = deepcopy(self.rolling.saved())
         self.reason = reason
         self.rolling.cancel()
         if self.arrival is None:
@@ -137,7 +159,7 @@ class RollingWork:
 class DescendWork(RollingWork):
     """The runs that a request of `/v1/functions/descend` asks for."""
 
-    def __init__(self, request: LoadedDescend, context: Context) -> None:
+    def __init__(self, request: LoadedDescend, context: Context, state: dict[str, Any] | None = None) -> None:
         plan = RunsPlan(
             request["optimizers"],
             request["starts"],
@@ -151,7 +173,7 @@ class DescendWork(RollingWork):
             keep=context.form == "json",
             arrived=request["valley_radius"],
         )
-        super().__init__(request["expression"], plan, context)
+        super().__init__(request["expression"], plan, context, state=state)
 
 
 class BasinsWork(RollingWork):

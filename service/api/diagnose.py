@@ -178,7 +178,7 @@ class NetworkDiagnosis(_Work):
     def __init__(self, request: LoadedDiagnose, context: Context) -> None:
         super().__init__(context)
         self.dtype = request["dtype"]
-        task, self.feed = task_and_feed(cast("LoadedNetwork", request), context.runtime.settings.limits, INCLUDE)
+        task, self.feed = task_and_feed(cast("LoadedNetwork", request), context.limits, INCLUDE)
         self.evaluation = compiled(EvaluationTask(task), self.feed, context)
         program = self.evaluation.program
         admission_of(context)(program, program.work, 0.0, 1)
@@ -209,7 +209,7 @@ class TrainingDiagnosis(_Work):
     def __init__(self, request: LoadedDiagnose, context: Context) -> None:
         super().__init__(context)
         self.dtype = request["dtype"]
-        task, self.feed = task_and_feed(cast("LoadedNetwork", request), context.runtime.settings.limits)
+        task, self.feed = task_and_feed(cast("LoadedNetwork", request), context.limits)
         wanted = cast("LoadedTraining", {**request, "trace": Trace(1)})
         watched = EvaluationTask(task._replace(include=INCLUDE))
         evaluation = built(watched, self.feed, context)
@@ -321,7 +321,7 @@ class SweepWork(_Work):
         super().__init__(context)
         self.dtype = request["dtype"]
         asked, inputs, targets = _asked(request, request["sweep"])
-        limits = context.runtime.settings.limits
+        limits = context.limits
         try:
             self.sweep = NetworkSweep(asked, inputs, targets, limits, context.ticket)
             largest = context.compiled(self.sweep.largest)

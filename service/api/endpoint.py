@@ -63,8 +63,10 @@ class Endpoint:
     """Media types of bodies that are files, in place of JSON."""
     status: int = 200
     """The status of the response if all goes well."""
-    created: str | None = None
-    """The meaning of status 201, if the response may have it too."""
+    others: Mapping[int, str] = field(default_factory=dict)
+    """Further statuses that the same response may have, with their meanings."""
+    random: Mapping[str, Any] = field(default_factory=dict)
+    """Keys of the response whose values differ each time, with the values that examples show."""
 
     @property
     def is_translated(self) -> bool:
@@ -79,6 +81,7 @@ TAGS = {
     "Insight": "How a gradient came about, whether it is right, and what the loss looks like",
     "Functions": "Calculus of functions that you type, and balls that roll down them",
     "Training": "What optimizers do with networks, step by step",
+    "Runs": "Long computations that the service makes by itself, and keeps until you have seen them",
     "Storage": "Networks that are sent once, and then named by an id",
     "Catalogue": "Everything a request may name",
     "System": "Health, metrics and this description",
@@ -160,7 +163,7 @@ def post(
             file = form if form in wire.FILES else None
             form = "json" if file else form
             wire.check_content_type(environ)
-            with _Held(environ, runtime()) as held:
+            with Held(environ, runtime()) as held:
                 value, texts, loaded_bytes = _receive(held, environ, takes, reads)
                 if names_networks and may_name_stored(value):
                     names = Names(held.running.store, environ["nabla.key"], held.ticket, held.memory)
@@ -213,7 +216,7 @@ def post(
     return register
 
 
-def _receive(held: _Held, environ: dict[str, Any], takes: RequestSchema[Any], reads: Reads) -> wire.Parsed:
+def _receive(held: Held, environ: dict[str, Any], takes: RequestSchema[Any], reads: Reads) -> wire.Parsed:
     """Read and parse the request's body, and begin its ticket if the edge has not. Raise `Problem`."""
     body = wire.read_body(environ, held.running.settings.max_body_bytes, held.memory.need)
     held.begin(environ, len(body))
@@ -229,7 +232,7 @@ def _receive(held: _Held, environ: dict[str, Any], takes: RequestSchema[Any], re
     return wire.Parsed(value, texts, nbytes)
 
 
-def _validate(held: _Held, takes: RequestSchema[R], value: dict[str, Any], texts: wire.LongTexts | None) -> R:
+def _validate(held: Held, takes: RequestSchema[R], value: dict[str, Any], texts: wire.LongTexts | None) -> R:
     """Load a parsed body with its schema, and free the texts of base64 that are now arrays. Raise `Problem` 422."""
     try:
         loaded = takes.read(value)
@@ -284,7 +287,7 @@ def _document(
     return response
 
 
-class _Held:
+class Held:
     """The memory and the ticket of a request, as a context manager that gives them back at its end.
 
     The edge gives back what it has made itself. `keep` leaves the rest held beyond the block.
@@ -302,7 +305,7 @@ class _Held:
         self._owns_memory = memory is None
         self._owns_ticket = self._kept = False
 
-    def __enter__(self) -> _Held:
+    def __enter__(self) -> Held:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -65,7 +65,7 @@ def gradients(request: LoadedEvaluation, context: Context) -> dict[str, Any]:
 def _evaluate(request: LoadedEvaluation, context: Context) -> Result:
     include = request["include"]
     with in_terms_of(request):
-        task, feed = task_and_feed(request, context.runtime.settings.limits, include)
+        task, feed = task_and_feed(request, context.limits, include)
         evaluation = compiled(EvaluationTask(task), feed, context)
         program = evaluation.program
         initialised = 0 if "parameters" in request else sum(node.size for node in program.parameters)

@@ -49,7 +49,7 @@ def explain(request: LoadedExplain, context: Context) -> dict[str, Any]:
     for each parameter which way to change it, and for a gradient of 0 why it is 0.
     """
     with in_terms_of(request):
-        task, feed = task_and_feed(request, context.runtime.settings.limits)
+        task, feed = task_and_feed(request, context.limits)
         asked = ExplainTask(
             task, request.get("parameter"), request.get("sample"), request.get("depth"), request["convention"]
         )

@@ -80,7 +80,7 @@ def _of_function(request: LoadedGraph, context: Context) -> Shown:
 def _of_network(request: LoadedGraph, context: Context) -> Shown:
     include = request["include"] & {"input_gradients"}
     with in_terms_of(request):
-        task, feed = task_and_feed(cast("LoadedNetwork", request), context.runtime.settings.limits, include)
+        task, feed = task_and_feed(cast("LoadedNetwork", request), context.limits, include)
         shown = built(NetworkGraphTask(task), feed, context)
         context.mark_compiled(shown.nbytes)
         detail = chosen_detail(shown.computation, request.get("detail"))

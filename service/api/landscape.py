@@ -50,7 +50,7 @@ def landscape(request: LoadedLandscape, context: Context) -> dict[str, Any]:
     if the network is small, else by Lanczos' method, with residuals.
     """
     with in_terms_of(request):
-        task, feed = task_and_feed(request, context.runtime.settings.limits)
+        task, feed = task_and_feed(request, context.limits)
         evaluation = compiled(EvaluationTask(task), feed, context)
         asked = AskedLandscape(
             request.get("along", ()), "slopes" not in request["exclude"], request["levels"], request.get("spectrum")
@@ -67,7 +67,7 @@ def landscape(request: LoadedLandscape, context: Context) -> dict[str, Any]:
             feed,
             asked,
             _trajectory(request),
-            context.runtime.settings.limits,
+            context.limits,
             lambda nbytes: context.memory.need(loaded + nbytes),
             context.ticket,
         )

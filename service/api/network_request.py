@@ -140,7 +140,7 @@ def built(asked: NetworkTask[B], feed: Feed, context: Context) -> B:
     try:
         return context.compiled(asked)
     except InvalidRequest as error:
-        limits = context.runtime.settings.limits
+        limits = context.limits
         raise InvalidRequest([*error.faults, *_faults_of_parameters(asked.task, feed, limits)]) from None
 
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import parse_qs
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
@@ -30,32 +26,41 @@ from schemas.stored import ID
 from schemas.tensor_files import load_npz, load_safetensors
 from service import wire
 from service.api.answer_files import as_file
-from service.api.context import Context, runtime
+from service.api.context import Context
 from service.api.endpoint import OF_FILES, describe, post
 from service.api.examples import XOR_NETWORK, XOR_PARAMETERS, Example
 from service.api.layouts import layout_named
 from service.api.networks_examples import NETWORKS
+from service.api.queries import (
+    PAGE_PARAMETERS,
+    Asking,
+    as_json,
+    asking,
+    bad_query,
+    cursor,
+    cursor_of,
+    limit_of,
+    query,
+    time_text,
+)
 from service.api.stored import DEFINITION_FACTOR, hold, loaded_network, read
 from service.capacity.costs import NODE_SECONDS
-from service.capacity.memory import Reservation
 from service.engine.errors import InvalidRequest, LimitExceeded
 from service.engine.insight.summary import Summary, summary_of, task_of
 from service.engine.onnx import Imported
 from service.multipart import parts_of
-from service.problems import Problem, from_validation, pointer
+from service.problems import Problem, from_validation
 from service.store.content import Content, Tree, packed
 from service.store.store import Store
 
 if TYPE_CHECKING:
-    from service.store.networks import Entry, Networks
+    from service.store.networks import Entry
 
 blueprint = Blueprint("networks", __name__)
 
 FORMATS = ("json", "onnx", "keras")
 """Formats of a body: the JSON object of a request, the file of a network, or the JSON of a Keras model."""
 PART_NAMES = ("network", "parameters", "layout")
-PAGE, LONGEST_PAGE = 50, 200
-"""Default and largest number of networks on a page of the listing."""
 ZIP = b"PK\x03\x04"
 TEXT_FACTOR = 5
 """Memory for parameters as arrays and as JSON text, as a multiple of their bytes."""
@@ -91,9 +96,9 @@ def read_network(environ: Mapping[str, Any], body: bytes, need: Callable[[int], 
 def _format_of(environ: Mapping[str, Any]) -> str:
     """Return the format of a body from the query. Raise `Problem` 400."""
     try:
-        form = _query(environ, ("format",)).get("format", "json")
+        form = query(environ, ("format",)).get("format", "json")
         if form not in FORMATS:
-            raise _bad_query("format", f"takes one of {', '.join(FORMATS)}, got {form[:60]!r}")
+            raise bad_query("format", f"takes one of {', '.join(FORMATS)}, got {form[:60]!r}")
     except Problem as problem:  # pointers of a request with a body name places of that body
         raise Problem("bad-request", problem.detail) from None
     return form
@@ -147,7 +152,7 @@ def _of_arrays(content: bytes, layout: str) -> Any:
     ),
     reads=read_network,
     bodies=(wire.BINARY, wire.MULTIPART),
-    created="Stored; 200 says that this key had stored it before.",
+    others={201: "Stored; 200 says that this key had stored it before."},
     parameters=(
         {
             "name": "format",
@@ -247,36 +252,6 @@ def _told(summary: Summary, imported: Imported | None, stored: bool, count: int)
 # --- finding and removing -----------------------------------------------------------------------
 
 
-class Asking(NamedTuple):
-    """The resources of a request without a body that queries the database."""
-
-    networks: Networks
-    owner: str
-    store: Store
-    memory: Reservation
-
-
-@contextmanager
-def asking() -> Iterator[Asking]:
-    """Wait for a slot of storage, and yield the open database with the resources of the current request."""
-    environ, running = request.environ, runtime()
-    ticket, memory = environ.get("nabla.ticket"), environ.get("nabla.memory")
-    own = ticket is None
-    if ticket is None or memory is None:  # Flask runs without service/edge, which sets these keys
-        memory = running.memory.reservation()
-        ticket = running.admission.ticket(environ["nabla.client"], environ.get("nabla.arrived") or time.monotonic())
-        environ["nabla.ticket"] = ticket
-        ticket.begin_blocking(0)
-    try:
-        memory.waiter = ticket
-        ticket.go_to_storage()
-        yield Asking(running.store.networks, environ["nabla.key"], running.store, memory)
-    finally:
-        if own:
-            ticket.end()
-            memory.release()
-
-
 IDENTIFIER = {
     "name": "id",
     "in": "path",
@@ -292,34 +267,21 @@ IDENTIFIER = {
     summary="Your stored networks",
     tag="Storage",
     gives=StoredNetworksSchema(),
-    parameters=(
-        {
-            "name": "limit",
-            "in": "query",
-            "schema": {"type": "integer", "minimum": 1, "maximum": LONGEST_PAGE, "default": PAGE},
-            "description": "how many a page has",
-        },
-        {
-            "name": "after",
-            "in": "query",
-            "schema": {"type": "string"},
-            "description": "`next` of the page before",
-        },
-    ),
+    parameters=PAGE_PARAMETERS,
 )
 def list_networks() -> Response:
     """The networks that were stored with this key, the newest first; without keys, all of them."""
-    query = _query(request.environ, ("limit", "after"))
-    limit, after = _limit(query.get("limit")), _cursor(query.get("after"))
+    given = query(request.environ, ("limit", "after"))
+    limit, after = limit_of(given.get("limit")), cursor_of(given.get("after"), ID)
     with asking() as asked:
-        usage = asked.networks.usage(asked.owner)
-        found = asked.networks.listed(asked.owner, limit + 1, after)
+        usage = asked.store.networks.usage(asked.owner)
+        found = asked.store.networks.listed(asked.owner, limit + 1, after)
     page = found[:limit]
     last = page[-1] if len(found) > limit else None
-    return _json(
+    return as_json(
         {
             "networks": list(map(_line, page)),
-            "next": None if last is None else f"{last.created!r}_{last.id}",
+            "next": None if last is None else cursor(last.created, last.id),
             "count": usage.networks,
             "bytes": usage.size,
         }
@@ -336,14 +298,14 @@ def list_networks() -> Response:
 )
 def show_network(id: str) -> Response:  # noqa: A002 (the name in the path)
     """What the network is, and its definition as it was sent."""
-    _query(request.environ, ())
+    query(request.environ, ())
     with asking() as asked:
         entry = _find(asked, id)
-        definition = asked.networks.definition(asked.owner, id) if entry.format == JSON else None
+        definition = asked.store.networks.definition(asked.owner, id) if entry.format == JSON else None
         hold(asked.memory, DEFINITION_FACTOR * (len(entry.text) + len(definition or b"")))
     told = {"id": entry.id, "format": entry.format, "bytes": entry.size, **orjson.loads(entry.text)}
     network = None if definition is None else orjson.loads(definition)
-    return _json(told | {"created": _time(entry.created), "used": _time(entry.used), "network": network})
+    return as_json(told | {"created": time_text(entry.created), "used": time_text(entry.used), "network": network})
 
 
 @describe(
@@ -358,13 +320,13 @@ def show_network(id: str) -> Response:  # noqa: A002 (the name in the path)
 def show_parameters(id: str) -> Response:  # noqa: A002
     """The parameters of the network as a tree, or as a file of arrays, in the layout of this service or of PyTorch."""
     environ = request.environ
-    _query(environ, ("format", "layout"))
+    query(environ, ("format", "layout"))
     form, base64 = wire.form_and_base64(environ, streams=False, files=True)
     wanted = wire.wanted_layout(environ) or "nabla"
     with asking() as asked:
         entry = _find(asked, id)
         hold(asked.memory, TEXT_FACTOR * entry.size)
-        found = asked.networks.content(asked.owner, id)
+        found = asked.store.networks.content(asked.owner, id)
         if found is None:
             raise _unknown(id)
         network = read(found)
@@ -393,9 +355,9 @@ def show_parameters(id: str) -> Response:  # noqa: A002
 )
 def remove_network(id: str) -> Response:  # noqa: A002
     """Remove the network. Requests that name it get 404: at once from this worker, within a second from all others."""
-    _query(request.environ, ())
+    query(request.environ, ())
     with asking() as asked:
-        removed = ID.fullmatch(id) is not None and asked.networks.remove(asked.owner, id)
+        removed = ID.fullmatch(id) is not None and asked.store.networks.remove(asked.owner, id)
         asked.store.loaded.drop(asked.owner, id)
     if not removed:
         raise _unknown(id)
@@ -410,7 +372,7 @@ blueprint.delete("/v1/networks/<id>")(remove_network)
 
 def _find(asked: Asking, name: str) -> Entry:
     """Return the network with this id. Raises `Problem` 404 where the caller has no such network."""
-    entry = asked.networks.find(asked.owner, name) if ID.fullmatch(name) else None
+    entry = asked.store.networks.find(asked.owner, name) if ID.fullmatch(name) else None
     if entry is None:
         raise _unknown(name)
     return entry
@@ -429,60 +391,6 @@ def _line(entry: Entry) -> dict[str, Any]:
         "format": entry.format,
         "bytes": entry.size,
         **orjson.loads(entry.text),
-        "created": _time(entry.created),
-        "used": _time(entry.used),
+        "created": time_text(entry.created),
+        "used": time_text(entry.used),
     }
-
-
-def _time(seconds: float) -> str:
-    """Return a time in seconds since 1970 as text in UTC."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _json(value: Any) -> Response:
-    """Return a response with a value as JSON."""
-    return Response(wire.document(value), content_type=wire.JSON)
-
-
-def _query(environ: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, str]:
-    """The query parameters. Raises `Problem` 422 for one that is not known, or stands twice."""
-    try:
-        given = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True, max_num_fields=16)
-    except ValueError:
-        raise _bad_query("", "there are too many") from None
-    for name, values in given.items():
-        if name not in known:
-            allowed = f"the known ones are {', '.join(known)}" if known else "there are none here"
-            raise _bad_query(name[:60], f"is not known; {allowed}")
-        if len(values) > 1:
-            raise _bad_query(name, "stands there more than once")
-    return {name: values[0] for name, values in given.items()}
-
-
-def _limit(text: str | None) -> int:
-    """Return the page length from the query parameter `limit`. Raises `Problem` 422."""
-    if text is None:
-        return PAGE
-    if not (text.isascii() and text.isdecimal() and len(text) < 6 and 1 <= int(text) <= LONGEST_PAGE):
-        raise _bad_query("limit", f"takes an integer from 1 to {LONGEST_PAGE}, got {text[:60]!r}")
-    return int(text)
-
-
-def _cursor(text: str | None) -> tuple[float, str] | None:
-    """Return the time and id where the previous page ended, from the query parameter `after`. Raises `Problem` 422."""
-    if text is None:
-        return None
-    when, _, name = text.partition("_")
-    try:
-        created = float(when)
-    except ValueError:
-        created = float("nan")
-    if not (np.isfinite(created) and ID.fullmatch(name)):
-        raise _bad_query("after", f"takes `next` of the page before, got {text[:60]!r}")
-    return created, name
-
-
-def _bad_query(name: str, detail: str) -> Problem:
-    """Return the problem 422 for a query parameter that is not valid."""
-    error = {"pointer": pointer(("query", name)), "detail": detail}
-    return Problem("invalid", f"The query parameter {name!r} is not valid: {detail}.", [error])

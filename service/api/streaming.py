@@ -242,7 +242,7 @@ def admission_of(context: Context) -> Admit:
     return admit
 
 
-class _Lines:
+class Lines:
     """The NDJSON form of a stream: a line for each record, and the summary in the last line."""
 
     media_type = wire.NDJSON
@@ -261,7 +261,7 @@ class _Lines:
         return b'{"problem":' + content + b"}\n"
 
 
-class _Events:
+class Events:
     """The server-sent events of a stream: `step` for each record, then `end` with the summary, or `error`."""
 
     media_type = f"{wire.EVENTS}; charset=utf-8"
@@ -288,7 +288,7 @@ class _Stream:
 
     def __init__(self, work: Work, context: Context) -> None:
         self.context = context
-        self.format = _Events if context.form == "sse" else _Lines
+        self.format = Events if context.form == "sse" else Lines
         dump, step = _writer(context.base64), self.format.step
         self.dump = dump
         # Not a method: it would make this object hold itself and its work until the garbage collector runs.

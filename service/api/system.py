@@ -20,6 +20,7 @@ from service.api.catalogue import REGISTRIES
 from service.api.context import runtime
 from service.api.endpoint import ENDPOINTS, describe, in_order
 from service.api.examples import FUNCTION_GRADIENT, GRADIENTS
+from service.api.run_queue import queue
 from service.engine.network.definition import INPUT, LayerDefinition
 from service.engine.network.evaluate import EvaluationTask
 from service.engine.network.feed import Feed
@@ -107,7 +108,7 @@ def metrics() -> Response:
     "GET", "/v1", summary="Name, version and limits of the service", tag="System", gives=ServiceDescriptionSchema()
 )
 def about() -> Response:
-    """Return name, version, links and the limits in force."""
+    """Return name, version, links, the limits in force, and the runs that wait and compute."""
     root = _root()
     links = {operation.name: root + operation.path for operation in ENDPOINTS if "{" not in operation.path}
     return _json(
@@ -116,6 +117,7 @@ def about() -> Response:
             "version": __version__,
             "links": links,
             "limits": runtime().settings.shown_limits,
+            "queue": queue(runtime()),
         }
     )
 

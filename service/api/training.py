@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -16,6 +17,7 @@ from service.api.context import Context
 from service.api.endpoint import post
 from service.api.examples import COMPARE, TRAIN, Example
 from service.api.layouts import layout_of
+from service.api.long_work import Standing
 from service.api.network_request import in_terms_of, task_and_feed, validation_of
 from service.api.streaming import admission_of, collect, respond
 from service.engine.declarations import Selection
@@ -96,14 +98,17 @@ def compare(request: LoadedCompare, context: Context) -> dict[str, Any]:
 
 
 class TrainingWork:
-    """A `Work` that trains a network, and describes its steps and its end as responses do."""
+    """A `LongWork` that trains a network, and describes its steps and its end as responses do."""
 
-    def __init__(self, request: LoadedTrain, context: Context) -> None:
+    def __init__(
+        self, request: LoadedTrain, context: Context, state: dict[str, Any] | None = None, more_steps: int = 0
+    ) -> None:
+        """Go on from `state`, if there is one; make `more_steps` after those that the request asks for."""
         self.dtype = request["dtype"]
         self.exclude = request["exclude"]
         self.layout = layout_of(request, context)
         context.answer_layout = self.layout.name
-        task, feed = task_and_feed(request, context.runtime.settings.limits)
+        task, feed = task_and_feed(request, context.limits)
         self.training = start(
             request,
             context,
@@ -113,15 +118,18 @@ class TrainingWork:
             reserving(context),
             admission_of(context),
             request.get("checkpoint"),
+            more_steps=more_steps,
         )
-        nbytes = self.training.memory
-        context.mark_compiled(nbytes)
-        if context.form == "json":
-            try:
+        try:
+            if state is not None:
+                self.training.restore(state)
+            nbytes = self.training.memory
+            context.mark_compiled(nbytes)
+            if context.form == "json":
                 context.memory.need(context.loaded_bytes + 4 * nbytes + NUMBER_BYTES * self.training.trace_elements)
-            except BaseException:
-                self.close()
-                raise
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def finished(self) -> bool:
@@ -130,6 +138,13 @@ class TrainingWork:
     def advance(self) -> Mapping[str, Any] | None:
         recorded = self.training.advance()
         return None if recorded is None else self._laid_out(record_of(recorded))
+
+    def standing(self) -> Standing:
+        training = self.training
+        return Standing(training.done, training.steps, training.loss, training.learning_rate)
+
+    def state(self) -> dict[str, Any]:
+        return self.training.saved()
 
     def _laid_out(self, record: dict[str, Any]) -> dict[str, Any]:
         for name, lay_out in (
@@ -170,12 +185,19 @@ class TrainingWork:
 
 
 class ComparisonWork:
-    """A `Work` that runs all trainings of a comparison, and describes them as the response does."""
+    """A `LongWork` that runs all trainings of a comparison, and describes them as the response does.
 
-    def __init__(self, request: LoadedCompare, context: Context) -> None:
+    Its records are the rows of the table, each when its training has ended.
+    """
+
+    def __init__(self, request: LoadedCompare, context: Context, state: dict[str, Any] | None = None) -> None:
+        """Go on from `state`, if there is one."""
         self.dtype = request["dtype"]
         self.validated = "validation" in request
-        task, feed = task_and_feed(request, context.runtime.settings.limits)
+        self.streamed = context.form != "json"
+        # The curves are kept in memory until the end, wherever the records go.
+        limits = replace(context.limits, trace_elements=context.runtime.settings.limits.trace_elements)
+        task, feed = task_and_feed(request, context.limits)
 
         def begin(contender: Contender) -> Training:
             numbers, place = replace(feed, seed=contender.seed), ("optimizers", contender.place)
@@ -192,10 +214,15 @@ class ComparisonWork:
             for seed in seeds
         ]
         recipe = plan_of(request, contenders[0].optimizer).recipe
-        self.comparison = Comparison(contenders, recipe, begin, context.runtime.settings.limits)
+        self.comparison = Comparison(contenders, recipe, begin, limits)
+        self._before_end: dict[str, Any] | None = None
+        """The state before the comparison was cancelled, if it was."""
         try:
-            context.weigh(self.comparison.program, self.comparison.work, self.comparison.calls)
+            if not self.streamed:
+                context.weigh(self.comparison.program, self.comparison.work, self.comparison.calls)
             reserving(context)(self.comparison.nbytes)  # once for all, because no run may wait during its turn
+            if state is not None:
+                self.comparison.restore(state)
         except BaseException:
             self.close()
             raise
@@ -205,10 +232,25 @@ class ComparisonWork:
     def finished(self) -> bool:
         return self.comparison.finished
 
-    def advance(self) -> None:
-        self.comparison.advance()
+    def advance(self) -> Mapping[str, Any] | None:
+        row = self.comparison.advance()
+        return {"step": self.comparison.ended, **_row(row)} if row is not None and self.streamed else None
+
+    def standing(self) -> Standing:
+        comparison, training = self.comparison, self.comparison.present
+        of = comparison.steps_each * comparison.count
+        # A training that ends early has made all steps that it makes.
+        done = comparison.steps_each * comparison.ended
+        if training is None:
+            return Standing(done, of, None, None)
+        return Standing(done + training.done, of, training.loss, training.learning_rate)
+
+    def state(self) -> dict[str, Any]:
+        return self._before_end or self.comparison.saved()
 
     def cancel(self, reason: str) -> None:
+        if self.streamed and not self.finished:
+            self._before_end = deepcopy(self.comparison.saved())
         self.comparison.cancel(reason)
 
     def summary(self) -> Mapping[str, Any]:
@@ -265,19 +307,20 @@ def start(
     admit: Admit,
     checkpoint: Checkpoint | None = None,
     place: Path = ("optimizer",),
+    more_steps: int = 0,
 ) -> Training:
     """Return a training that is ready for its first step.
 
     `reserve` is called with the bytes it needs, `admit` waits for a slot, and `place` is the path of the optimizer in
-    the request, for messages.
+    the request, for messages. It makes `more_steps` after those that the request asks for.
     """
     task = task._replace(frozen=request["frozen"])
     return Training(
         context.compiled,
-        context.runtime.settings.limits,
+        context.limits,
         task,
         feed,
-        plan_of(request, optimizer),
+        plan_of(request, optimizer, more_steps),
         validation_of(request, task),
         checkpoint,
         reserve=reserve,
@@ -287,8 +330,8 @@ def start(
     )
 
 
-def plan_of(request: LoadedTraining, optimizer: Selection[Optimizer]) -> Plan:
-    """Return the engine's plan of a training with this optimizer and the request's other settings."""
+def plan_of(request: LoadedTraining, optimizer: Selection[Optimizer], more_steps: int = 0) -> Plan:
+    """Return the engine's plan of a training with this optimizer, the request's other settings, and more steps."""
     trace = request["trace"]
     recipe = Recipe(optimizer, request.get("schedule"), request.get("clip"), request.get("stop", Stop()))
     return Plan(
@@ -301,6 +344,7 @@ def plan_of(request: LoadedTraining, optimizer: Selection[Optimizer]) -> Plan:
         every=trace.every,
         include=trace.include,
         checkpoint_every=trace.checkpoint_every,
+        more_steps=more_steps,
     )
 
 

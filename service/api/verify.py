@@ -96,7 +96,7 @@ def _of_function(request: LoadedVerify, wanted: VerifyOptions, context: Context)
 
 def _of_network(request: LoadedVerify, wanted: VerifyOptions, context: Context) -> tuple[Verdicts, list[Caution]]:
     with in_terms_of(request):
-        task, feed = task_and_feed(cast("LoadedNetwork", request), context.runtime.settings.limits)
+        task, feed = task_and_feed(cast("LoadedNetwork", request), context.limits)
         ready = built(NetworkVerifyTask(task), feed, context)
         context.mark_compiled(ready.nbytes)
         work = (EVALUATIONS + len(wanted.submissions)) * ready.subject.work

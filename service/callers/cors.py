@@ -24,7 +24,7 @@ from werkzeug.datastructures import Headers
 from service.config import ORIGIN
 
 PAGES_OF_THIS_MACHINE = re.compile(r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?")
-ALLOWED_HEADERS = "Content-Type, Content-Encoding, Authorization, X-Request-Id"
+ALLOWED_HEADERS = "Content-Type, Content-Encoding, Authorization, Idempotency-Key, Last-Event-ID, X-Request-Id"
 EXPOSED_HEADERS = "ETag, Location, Retry-After, Server-Timing, X-Request-Id"
 MOST_REFUSED = 100
 """The number of refused origins that a worker logs: strangers must not fill the memory or the log."""

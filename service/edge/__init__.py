@@ -1,6 +1,7 @@
 """The edge: connections, deadlines and bounds, in one event loop for each worker, in front of the WSGI application.
 
     worker.py       gunicorn's worker: the loop, the listening sockets, the end
+    roles.py        which workers serve connections, and which compute runs
     accepting.py    the listening sockets
     crowds.py       the number of clients of each worker
     edge.py         the state that a worker's connections share: bounds, the sweep, early refusals, health

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from service import wire
+from service.api.run_queue import runs_by_status
 from service.callers.cors import Cors
 from service.callers.quotas import Gate
 from service.capacity.admission import Admission
@@ -21,7 +22,16 @@ from service.edge.crowds import Crowds
 from service.edge.environ import is_plain
 from service.edge.parser import unsupported_coding
 from service.edge.pool import Pool
-from service.observing.metrics import BUSY_SLOTS, OPEN_CONNECTIONS, QUEUE_LENGTH, RESERVED_BYTES, refuse, sample
+from service.observing.metrics import (
+    BUSY_SLOTS,
+    OPEN_CONNECTIONS,
+    QUEUE_LENGTH,
+    RESERVED_BYTES,
+    RUNS,
+    refuse,
+    sample,
+    sample_rarely,
+)
 from service.problems import Problem
 from service.proxy import Proxies, client_name
 
@@ -93,6 +103,8 @@ class Edge:
         self._memory: Account | None = extensions.get("nabla.memory")
         self.answers = Answers(app, extensions.get("nabla.cors") or Cors(()))
         sample(OPEN_CONNECTIONS, lambda: len(self.connections))
+        if runtime is not None:
+            sample_rarely(RUNS, partial(runs_by_status, runtime.store))
         if self._memory is not None:
             sample(RESERVED_BYTES, partial(getattr, self._memory, "held"))
         if self._admission is not None:

@@ -1,4 +1,7 @@
-"""The worker class for gunicorn: a process with an event loop, its signals, and its orderly end."""
+"""The worker class for gunicorn: a process with an event loop, its signals, and its orderly end.
+
+Some workers are runners: they have no connections and compute runs. `roles.py` decides which.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,9 @@ import asyncio
 import logging
 import os
 import resource
+import secrets
 import signal
+import threading
 from contextlib import suppress
 from typing import Any
 
@@ -17,6 +22,7 @@ from service.api.streaming import stopping
 from service.edge.accepting import Accepting
 from service.edge.crowds import Crowds
 from service.edge.edge import Edge
+from service.runner.process import NICENESS, compute_until, name_of
 
 HEARTBEAT = 1.0
 """Seconds between two signs of life for gunicorn's master."""
@@ -33,6 +39,8 @@ PARSER_OPTIONS = (
 
 CROWDS = Crowds()
 """The table of all workers. gunicorn's first process makes it when it imports this module, so all share it."""
+SERVER = secrets.token_hex(4)
+"""The name of this server among those of its machine, made like `CROWDS`: a new runner takes over from a killed one."""
 
 log = logging.getLogger("nabla.error")
 
@@ -40,8 +48,15 @@ log = logging.getLogger("nabla.error")
 class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
     """A gunicorn worker with one event loop for its connections and a pool of threads for their requests."""
 
+    is_runner = False
+    """Whether this worker computes runs and takes no connections. `roles.assign` decides it before the fork."""
+
     def init_process(self) -> None:
         """Make the event loop after the fork, then initialise and run as gunicorn does."""
+        self.ending = threading.Event()
+        if self.is_runner:
+            super().init_process()
+            return
         self.loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self.loop)
         self.loop.set_exception_handler(_report)
@@ -54,6 +69,12 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
         """Let the event loop handle gunicorn's signals, so that it wakes at once."""
         for number in self.SIGNALS:
             signal.signal(number, signal.SIG_DFL)
+        if self.is_runner:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+                signal.signal(number, lambda *_: self.ending.set())
+            signal.signal(signal.SIGUSR1, self.handle_usr1)
+            signal.signal(signal.SIGWINCH, self.handle_winch)
+            return
         self.loop.add_signal_handler(signal.SIGTERM, self.stop)
         self.loop.add_signal_handler(signal.SIGINT, self.stop, True)
         self.loop.add_signal_handler(signal.SIGQUIT, self.stop, True)
@@ -71,8 +92,25 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
         self.stopped.set()
 
     def run(self) -> None:
-        """Serve until `stop` is called. gunicorn calls this."""
-        self.loop.run_until_complete(self._serve())
+        """Serve until `stop` is called, or compute runs until a signal comes. gunicorn calls this."""
+        if self.is_runner:
+            self._compute()
+        else:
+            self.loop.run_until_complete(self._serve())
+
+    def _compute(self) -> None:
+        for listener in self.sockets:
+            listener.close()
+        os.nice(NICENESS)
+        runtime = getattr(self.wsgi, "extensions", {})["nabla"]
+        # As long as a runner lives, no other one has its place.
+        name = name_of(f"{SERVER}:{self.metrics_place}")
+
+        def beat() -> bool:
+            self.notify()
+            return bool(self.ppid == os.getppid())
+
+        compute_until(runtime, name, self.ending, beat, self.cfg.graceful_timeout)
 
     async def _serve(self) -> None:
         cfg = self.cfg

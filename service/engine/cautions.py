@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +25,15 @@ class Caution:
     def of(cls, finding: Found) -> Caution:
         """Make a caution from a finding, with the finding's sentence in English as its message."""
         return cls(finding.code, telling("en")(finding.text), finding.layer, finding.quantity, finding)
+
+    def saved(self) -> dict[str, str | None]:
+        """Return the caution without its finding, as `restored` takes it."""
+        return {"code": self.code, "message": self.message, "layer": self.layer, "quantity": self.quantity}
+
+    @classmethod
+    def restored(cls, saved: Mapping[str, str | None] | None) -> Caution | None:
+        """Return the caution that `saved` described; None for None."""
+        return None if saved is None else cls(**saved)  # type: ignore[arg-type]
 
 
 def caution(code: str, layer: str | None = None, quantity: str | None = None, **words: Any) -> Caution:

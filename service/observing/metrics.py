@@ -10,7 +10,7 @@ import os
 import resource
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 from prometheus_client import (
@@ -52,6 +52,11 @@ QUEUE_LENGTH = Gauge("nabla_queue_length", "Requests that wait for a slot", ("la
 RESERVED_BYTES = Gauge("nabla_reserved_bytes", "Memory that requests hold by estimate", multiprocess_mode="livesum")
 RESIDENT_BYTES = Gauge("nabla_resident_bytes", "Memory that the workers really take", multiprocess_mode="livesum")
 OPEN_CONNECTIONS = Gauge("nabla_open_connections", "Connections that are open", multiprocess_mode="livesum")
+RUNS = Gauge("nabla_runs", "Runs in the database", ("status",), multiprocess_mode="livemostrecent")
+RUNNERS = Gauge("nabla_runners", "Processes that compute runs", ("state",), multiprocess_mode="livesum")
+RUN_STEPS = Counter("nabla_run_steps", "Steps of runs that were computed")
+RUN_SECONDS = Counter("nabla_run_seconds", "Time for which runs were computed", ("kind",))
+RUN_ENDS = Counter("nabla_run_ends", "Runs that ended", ("status",))
 DROPPED_LINES = Counter("nabla_log_lines_dropped", "Lines of the log that nobody read in time")
 
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
@@ -91,6 +96,17 @@ def count_stream(outcome: str) -> None:
     STREAMS.labels(outcome).inc()
 
 
+def count_run_work(kind: str, steps: int, seconds: float) -> None:
+    """Count steps of a run of this kind, and the time that they took."""
+    RUN_STEPS.inc(steps)
+    RUN_SECONDS.labels(kind).inc(seconds)
+
+
+def count_run_end(status: str) -> None:
+    """Count a run that ended with this status."""
+    RUN_ENDS.labels(status).inc()
+
+
 def exposition() -> tuple[bytes, str]:
     """Return all metrics in Prometheus's text format, summed over the workers, and the media type of that format."""
     sample_now()
@@ -102,20 +118,32 @@ def exposition() -> tuple[bytes, str]:
 
 
 _sampled: dict[tuple[Gauge, str], Callable[[], float]] = {}
+_sampled_rarely: dict[Gauge, Callable[[], Mapping[str, float]]] = {}
+
+RARELY = 15
+"""Seconds between two readings of gauges whose values take long to find."""
 
 
-def sample(gauge: Gauge, read: Callable[[], float], lane: str = "") -> None:
+def sample(gauge: Gauge, read: Callable[[], float], label: str = "") -> None:
     """Set a gauge to `read()` once a second and whenever the metrics are asked for; requests then pay nothing.
 
-    `lane` is the gauge's label, if it has one. A later call for the same gauge and lane replaces `read`.
+    `label` is the value of the gauge's label, if it has one. A later call for the same gauge and label replaces `read`.
     """
-    _sampled[gauge, lane] = read
+    _sampled[gauge, label] = read
+
+
+def sample_rarely(gauge: Gauge, read: Callable[[], Mapping[str, float]]) -> None:
+    """Set a gauge to what `read()` has for each value of its label, every `RARELY` seconds in a thread of its own.
+
+    `read` may wait and fail: no request waits for it, and the gauge keeps its value.
+    """
+    _sampled_rarely[gauge] = read
 
 
 def sample_now() -> None:
     """Set every sampled gauge to its present value."""
-    for (gauge, lane), read in list(_sampled.items()):
-        (gauge.labels(lane) if lane else gauge).set(read())
+    for (gauge, label), read in list(_sampled.items()):
+        (gauge.labels(label) if label else gauge).set(read())
 
 
 def resident_bytes() -> int:
@@ -133,6 +161,18 @@ sample(RESIDENT_BYTES, resident_bytes)
 def start_sampling() -> None:
     """Start a thread that sets the sampled gauges once a second. Call this after the fork, which no thread survives."""
     threading.Thread(target=_sample_on, name="nabla-gauges", daemon=True).start()
+    threading.Thread(target=_sample_rarely_on, name="nabla-slow-gauges", daemon=True).start()
+
+
+def _sample_rarely_on() -> None:
+    while True:
+        time.sleep(RARELY)
+        for gauge, read in list(_sampled_rarely.items()):
+            try:
+                for label, value in read().items():
+                    gauge.labels(label).set(value)
+            except Exception:
+                error_log.exception("a gauge cannot be read")
 
 
 def _sample_on() -> None:

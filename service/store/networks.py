@@ -6,9 +6,8 @@ are stored once. Each key that sent a network owns it: what one owner removes, t
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
-from typing import NamedTuple, TypeVar
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from sqlalchemy import (
     BindParameter,
@@ -19,21 +18,17 @@ from sqlalchemy import (
     delete,
     func,
     literal,
-    or_,
     select,
     tuple_,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
+from service.store.blobs import LOCK, check, drop, keep, removing, stored_bytes
 from service.store.content import Content
-from service.store.database import TOO_FULL, Database
-from service.store.tables import blobs, networks, owners
-from service.store_errors import QuotaExceeded, StoreFull
+from service.store.database import Database
+from service.store.tables import blobs, networks, owners, runs
+from service.store_errors import StoreFull
 
-Removed = TypeVar("Removed")
-LOCK = 0x6E6574
-"""Number of the PostgreSQL lock that is held while networks are added or removed."""
 AT_ONCE = 100
 """Number of networks that are forgotten in one transaction. Others may write between two transactions."""
 
@@ -110,7 +105,7 @@ NEXT_PAGE = _NEWEST.where(
     tuple_(owners.c.created, owners.c.network) < tuple_(bindparam("after_created"), bindparam("after_network"))
 )
 USAGE = select(func.count(), func.coalesce(func.sum(owners.c.size), 0)).where(owners.c.owner == _OWNER)
-STORED = select(func.coalesce(func.sum(blobs.c.size), 0))
+RUN_BYTES = select(func.coalesce(func.sum(runs.c.size), 0)).where(runs.c.owner == _OWNER)
 IS_KNOWN = select(literal(1)).where(networks.c.id == _NETWORK)
 CONTENT = (
     select(networks.c.format, blobs.c.content, _PARAMETERS.c.content)
@@ -133,19 +128,9 @@ TELL_ANEW = (
     .values(brief=bindparam("new_brief"), summary=bindparam("new_summary"))
 )
 ADD_NETWORK, ADD_OWNER = networks.insert(), owners.insert()
-ADD_BLOB = {
-    "sqlite": sqlite.insert(blobs).on_conflict_do_nothing(),
-    "postgresql": postgresql.insert(blobs).on_conflict_do_nothing(),
-}
 DISOWN = delete(owners).where(_MINE)
 REMOVE_UNOWNED = (
     delete(networks).where(networks.c.id == _NETWORK, ~_OWNED).returning(networks.c.definition, networks.c.parameters)
-)
-REMOVE_UNUSED = delete(blobs).where(
-    blobs.c.id == bindparam("blob"),
-    ~select(networks.c.id)
-    .where(or_(networks.c.definition == blobs.c.id, networks.c.parameters == blobs.c.id))
-    .exists(),
 )
 ANY_OLD = select(literal(1)).select_from(owners).where(_OLD).limit(1)
 SOME_OLD = select(owners.c.owner, owners.c.network).where(_OLD).limit(AT_ONCE)
@@ -159,7 +144,6 @@ class Networks:
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        self._add_blob = ADD_BLOB[database.url.get_backend_name()]
 
     def add(self, owner: str, content: Content, told: Told, quotas: Quotas, now: float) -> bool:
         """Store a network, or record that its owner sent it again. Return whether it is new for this owner.
@@ -177,8 +161,9 @@ class Networks:
                 if connection.execute(USE, mine | {"now": now}).rowcount:
                     return False
             count, size = connection.execute(USAGE, mine).one()
-            _check("stored_networks", count + 1, quotas.networks)
-            _check("stored_bytes_per_key", int(size) + content.size, quotas.owner_bytes)
+            in_runs = connection.execute(RUN_BYTES, mine).scalar_one()
+            check("stored_networks", count + 1, quotas.networks)
+            check("stored_bytes_per_key", int(size) + int(in_runs) + content.size, quotas.owner_bytes)
             if not known:
                 self._add_content(connection, content, told, quotas.total_bytes, now)
             row = {"owner": owner, "network": name, "size": content.size, "created": now, "used": now}
@@ -187,9 +172,10 @@ class Networks:
 
     def _add_content(self, connection: Connection, content: Content, told: Told, most: int, now: float) -> None:
         """Insert a network and its bytes. Raises `StoreFull` if all networks would exceed `most` bytes."""
-        if int(connection.execute(STORED).scalar_one()) + content.size > most:
+        if stored_bytes(connection) + content.size > most:
             raise StoreFull("All that this server stores has reached its limit; nothing was stored.")
-        definition, parameters = (self._keep(connection, part) for part in (content.definition, content.parameters))
+        definition = keep(connection, content.definition)
+        parameters = None if content.parameters is None else keep(connection, content.parameters)
         row = {
             "id": content.id,
             "format": content.format,
@@ -200,14 +186,6 @@ class Networks:
             **told._asdict(),
         }
         connection.execute(ADD_NETWORK, row)
-
-    def _keep(self, connection: Connection, content: bytes | None) -> str | None:
-        """Insert bytes as a blob unless they are stored already. Return the id of the blob."""
-        if content is None:
-            return None
-        name = hashlib.sha256(content).hexdigest()
-        connection.execute(self._add_blob, {"id": name, "size": len(content), "content": content})
-        return name
 
     def find(self, owner: str, name: str) -> Entry | None:
         """Return the network if this owner has it, otherwise None."""
@@ -249,7 +227,7 @@ class Networks:
 
         Return whether the owner had it. The bytes are deleted with the last owner.
         """
-        return self._removing(lambda connection: self._remove(connection, owner, name))
+        return removing(self.database, lambda connection: disown(connection, owner, name))
 
     def forget(self, before: float) -> int:
         """Remove networks that their owners have not used since the time `before`, in batches.
@@ -264,7 +242,7 @@ class Networks:
                 return 0
         removed = 0
         while True:
-            rows = self._removing(lambda connection: self._remove_some(connection, old))
+            rows = removing(self.database, lambda connection: _forget_some(connection, old))
             removed += sum(rows)
             if len(rows) < AT_ONCE:
                 return removed
@@ -275,34 +253,17 @@ class Networks:
             for (owner, name), when in uses.items():
                 connection.execute(NOTE_USE, {"of_owner": owner, "of_network": name, "now": when})
 
-    def _removing(self, remove: Callable[[Connection], Removed]) -> Removed:
-        """Run a transaction that removes something: on a full disk once more, after making room for it."""
-        for last in (False, True):
-            try:
-                with self.database.writing() as connection:
-                    self.database.lock(connection, LOCK)
-                    return remove(connection)
-            except StoreFull:
-                if last:
-                    raise StoreFull(TOO_FULL) from None
-                self.database.make_room()
-        raise AssertionError
 
-    def _remove_some(self, connection: Connection, old: Mapping[str, float]) -> list[bool]:
-        return [self._remove(connection, row.owner, row.network) for row in connection.execute(SOME_OLD, old).all()]
-
-    def _remove(self, connection: Connection, owner: str, name: str) -> bool:
-        """Remove a network from its owner, within a transaction. Return whether the owner had it."""
-        mine = {"of_owner": owner, "of_network": name}
-        if not connection.execute(DISOWN, mine).rowcount:
-            return False
-        for row in connection.execute(REMOVE_UNOWNED, mine).all():
-            for blob in {row.definition, row.parameters} - {None}:
-                connection.execute(REMOVE_UNUSED, {"blob": blob})
-        return True
+def _forget_some(connection: Connection, old: Mapping[str, float]) -> list[bool]:
+    return [disown(connection, row.owner, row.network) for row in connection.execute(SOME_OLD, old).all()]
 
 
-def _check(name: str, asked: int, allowed: int) -> None:
-    """Raise `QuotaExceeded` for the limit `name` if more is asked than allowed."""
-    if asked > allowed:
-        raise QuotaExceeded(name, asked, allowed)
+def disown(connection: Connection, owner: str, name: str) -> bool:
+    """Remove a network from its owner, within a transaction. Return whether the owner had it."""
+    mine = {"of_owner": owner, "of_network": name}
+    if not connection.execute(DISOWN, mine).rowcount:
+        return False
+    for row in connection.execute(REMOVE_UNOWNED, mine).all():
+        for blob in {row.definition, row.parameters} - {None}:
+            drop(connection, blob)
+    return True

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from service.config import Settings
 from service.store.loaded import LoadedNetworks
@@ -22,8 +22,11 @@ from service.store_errors import NoStore, StoreError
 if TYPE_CHECKING:
     from service.store.database import Database
     from service.store.networks import Networks
+    from service.store.runs import Runs
 
 FILE = "nabla.db"
+SQLITE = "sqlite:///"
+"""The beginning of the address of a SQLite database; its path follows."""
 DAY = 86400.0
 NOTE_SECONDS = 60.0
 """Time in seconds between two writes of the recorded uses."""
@@ -31,6 +34,13 @@ CLEAN_SECONDS = 900.0
 """Approximate time in seconds between two searches for networks that nobody used for long."""
 
 log = logging.getLogger("nabla.store")
+
+
+class Opened(NamedTuple):
+    """What an open database holds."""
+
+    networks: Networks
+    runs: Runs
 
 
 class Store:
@@ -44,20 +54,38 @@ class Store:
         self._process = 0
         """Id of the process that opened the store."""
         self._database: Database | None = None
-        self._networks: Networks | None = None
+        self._opened: Opened | None = None
 
     @property
     def networks(self) -> Networks:
         """Return the networks in the database, and open the database if needed. Raises `StoreError`."""
-        found = self._networks
-        if found is not None and self._process == os.getpid() and found.database.is_there():
+        return self._open().networks
+
+    @property
+    def runs(self) -> Runs:
+        """Return the runs in the database, and open the database if needed. Raises `StoreError`.
+
+        The file of a database may be removed and made anew, so ask for the runs each time.
+        """
+        return self._open().runs
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this process has opened the database."""
+        return self._opened is not None and self._process == os.getpid()
+
+    def _open(self) -> Opened:
+        """Return the database of this process, and open it if needed. Raises `StoreError`."""
+        found = self._opened
+        if found is not None and self._process == os.getpid() and found.networks.database.is_there():
             return found
         with self._lock:
-            return self._open()
+            return self._open_anew()
 
-    def _open(self) -> Networks:
-        """Open the database of this process and return its networks. Raises `StoreError`."""
+    def _open_anew(self) -> Opened:
+        """Open the database of this process. Raises `StoreError`."""
         from service.store.networks import Networks
+        from service.store.runs import RunLimits, Runs
         from service.store.upgrade import upgrade
 
         database = self._database
@@ -69,14 +97,21 @@ class Store:
             database.close()
             database = None
         if database is None:
-            self._database = self._networks = None
+            self._database = self._opened = None
             self._database = database = self._find()
             self._process = os.getpid()
-        if self._networks is None:
+        if self._opened is None:
             upgrade(database)
-            self._networks = Networks(database)
+            settings = self.settings
+            limits = RunLimits(
+                settings.max_unfinished_runs,
+                settings.max_run_bytes,
+                settings.max_stored_bytes_per_key,
+                settings.max_stored_bytes,
+            )
+            self._opened = Opened(Networks(database), Runs(database, limits))
             threading.Thread(target=self._keep_tidy, name="nabla-store", daemon=True).start()
-        return self._networks
+        return self._opened
 
     def _find(self) -> Database:
         """Return the database that the settings name, and create the file of a SQLite database. Raises `NoStore`."""
@@ -105,12 +140,12 @@ class Store:
         with self._lock:
             if self._database is not None and self._process == os.getpid():
                 self._database.close()
-            self._database = self._networks = None
+            self._database = self._opened = None
 
     def tidy(self) -> int:
-        """Write the recorded uses, and remove the networks that nobody used for long.
+        """Write the recorded uses, and remove the networks that nobody used for long and the runs that ended long ago.
 
-        Return how many. Raises `StoreError`.
+        Return how many networks and runs were removed. Raises `StoreError`.
         """
         now = self.clock()
         uses = self.loaded.take_uses()
@@ -120,17 +155,21 @@ class Store:
         removed = self.networks.forget(now - days * DAY) if days else 0
         if removed:
             log.info("%d networks that nobody used for %g days are removed", removed, days)
-        return removed
+        days = self.settings.run_days
+        ended = self.runs.forget(now - days * DAY) if days else 0
+        if ended:
+            log.info("%d runs that ended %g days ago are removed", ended, days)
+        return removed + ended
 
     def _keep_tidy(self) -> None:
         """Call `tidy` again and again, until the store is closed or opened anew."""
-        mine = self._networks
+        mine = self._opened
         clean = time.monotonic() + CLEAN_SECONDS * random.uniform(
             0.05, 1.0
         )  # so that processes do not all clean at once
         while True:
             time.sleep(NOTE_SECONDS)
-            if self._networks is not mine or mine is None:
+            if self._opened is not mine or mine is None:
                 return
             try:
                 if time.monotonic() >= clean:
@@ -139,11 +178,22 @@ class Store:
                 else:
                     uses = self.loaded.take_uses()
                     if uses:
-                        mine.note_uses(dict.fromkeys(uses, self.clock()))
+                        mine.networks.note_uses(dict.fromkeys(uses, self.clock()))
             except StoreError:
                 pass  # the error is logged, and the next attempt may succeed
             except Exception:
                 log.exception("the store cannot be kept tidy")
+
+
+def file_of(settings: Settings) -> Path | None:
+    """Return the file of a SQLite database, whether it is there or not; None for a database server.
+
+    The settings are read without SQLAlchemy, which takes tens of megabytes. Raises `NoStore` as `data_folder` does.
+    """
+    address = settings.database
+    if not address:
+        return data_folder(settings) / FILE
+    return Path(address.removeprefix(SQLITE).partition("?")[0]) if address.startswith(SQLITE) else None
 
 
 def data_folder(settings: Settings) -> Path:

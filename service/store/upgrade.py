@@ -23,7 +23,7 @@ from service.store_errors import StoreUnavailable
 if TYPE_CHECKING:
     from alembic.config import Config
 
-LATEST = "0001"
+LATEST = "0002"
 """The version of the tables that this program needs. A test compares it with the migrations."""
 MIGRATIONS = Path(__file__).parent / "migrations"
 MIGRATION_SECONDS = 120

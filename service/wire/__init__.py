@@ -28,6 +28,7 @@ from service.wire.negotiation import (
     accepts_gzip,
     check_accept,
     form_and_base64,
+    form_of_steps,
     preferred_language,
     wanted_layout,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "document",
     "document_in_pieces",
     "form_and_base64",
+    "form_of_steps",
     "parse",
     "preferred_language",
     "read_body",

@@ -29,6 +29,15 @@ LAYOUTS = ("nabla", "pytorch")
 # The media types of an Accept header, and their forms.
 DOCUMENT: dict[str, Form] = {JSON: "json", "application/*": "json", "*/*": "json", "application/problem+json": "json"}
 DOCUMENT_OR_STREAM: dict[str, Form] = DOCUMENT | {NDJSON: "ndjson", EVENTS: "sse", "text/*": "sse"}
+STEPS: dict[str, Form] = {
+    NDJSON: "ndjson",
+    EVENTS: "sse",
+    JSON: "json",
+    "application/problem+json": "json",
+    "text/*": "sse",
+    "application/*": "ndjson",
+    "*/*": "ndjson",
+}
 OF_FILES: dict[str, Form] = {SAFETENSORS: "safetensors", "application/safetensors": "safetensors", NPZ: "npz"}
 # Frequent Accept headers that mean a document with lists.
 COMMON = (None, "", "*/*", JSON)
@@ -48,6 +57,15 @@ def form_and_base64(environ: Mapping[str, Any], streams: bool = True, files: boo
         return "json", False
     forms = (DOCUMENT_OR_STREAM if streams else DOCUMENT) | (OF_FILES if files and wanted is None else {})
     return _negotiate(accept, forms)
+
+
+def form_of_steps(environ: Mapping[str, Any]) -> tuple[Form, bool]:
+    """Return the form in which records of steps are sent, a stream of lines unless the client asks for another one.
+
+    Also return whether tensors are base64. Raise `Problem` 406.
+    """
+    accept = environ.get("HTTP_ACCEPT")
+    return ("ndjson", False) if accept in ("*/*", "", None) else _negotiate(accept, STEPS)
 
 
 def check_accept(environ: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from service.capacity import memory
@@ -50,15 +51,21 @@ def test_a_trace_over_the_limit_is_refused_with_numbers(make_client: MakeClient)
     assert make_client(max_trace_elements=error["asked"]).post(PATH, json=body).status_code == 200
 
 
+@pytest.fixture(scope="module")
+def traceless(make_client: MakeClient) -> FlaskClient:
+    """Return a client of an application that allows no trace."""
+    return make_client(max_trace_elements=1)
+
+
 @every("include", [[], *[[name] for name in EVERYTHING]])
 @every("optimizer", ["sgd", "adam", "nadam", "l_bfgs", {"type": "adam", "amsgrad": True}])
 def test_the_estimate_of_a_trace_is_no_less_than_it_holds(
-    make_client: MakeClient, optimizer: Any, include: list[str]
+    post: Post, traceless: FlaskClient, optimizer: Any, include: list[str]
 ) -> None:
     body = training(optimizer=optimizer, steps=20, trace={"include": include})
-    error = refused(make_client(max_trace_elements=1).post(PATH, json=body), body)
+    error = refused(traceless.post(PATH, json=body), body)
 
-    answer = make_client().post(PATH, json=body).json
+    answer = post(body, PATH).json
     assert numbers_in(answer["steps"]) <= error["asked"]
 
 

@@ -15,7 +15,9 @@ from sqlalchemy.engine import URL
 
 from service.store.database import Database
 from service.store.networks import Networks
+from service.store.runs import Runs
 from service.store.upgrade import upgrade
+from tests.store.running import LIMITS
 
 NAMES = count()
 
@@ -77,3 +79,10 @@ def stored(database: Database) -> Networks:
     """Return the networks of a database that is up to date."""
     upgrade(database)
     return Networks(database)
+
+
+@pytest.fixture
+def kept(database: Database) -> Runs:
+    """Return the runs of a database that is up to date."""
+    upgrade(database)
+    return Runs(database, LIMITS)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
-
 import numpy as np
-
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from service.engine.arrays import Array
 from service.engine.cautions import Caution
 from service.engine.declarations import Selection
@@ -18,6 +15,7 @@ from service.engine.descent.optimizers.declaration import Optimizer
 from service.engine.descent.training import Training
 from service.engine.errors import LimitExceeded, Path
 from service.engine.limits import Limits
+from typing import Any, NamedTuple
 
 MOST_TRAININGS = 100
 CURVES = ("loss", "gradient_norm", "learning_rate", "validation_loss")
@@ -53,6 +51,10 @@ class Row:
     best_step: int = 0
     validation_loss: float | None = None
 
+    def saved(self) -> dict[str, Any]:
+        """Return the row without its contender."""
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "contender"}
+
 
 class Comparison:
     """Trainings of several contenders, made one after the other. `start` makes the training of a contender."""
@@ -66,6 +68,7 @@ class Comparison:
         for contender in contenders:
             replace(recipe, optimizer=contender.optimizer).check()
         self._start = start
+        self._contenders = tuple(contenders)
         self._waiting = list(reversed(contenders))
         self.rows: list[Row] = []
         self.curves: list[dict[str, Array]] = []
@@ -74,6 +77,8 @@ class Comparison:
         first = self._waiting.pop()
         self._training: Training | None = start(first)
         steps, every = self._training.steps, self._training.plan.every
+        self.steps_each = steps
+        """The steps of each training, at most."""
         self.steps: Array = np.unique(np.append(np.arange(1, steps + 1, min(every, steps)), steps))
         """The numbers of the steps at which curves have values."""
         self._add(first)
@@ -88,7 +93,7 @@ class Comparison:
             self.work = work
             """The floating-point operations of all runs together, at most and roughly."""
             self.program = self._training.objective.program
-            self.calls = len(contenders) * steps * (len(self.program.nodes) + RULE_CALLS)
+            self.calls = len(contenders) * steps * (self._training.objective.calls + RULE_CALLS)
             """Calls of NumPy of all runs together, roughly."""
         except BaseException:
             self.close()
@@ -108,6 +113,46 @@ class Comparison:
         self.rows.append(Row(contender, reason=reason))
         self.curves.append({name: np.full(len(self.steps), np.nan) for name in CURVES})
 
+    def saved(self) -> dict[str, Any]:
+        """Return all that the comparison remembers between two steps, which `restore` takes in another process. The
+        next step changes the arrays."""
+        training = self._training
+        return {
+            "ended": [row.saved() for row in (self.rows if training is None else self.rows[:-1])],
+            "curves": self.curves,
+            "warnings": [caution.saved() for caution in self.warnings],
+            "training": None if training is None else training.saved(),
+        }
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Go on from what `saved` returned of a comparison of the same contenders, as if it had never stopped."""
+        self.close()
+        ended, curves, training = saved["ended"], saved["curves"], saved["training"]
+        self.rows = [Row(each, **values) for each, values in zip(self._contenders[: len(ended)], ended, strict=True)]
+        self.curves = [{name: curve.copy() for name, curve in own.items()} for own in curves]
+        self.warnings = [caution for each in saved["warnings"] if (caution := Caution.restored(each)) is not None]
+        self._waiting = list(reversed(self._contenders[len(curves) :]))
+        if training is not None:
+            contender = self._contenders[len(ended)]
+            self.rows.append(Row(contender))
+            self._training = self._start(contender)
+            self._training.restore(training)
+
+    @property
+    def count(self) -> int:
+        """The number of all trainings."""
+        return len(self._contenders)
+
+    @property
+    def ended(self) -> int:
+        """The number of trainings that have ended."""
+        return len(self.rows) - (self._training is not None)
+
+    @property
+    def present(self) -> Training | None:
+        """The training that is going on."""
+        return self._training
+
     @property
     def finished(self) -> bool:
         return self._training is None
@@ -118,19 +163,21 @@ class Comparison:
         losses = [row.loss if math.isfinite(row.loss) else math.inf for row in self.rows]
         return losses.index(min(losses)) if min(losses) < math.inf else None
 
-    def advance(self) -> None:
-        """Make one step of the present training. When it ends, start that of the next contender."""
+    def advance(self) -> Row | None:
+        """Make one step of the present training. When it ends, start that of the next contender, and return its row."""
         training = self._training
         assert training is not None
         recorded = training.advance()
         if recorded is not None:
             self._record(recorded.step)
-        if training.finished:
-            self._end(training)
-            if self._waiting:
-                contender = self._waiting.pop()
-                self._add(contender)
-                self._training = self._start(contender)
+        if not training.finished:
+            return None
+        row = self._end(training)
+        if self._waiting:
+            contender = self._waiting.pop()
+            self._add(contender)
+            self._training = self._start(contender)
+        return row
 
     def _record(self, step: Step) -> None:
         place = int(np.searchsorted(self.steps, step.number))
@@ -143,7 +190,7 @@ class Comparison:
         if step.validation_loss is not None:
             curves["validation_loss"][place] = step.validation_loss
 
-    def _end(self, training: Training) -> None:
+    def _end(self, training: Training) -> Row:
         row = self.rows[-1]
         outcome = training.outcome()
         row.status, row.reason, row.steps_done = outcome.status, outcome.reason, outcome.step
@@ -152,6 +199,7 @@ class Comparison:
         row.best_loss, row.best_step = training.lowest
         self.warnings += [caution for caution in outcome.shared if caution not in self.warnings]
         self.close()
+        return row
 
     def cancel(self, reason: str) -> None:
         """End the present training and all that have not begun, with the status `cancelled` and this reason."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from service.engine.compiling import Compiler
 from service.engine.descent.loop import Descent, Recipe
-from service.engine.descent.objective import NetworkObjective, hessian_of
+from service.engine.descent.objective import BatchObjective, hessian_of
 from service.engine.descent.training_plan import Plan
 from service.engine.errors import LimitExceeded, Path
 from service.engine.float_warnings import without_float_warnings
@@ -43,7 +43,7 @@ class TrainingCost:
     def __init__(
         self,
         compile: Compiler,  # noqa: A002 (the verb fits)
-        objective: NetworkObjective,
+        objective: BatchObjective,
         steps: int,
     ) -> None:
         self.objective, self.steps = objective, steps
@@ -96,12 +96,12 @@ class TrainingCost:
         return len(declaration.histories) * min(declaration.most_rows(**recipe.own_options), self.steps)
 
 
-def admission(admit: Admit, recipe: Recipe, steps: int) -> Callable[[NetworkObjective], None]:
+def admission(admit: Admit, recipe: Recipe, steps: int) -> Callable[[BatchObjective], None]:
     """Return a function of an objective that calls `admit` with the cost of `steps` steps on this objective."""
     evaluations = recipe.optimizer.declaration.most_evaluations(**recipe.own_options)
 
-    def admit_training(objective: NetworkObjective) -> None:
+    def admit_training(objective: BatchObjective) -> None:
         work = objective.work * evaluations * steps + objective.total_work
-        admit(objective.program, work, len(objective.program.nodes) * evaluations + RULE_CALLS, steps)
+        admit(objective.program, work, objective.calls * evaluations + RULE_CALLS, steps)
 
     return admit_training

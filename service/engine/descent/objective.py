@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -15,18 +16,103 @@ from service.engine.cautions import Caution
 from service.engine.compiling import Compiler
 from service.engine.descent.batches import Batches, FullBatch
 from service.engine.errors import DeadlineExceeded, Fault, InvalidRequest, LimitExceeded
-from service.engine.graph.plan import Workspace
+from service.engine.graph.plan import Program, Workspace
 from service.engine.limits import WATCHED_OPERATIONS
 from service.engine.network.answer_warnings import first_non_finite, misread, unfit
 from service.engine.network.derivatives import DerivativeTask
 from service.engine.network.evaluate import Evaluation, EvaluationTask
-from service.engine.network.feed import Feed
+from service.engine.network.feed import Feed, Feeder
 from service.engine.network.flat import tree_of
+from service.engine.network.parameters import ParameterVector
 from service.engine.network.task import Task
 from service.engine.watch import Watch
 
 QUICK_OPERATIONS = 1e9
 """Floating-point operations that are made even when the time is over."""
+
+
+class BatchObjective(ABC):
+    """The loss of a network as a function of its trained parameters, for the loop in `loop.py`, and what a training
+    knows of it: costs, the layout of the parameters, and warnings."""
+
+    watch: Watch | None
+    batches: Batches
+    steps_per_epoch: int
+    whole: bool
+    """True if every step uses all samples."""
+    nbytes: int
+    """The memory of all programs together."""
+    work: float
+    """The floating-point operations of one evaluation of the largest batch."""
+    calls: float
+    """Calls of NumPy of this evaluation."""
+    validation_work: float
+    total_work: float
+    program: Program
+    """The program of the largest batch, or of its largest shard."""
+    feeder: Feeder
+    vector: ParameterVector
+    flat: Array
+    """All parameters, the trained ones first."""
+    parameters: Array
+    rows: Array | None
+    """The indices of the samples of the step that began last; None: all samples."""
+    samples: int
+
+    @abstractmethod
+    def begin(self, step: int) -> None: ...
+
+    @abstractmethod
+    def evaluate(self) -> tuple[float, Array]: ...
+
+    @abstractmethod
+    def hessian(self, most_work: float = math.inf) -> Array: ...
+
+    @abstractmethod
+    def finish(self) -> None: ...
+
+    @abstractmethod
+    def validate(self) -> float | None: ...
+
+    @abstractmethod
+    def total(self, step: int) -> float:
+        """Return the loss over all samples, with the random numbers of step `step`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give the borrowed memory back to the pool."""
+
+    @abstractmethod
+    def non_finite(self) -> Caution:
+        """Return the caution about the first value that is not finite in the step that began last."""
+
+    @property
+    @abstractmethod
+    def largest(self) -> Task:
+        """The task of computing the loss and its gradient on the largest batch."""
+
+    @property
+    @abstractmethod
+    def warnings(self) -> list[Caution]:
+        """Warnings about the network, the loss, the targets and the weights."""
+
+    @abstractmethod
+    def misread(self, *, everything: bool = False) -> list[Caution]:
+        """Return cautions about outputs that the loss reads as probabilities or rates although they are none.
+
+        The outputs are those of the step that began last; with `everything`, those of all samples at the last call of
+        `total`.
+        """
+
+    def final_losses(self, step: int) -> tuple[float | None, float | None]:
+        """Return the loss over all samples and the loss on validation data, after the last step. The second is None
+        without such data. Both are None if the time is over."""
+        if self.total_work + self.validation_work <= QUICK_OPERATIONS:
+            self.watch = None
+        try:
+            return self.total(step), self.validate()
+        except DeadlineExceeded:
+            return None, None
 
 
 class _Run(NamedTuple):
@@ -42,8 +128,8 @@ class _Run(NamedTuple):
     """The new values of arrays that layers carry along, and their places among the parameters."""
 
 
-class NetworkObjective:
-    """The loss of a network as a function of its trained parameters, for the loop in `loop.py`."""
+class NetworkObjective(BatchObjective):
+    """The loss of a network, each batch of which is computed by one program."""
 
     def __init__(
         self,
@@ -64,26 +150,24 @@ class NetworkObjective:
         self.steps_per_epoch = batches.steps_per_epoch
         self._compile = compile
         self._task, self._feed = task, feed
-        self._rows: Array | None = None
+        self.rows: Array | None = None
+        self.samples = task.samples
         self._step = 0
         whole = self.whole = isinstance(batches, FullBatch)
-        """True if every step uses all samples."""
         # The whole task comes first: its shapes are those of the request, while batches always have valid ones.
         everything = compile(EvaluationTask(task if whole else task._replace(differentiated=False)))
         everything.feeder.check(feed)
         sizes = sorted(batches.sizes, reverse=True)
-        evaluations = {size: everything if whole else compile(EvaluationTask(_of_size(task, size))) for size in sizes}
+        evaluations = {size: everything if whole else compile(EvaluationTask(task.of_size(size))) for size in sizes}
         main = evaluations[sizes[0]]
         validating = None if validation is None else self._validating(main, *validation)
         used = {id(each): each for each in (*evaluations.values(), everything, validating) if each is not None}
         self.nbytes = sum(each.program.nbytes for each in used.values())
-        """The memory of all programs together."""
         self.work: float = max(each.program.work for each in evaluations.values())
-        """The floating-point operations of one evaluation of the largest batch."""
         self.validation_work: float = 0.0 if validating is None else validating.program.work
         self.total_work: float = everything.program.work
         self.program = main.program
-        """The program of the largest batch."""
+        self.calls = len(self.program.nodes)
         admit(self)
         reserve(self.nbytes)
         self._runs = {size: self._open(evaluation) for size, evaluation in evaluations.items()}
@@ -91,7 +175,6 @@ class NetworkObjective:
         self.feeder = self._main.evaluation.feeder
         self.vector = self.feeder.parameters
         self.flat = self._main.parameters
-        """All parameters, the trained ones first."""
         self.parameters = self.flat[: self.vector.trained_size]
         self._everything = self._main if whole else self._open(everything)
         self._everything.evaluation.feeder.fill_samples(self._everything.workspace, feed)
@@ -113,23 +196,18 @@ class NetworkObjective:
         return _Run(evaluation, workspace, workspace.calls, flat, gradients, read["loss"], carried)
 
     def _validating(self, main: Evaluation, task: Task, feed: Feed) -> Evaluation:
-        try:
+        with of_validation():
             evaluation = self._compile(EvaluationTask(task))
-            if evaluation.parameters.pieces != main.parameters.pieces:
-                detail = "have another shape than those that are trained on, so that the parameters do not fit both"
-                raise InvalidRequest([Fault(("inputs",), detail)])
+            check_layout(evaluation.parameters, main.parameters)
             evaluation.feeder.check(feed)
-        except InvalidRequest as error:
-            raise InvalidRequest([replace(each, path=("validation", *each.path)) for each in error.faults]) from None
         return evaluation
 
     def close(self) -> None:
-        """Give the borrowed memory back to the pool."""
         self._stack.close()
 
     def begin(self, step: int) -> None:
         self._step = step
-        rows = self._rows = self.batches.rows(step)
+        rows = self.rows = self.batches.rows(step)
         run = self._run = self._main if rows is None else self._runs[len(rows)]
         if rows is not None:
             run.evaluation.feeder.fill_samples(run.workspace, self._feed, rows)
@@ -155,12 +233,11 @@ class NetworkObjective:
         derivation = self._compile(hessian_of(self._run.evaluation.task))
         if derivation.work > most_work:
             raise LimitExceeded("operations", derivation.work, most_work)
-        feed = _rows_of(self._feed, self._rows)
+        feed = rows_of(self._feed, self.rows)
         feed.parameters, feed.step = tree_of(self.vector.pieces, self.flat), self._step
         return np.asarray(derivation.run(feed, watch=self.watch).result)
 
     def non_finite(self) -> Caution:
-        """Return the caution about the first value that is not finite in the step that began last."""
         run = self._run
         evaluation = run.evaluation
         return first_non_finite(
@@ -175,39 +252,17 @@ class NetworkObjective:
         return None if self._validation is None else self._compute(self._validation)
 
     def total(self, step: int) -> float:
-        """Return the loss over all samples, with the random numbers of step `step`."""
         run = self._everything
         if run.evaluation.model.noises:
             run.evaluation.feeder.fill_noises(run.workspace, self._feed.seed, step)
         return self._compute(run)
 
-    def final_losses(self, step: int) -> tuple[float | None, float | None]:
-        """Return the loss over all samples and the loss on validation data, after the last step. The second is None
-        without such data. Both are None if the time is over."""
-        if self.total_work + self.validation_work <= QUICK_OPERATIONS:
-            self.watch = None
-        try:
-            return self.total(step), self.validate()
-        except DeadlineExceeded:
-            return None, None
-
-    @property
-    def rows(self) -> Array | None:
-        """The indices of the samples of the step that began last; None: all samples."""
-        return self._rows
-
-    @property
-    def samples(self) -> int:
-        return self._task.samples
-
     @property
     def largest(self) -> Task:
-        """The task of computing the loss and its gradient on the largest batch."""
         return self._main.evaluation.task
 
     @property
     def warnings(self) -> list[Caution]:
-        """Warnings about the network, the loss, the targets and the weights."""
         run = self._everything
         found = [*self._main.evaluation.warnings, *unfit(run.evaluation.task, self._feed, self.whole)]
         if self.whole and math.isfinite(run.loss.item()):
@@ -215,14 +270,25 @@ class NetworkObjective:
         return found
 
     def misread(self, *, everything: bool = False) -> list[Caution]:
-        """Return cautions about outputs that the loss reads as probabilities or rates although they are none.
-
-        The outputs are those of the step that began last; with `everything`, those of all samples at the last call of
-        `total`.
-        """
         run = self._everything if everything else self._run
         outputs = {name: run.workspace.outputs[f"outputs/{name}"] for name in self._task.definition.output_names}
         return misread(run.evaluation.watched, outputs)
+
+
+@contextmanager
+def of_validation() -> Iterator[None]:
+    """Move faults to the validation data of a request."""
+    try:
+        yield
+    except InvalidRequest as error:
+        raise InvalidRequest([replace(each, path=("validation", *each.path)) for each in error.faults]) from None
+
+
+def check_layout(validated: ParameterVector, trained: ParameterVector) -> None:
+    """Raise `InvalidRequest` if the network has other parameters on validation data."""
+    if validated.pieces != trained.pieces:
+        detail = "have another shape than those that are trained on, so that the parameters do not fit both"
+        raise InvalidRequest([Fault(("inputs",), detail)])
 
 
 def hessian_of(task: Task) -> DerivativeTask:
@@ -230,16 +296,7 @@ def hessian_of(task: Task) -> DerivativeTask:
     return DerivativeTask(task, "hessian", "loss", "parameters")
 
 
-def _of_size(task: Task, size: int) -> Task:
-    """Return the task with another number of samples."""
-    assert task.targets is not None
-    return task._replace(
-        inputs=tuple([(name, (size, *shape[1:])) for name, shape in task.inputs]),
-        targets=tuple([(name, (size, *shape[1:])) for name, shape in task.targets]),
-    )
-
-
-def _rows_of(feed: Feed, rows: Array | None) -> Feed:
+def rows_of(feed: Feed, rows: Array | None) -> Feed:
     """Return the feed of some samples; None: of all."""
     if rows is None:
         return replace(feed)

@@ -6,7 +6,7 @@ its runs with as few array operations as one. Runs of searches move one after th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -102,6 +102,45 @@ class Runs:
         matrices = MATRICES * 8 * dimension * plan.runs
         return program.nbytes + kept + matrices + STEP_NUMBER_BYTES * recorded + RUN_BYTES * plan.runs
 
+    def saved(self) -> dict[str, Any]:
+        """Return all that the runs remember between two calls of `advance`, which `restore` takes in another process.
+        The next call changes the arrays.
+
+        Only runs whose plan keeps no paths are saved.
+        """
+        assert not self.plan.keep
+        return {
+            "step": self.step,
+            "finished": self.finished,
+            "positions": self.positions,
+            "before": self._before if self.searches.in_step else None,
+            "status": self.status,
+            "ended_at": self.ended_at,
+            "ended": self._ended,
+            "resting": self._resting,
+            "first": self.first,
+            "kinks": {run: (kink.kind, kink.text) for run, kink in self.kinks.items()},
+            "rules": [group.update.saved() for group in self.rules.groups],
+            "searches": self.searches.saved(),
+        }
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Go on from what `saved` returned of runs of the same plan, as if they had never stopped."""
+        self.step, self.finished = saved["step"], saved["finished"]
+        self.positions[...] = saved["positions"]
+        if saved["before"] is not None:
+            self._before = saved["before"].copy()
+        self.status[...], self.ended_at[...] = saved["status"], saved["ended_at"]
+        self._ended = None if saved["ended"] is None else saved["ended"].copy()
+        self._resting[...] = saved["resting"]
+        if saved["first"].size:
+            self._set_bounds(saved["first"].copy())
+        self.kinks = {run: PointProblem(kind, None, text) for run, (kind, text) in saved["kinks"].items()}
+        for group, update in zip(self.rules.groups, saved["rules"], strict=True):
+            group.update.restore(update)
+        self.searches.restore(saved["searches"])
+        without_float_warnings(self._evaluate)
+
     def compiled(self, points: int, order: int) -> Function:
         """Return the compiled function for so many points, with derivatives up to an order."""
         return self._compile(FunctionTask(self.expression, points, order))
@@ -140,9 +179,7 @@ class Runs:
         """End the runs that have diverged or meet a bound."""
         stop, values = self.plan.stop, self.values
         if not self.first.size:
-            self.first = values.copy()
-            self._farthest = RUNAWAY * np.fmax(1.0, np.abs(values))
-            self._highest = self._farthest if stop.value_above is None else np.float64(stop.value_above)
+            self._set_bounds(values.copy())
         near = np.isfinite(values) & np.logical_and.reduce(np.isfinite(self.gradients), axis=0)
         near &= (values <= self._highest) & (values >= -self._farthest)
         if not near.all():
@@ -154,6 +191,13 @@ class Runs:
             self._end(values < stop.value_below, STOPPED)
         if stop.gradient_norm_below is not None:
             self._end(norms_of(self.gradients.T) < stop.gradient_norm_below, STOPPED)
+
+    def _set_bounds(self, first: Array) -> None:
+        """Take the values at the starts, which say where values have run away."""
+        self.first = first
+        self._farthest = RUNAWAY * np.fmax(1.0, np.abs(first))
+        above = self.plan.stop.value_above
+        self._highest = self._farthest if above is None else np.float64(above)
 
     def _on_kinks(self, lost: Array) -> Array:
         """Return a mask of those `lost` runs that stand at a kink: a point with a value but no finite slope."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 
@@ -66,8 +67,8 @@ class SearchRuns:
         self.last_moves: dict[int, int] = {}
         """For each run, the number of steps after which it moved last."""
         self._descents: list[tuple[int, Descent]] = []
-        self._moving: Iterator[tuple[int, Descent]] | None = None
-        """The runs that have not made the present step, while a step is going on."""
+        self._moved: int | None = None
+        """How many of the runs have made the present step, while a step is going on."""
 
     def __bool__(self) -> bool:
         return bool(self._descents)
@@ -75,7 +76,7 @@ class SearchRuns:
     @property
     def in_step(self) -> bool:
         """True while some runs have made the present step and others have not."""
-        return self._moving is not None
+        return self._moved is not None
 
     def add(self, optimizer: Selection[Optimizer], place: int) -> None:
         """Add a run from each start for an optimizer. `place` is the optimizer's position in the plan. Raises
@@ -100,16 +101,29 @@ class SearchRuns:
             objective = _FunctionObjective(evaluate, lambda: compiled(1, 2), start)
             self._descents.append((run, Descent(objective, Recipe(optimizer, self.plan.schedule))))
 
+    def saved(self) -> dict[str, Any]:
+        """Return all that the searches remember between two calls of `go_on`. The next call changes the arrays."""
+        descents = [{"point": descent.parameters, **descent.saved()} for _, descent in self._descents]
+        return {"descents": descents, "last_moves": self.last_moves, "moved": self._moved}
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Take over what `saved` returned of searches from the same starts."""
+        for (_, descent), each in zip(self._descents, saved["descents"], strict=True):
+            descent.parameters[...] = each["point"]
+            descent.restore(each)
+        self.last_moves, self._moved = dict(saved["last_moves"]), saved["moved"]
+
     def begin(self) -> None:
         """Begin the next step of all runs. `go_on` then makes it."""
-        self._moving = iter(self._descents)
+        self._moved = 0
 
     def go_on(self, positions: Array, moves: Array, number: int) -> bool:
         """Move runs for a few milliseconds. Return whether all of them have made step `number`. `positions` is
         (variables, runs), changed in place; `moves` marks the runs that have not ended."""
-        assert self._moving is not None
+        assert self._moved is not None
         end = time.monotonic() + SEARCH_SECONDS
-        for run, descent in self._moving:
+        for run, descent in self._descents[self._moved :]:
+            self._moved += 1
             if moves[run]:
                 descent.advance()
                 if np.any(positions[:, run] != descent.parameters):
@@ -117,5 +131,5 @@ class SearchRuns:
                 positions[:, run] = descent.parameters
             if time.monotonic() > end:
                 return False
-        self._moving = None
+        self._moved = None
         return True

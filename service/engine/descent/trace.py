@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
-
 import numpy as np
-
+from collections.abc import Mapping
 from service.engine.arrays import Array, is_finite
 from service.engine.cautions import Caution
 from service.engine.descent.checkpoint import Checkpoint, checkpoint_of, tree_or_number
 from service.engine.descent.loop import Descent, Step
-from service.engine.descent.objective import NetworkObjective
+from service.engine.descent.objective import BatchObjective
 from service.engine.descent.training_plan import Plan
 from service.engine.findings import found
 from service.engine.float_warnings import without_float_warnings
 from service.engine.network.flat import tree_of
+from typing import Any, NamedTuple
 
 TRACED = ("gradients", "parameters", "state", "updates", "effective_learning_rate", "batch")
 """What a trace may include of each step."""
@@ -32,7 +31,7 @@ class Recorded(NamedTuple):
 class Tracer:
     """A recorder of the steps of one training, for the trace in the answer."""
 
-    def __init__(self, objective: NetworkObjective, descent: Descent, plan: Plan, seed: int) -> None:
+    def __init__(self, objective: BatchObjective, descent: Descent, plan: Plan, seed: int) -> None:
         """Prepare to record the steps of `descent`. `seed` is the training's seed, which checkpoints hold."""
         self.objective, self.descent, self.plan, self.seed = objective, descent, plan, seed
         self.non_finite: Caution | None = None
@@ -45,6 +44,16 @@ class Tracer:
         """Remember the parameters before a step, if the trace includes updates."""
         if self._before is not None:
             self._before[...] = self.objective.parameters
+
+    def saved(self) -> dict[str, Any]:
+        """Return what the tracer remembers between two steps."""
+        non_finite = None if self.non_finite is None else self.non_finite.saved()
+        return {"non_finite": non_finite, "validation_loss": self._validation_loss}
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Take over what `saved` returned, before the first step."""
+        self.non_finite = Caution.restored(saved["non_finite"])
+        self._validation_loss = saved["validation_loss"]
 
     def see(self, step: int, name: str, array: Array) -> None:
         """Make the caution `non_finite` about an array of the trace, if this array is the first that is not finite."""

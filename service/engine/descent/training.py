@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import numpy as np
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-
-import numpy as np
-
 from service.engine.arrays import Array, is_finite
 from service.engine.cautions import Caution, caution
 from service.engine.compiling import Compiler
+from service.engine.descent.batches import Batches
 from service.engine.descent.checkpoint import Checkpoint, StateReader, progress_of
 from service.engine.descent.cost import Admit, TrainingCost, admission, no_need
 from service.engine.descent.loop import Descent
-from service.engine.descent.objective import NetworkObjective
+from service.engine.descent.objective import BatchObjective, NetworkObjective
+from service.engine.descent.sharded_objective import ShardedObjective
 from service.engine.descent.trace import Recorded, Tracer
 from service.engine.descent.training_plan import Plan
 from service.engine.errors import DeadlineExceeded, Fault, InvalidRequest, Path
@@ -23,8 +23,10 @@ from service.engine.float_warnings import ignoring_float_warnings
 from service.engine.limits import Limits
 from service.engine.network.evaluate import EvaluationTask
 from service.engine.network.feed import Feed
+from service.engine.network.shard_sums import Spread
 from service.engine.network.task import Task
 from service.engine.watch import Watch
+from typing import Any
 
 
 @dataclass
@@ -65,12 +67,13 @@ class Training:
         admit: Admit = no_need,
         watch: Watch | None = None,
         place: Path = ("optimizer",),
+        spread: Spread | None = None,
     ) -> None:
         """Check the whole request and get ready for the first step.
 
         `place` is the optimizer's place in the request. `admit` is called with the cost of the steps, then `reserve`
         with the bytes, before memory is taken. `watch` may end a long step in the middle; this step is then undone, and
-        the training cancelled.
+        the training cancelled. `spread` computes blocks of shards, if the plan has shards.
 
         Raises `InvalidRequest` when something does not fit, `LimitExceeded` when the training would cost too much.
         """
@@ -93,10 +96,12 @@ class Training:
         """Warnings about outputs of the first step, if that step failed."""
         self.lowest = (math.inf, 0)
         """The lowest loss of any step, and the number of this step."""
+        self.loss: float | None = None
+        self.learning_rate: float | None = None
+        """The loss and the learning rate of the last step."""
         try:
-            self.objective = NetworkObjective(
-                compile, task, feed, batches, validation, reserve, admission(admit, plan.recipe, self.steps), watch
-            )
+            admitting = admission(admit, plan.recipe, self.steps)
+            self.objective = self._objective(task, feed, batches, validation, limits, reserve, admitting, watch, spread)
         except InvalidRequest as error:
             raise error if checkpoint is None else InvalidRequest(map(_of_checkpoint, error.faults)) from None
         try:
@@ -104,6 +109,25 @@ class Training:
         except BaseException:
             self.close()
             raise
+
+    def _objective(
+        self,
+        task: Task,
+        feed: Feed,
+        batches: Batches,
+        validation: tuple[Task, Feed] | None,
+        limits: Limits,
+        reserve: Callable[[int], None],
+        admit: Callable[[BatchObjective], None],
+        watch: Watch | None,
+        spread: Spread | None,
+    ) -> BatchObjective:
+        size = self.plan.shards
+        if size is None:
+            return NetworkObjective(self._compile, task, feed, batches, validation, reserve, admit, watch)
+        return ShardedObjective(
+            self._compile, task, feed, batches, validation, size, limits, reserve, admit, watch, spread
+        )
 
     def _prepare(
         self, limits: Limits, feed: Feed, checkpoint: Checkpoint | None, reserve: Callable[[int], None], place: Path
@@ -124,15 +148,59 @@ class Training:
         self.descent = Descent(objective, recipe, None if checkpoint is None else progress_of(checkpoint))
         if checkpoint is not None:
             StateReader(self.descent, vector.trained).restore(checkpoint)
-        self.last = self.descent.progress.step + self.steps
+        self.before = self.descent.progress.step
+        """The steps before the first one: those of the checkpoint."""
+        self.last = self.before + self.steps
         self.trace_elements = self.cost.trace_elements(self.descent, self.plan)
         """The number of entries of the whole trace."""
         limits.check_trace(self.trace_elements)
         self._tracer = Tracer(objective, self.descent, self.plan, self.seed)
 
+    def saved(self) -> dict[str, Any]:
+        """Return all that the training remembers between two steps, which `restore` takes in another process.
+
+        It says nothing of a cancellation: a training that was cancelled goes on as if it had not been. The next step
+        changes the arrays.
+        """
+        cancelled = self.status == "cancelled"
+        return {
+            "parameters": self.objective.flat,
+            "descent": self.descent.saved(),
+            "trace": self._tracer.saved(),
+            "steps": self.steps,
+            "status": None if cancelled else self.status,
+            "reason": "" if cancelled else self.reason,
+            "lost": None if self._lost is None else self._lost.saved(),
+            "misread": [caution.saved() for caution in self._misread],
+            "lowest": self.lowest,
+            "loss": self.loss,
+            "learning_rate": self.learning_rate,
+        }
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Go on from what `saved` returned of a training that was made alike, as if it had never stopped.
+
+        If this training has more steps, an end of the other one is none here, unless it diverged.
+        """
+        np.copyto(self.objective.flat, saved["parameters"])
+        self.descent.restore(saved["descent"])
+        self._tracer.restore(saved["trace"])
+        self.status, self.reason = saved["status"], saved["reason"]
+        if self.steps > saved["steps"] and self.status in ("completed", "stopped"):
+            self.status = self.descent.status = None
+            self.reason = self.descent.reason = ""
+        self._lost = Caution.restored(saved["lost"])
+        self._misread = [caution for each in saved["misread"] if (caution := Caution.restored(each)) is not None]
+        self.lowest, self.loss, self.learning_rate = saved["lowest"], saved["loss"], saved["learning_rate"]
+
     @property
     def finished(self) -> bool:
         return self.status is not None
+
+    @property
+    def done(self) -> int:
+        """The steps that are done, without those before a checkpoint."""
+        return self.descent.progress.step - self.before
 
     def advance(self) -> Recorded | None:
         """Make one step. Return the record of this step if the trace holds it, else None."""
@@ -149,6 +217,7 @@ class Training:
                 self.objective.flat[...], descent.state = before
             self.cancel("the time ran out in the middle of a step")
             return None
+        self.loss, self.learning_rate = step.loss, step.learning_rate
         if step.loss < self.lowest[0]:
             self.lowest = step.loss, step.number
         if descent.status is not None:
@@ -173,10 +242,11 @@ class Training:
     def outcome(self) -> Outcome:
         """Return the result of the training, after its last step."""
         objective, descent = self.objective, self.descent
+        tracer = copy(self._tracer)  # a training that was cancelled may go on: what its end is like is not remembered
         done = descent.progress.step
         loss, validation_loss = objective.final_losses(done)
         misread = objective.misread(everything=True) if loss is not None else []
-        parameters = self._tracer.parameters()
+        parameters = tracer.parameters()
         status, reason = self.status or "cancelled", self.reason
         whole = is_finite(objective.flat)
         sound = whole and (loss is None or math.isfinite(loss))
@@ -187,14 +257,14 @@ class Training:
                 reason = _with_place(reason, misread)
         lost = [name for name, value in vars(descent.state).items() if not is_finite(np.asarray(value))]
         for name in lost:
-            self._tracer.see(done, name, np.asarray(math.nan))
+            tracer.see(done, name, np.asarray(math.nan))
         if not whole:
-            self._tracer.see(done, "parameters", objective.flat)
-        self._tracer.see(done, "loss", np.asarray(loss or 0.0))
-        self._tracer.see(done, "validation_loss", np.asarray(validation_loss or 0.0))
+            tracer.see(done, "parameters", objective.flat)
+        tracer.see(done, "loss", np.asarray(loss or 0.0))
+        tracer.see(done, "validation_loss", np.asarray(validation_loss or 0.0))
         shared = list(dict.fromkeys([*objective.warnings, *(self._misread or misread)]))
         warnings = [*shared, *self._warnings(status, loss)]
-        non_finite = self._lost or self._tracer.non_finite
+        non_finite = self._lost or tracer.non_finite
         if non_finite is not None:
             warnings.append(non_finite)
         return Outcome(
@@ -205,8 +275,8 @@ class Training:
             loss=loss,
             validation_loss=validation_loss,
             parameters=parameters,
-            checkpoint=self._tracer.checkpoint_with(parameters) if sound and not lost else None,
-            finite=self._tracer.non_finite is None,
+            checkpoint=tracer.checkpoint_with(parameters) if sound and not lost else None,
+            finite=tracer.non_finite is None,
             warnings=warnings,
             shared=shared,
         )

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
 from service.engine.arrays import Array, first_true
 from service.engine.descent.batches import Batches, FullBatch, ListedBatches, MiniBatches
 from service.engine.descent.loop import Recipe
-from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest, LimitExceeded
+from service.engine.errors import Fault, InvalidRequest, LimitExceeded, MOST_ERRORS
 from service.engine.network.feed import Feed
 from service.engine.network.task import Task
 
@@ -34,6 +33,10 @@ class Plan:
     """Names out of `trace.TRACED`."""
     checkpoint_every: int | None = None
     """The trace also holds each step whose number this divides, with a checkpoint."""
+    more_steps: int = 0
+    """Steps that are made after those of `steps` or `epochs`."""
+    shards: int | None = None
+    """The samples of a shard; None: a batch is computed as a whole."""
 
     def batches_of(self, samples: int, seed: int) -> Batches:
         """Return the batches of a training on this many samples. Raises `InvalidRequest` for listed batches with wrong
@@ -46,11 +49,11 @@ class Plan:
         return MiniBatches(samples, self.batch_size, seed, self.shuffle)
 
     def steps_with(self, batches: Batches) -> int:
-        """Return the number of steps, computed from epochs and batches where the request gives epochs."""
+        """Return the number of all steps, computed from epochs and batches where the request gives epochs."""
         if self.steps is not None:
-            return self.steps
+            return self.steps + self.more_steps
         assert self.epochs is not None
-        return self.epochs * batches.steps_per_epoch
+        return self.epochs * batches.steps_per_epoch + self.more_steps
 
     def check_weights(self, task: Task, feed: Feed) -> None:
         """Raise `InvalidRequest` if a batch may have only sample weights of 0 and the mean divides by their sum."""

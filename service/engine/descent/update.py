@@ -91,6 +91,18 @@ class Update:
             setattr(state, name, np.zeros_like(self.parameters))
         return state
 
+    def saved(self) -> dict[str, Any]:
+        """Return the state of the optimizer and of the schedule. The next step changes the arrays."""
+        schedule = {} if self.scheduler is None else dict(self.scheduler.state)
+        return {"optimizer": dict(vars(self.state)), "schedule": schedule}
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Take over what `saved` returned, before the first step."""
+        for name, value in saved["optimizer"].items():
+            setattr(self.state, name, value.copy() if isinstance(value, np.ndarray) else value)
+        if self.scheduler is not None:
+            self.scheduler.state = dict(saved["schedule"])
+
     def rate(self, step: int) -> Rate:
         """Return the learning rate and the momentum of a step, counted from 0."""
         return Rate(self.learning_rate) if self.scheduler is None else self.scheduler.rate(step)

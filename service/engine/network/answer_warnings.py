@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -158,14 +159,45 @@ def _blocked(node: Node, model: Model) -> Caution:
     return caution("gradient_blocked", node.scope or "", "gradient", function=function)
 
 
+class Lost(NamedTuple):
+    """A value that is not finite: the number of its node, what it is, and its layer or scope."""
+
+    number: int
+    quantity: str
+    scope: str | None
+    is_nan: bool
+
+    def told(self, model: Model) -> Caution:
+        """Return the caution about this value."""
+        owner = self.scope if self.scope in model.layers else None
+        place = _place(self.quantity, owner)
+        return Caution.of(found("non_finite", layer=owner, quantity=self.quantity, place=place, is_nan=self.is_nan))
+
+
 def first_non_finite(
     program: Program, workspace: Workspace, model: Model, pieces: Sequence[Piece], watch: Watch | None
 ) -> Caution:
     """Return the caution about the first value that is not finite, found by a run that keeps every value. `pieces` are
     the places of the model's parameters in the flat vector of the workspace."""
-    fallback = caution("non_finite")
     if sum(node.size for node in program.nodes) * 8 > EXPLAIN_BYTES:
-        return fallback
+        return caution("non_finite")
+    try:
+        lost = find_non_finite(program, workspace, model, pieces, watch)
+    except DeadlineExceeded:
+        return caution("non_finite")
+    return norm_lost() if lost is None else lost.told(model)
+
+
+def find_non_finite(
+    program: Program,
+    workspace: Workspace,
+    model: Model,
+    pieces: Sequence[Piece],
+    watch: Watch | None,
+    most: int | None = None,
+) -> Lost | None:
+    """Return the first value that is not finite, with an index up to `most` if this is given; None if there is none.
+    Raises what `watch` raises."""
     values = {
         node: workspace.inputs[node.attributes[0]]
         for node in program.nodes
@@ -177,20 +209,20 @@ def first_non_finite(
     quantities |= {output.pre_activation: ("pre_activation", name) for name, output in model.layers.items()}
     wanted = [*program.outputs.values(), *program.gradients]
     for node, value in steps(wanted, values):
-        try:
-            if watch is not None:
-                watch.look()
-        except DeadlineExceeded:
-            return fallback
+        if most is not None and node.index > most:
+            return None
+        if watch is not None:
+            watch.look()
         if np.isfinite(value).all() or (node.operation.name == "windows" and node.attributes[1] == -math.inf):
             continue  # the padding of a maximum is -infinity on purpose
         inside = "loss" if node.scope == "loss" else "intermediate value"
         quantity, layer = quantities.get(node, ("gradient" if node.serves is not None else inside, node.scope))
-        owner = layer if layer in model.layers else None
-        place = _place(quantity, owner)
-        return Caution.of(
-            found("non_finite", layer=owner, quantity=quantity, place=place, is_nan=bool(np.isnan(value).any()))
-        )
+        return Lost(node.index, quantity, layer, bool(np.isnan(value).any()))
+    return None
+
+
+def norm_lost() -> Caution:
+    """Return the caution that all values are finite, but a norm of them is not."""
     return Caution.of(found("non_finite", quantity="norm", norm=True))
 
 

@@ -18,7 +18,7 @@ from service.engine.float_warnings import ignoring_float_warnings
 from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.ir import Node, NoGradient, Shape
 from service.engine.graph.operations import absolute, broadcast, reshape, sign
-from service.engine.graph.plan import Program, Workspace, WorkspacePool
+from service.engine.graph.plan import Program, WorkspacePool
 from service.engine.graph.vectorize import vectorize
 from service.engine.limits import Limits
 from service.engine.network.answer_warnings import (
@@ -116,7 +116,7 @@ class Evaluation:
             if consume and not initialised:
                 feed.parameters = {}
             workspace.run(watch)
-            result = self._collect(workspace)
+            result = self.collect(workspace.outputs, workspace.gradients)
             if initialised:
                 flat = workspace.parameters
                 result.parameters = tree_of(self.parameters.pieces, flat.copy())
@@ -133,8 +133,8 @@ class Evaluation:
                 )
         return result
 
-    def _collect(self, workspace: Workspace) -> Result:
-        read = workspace.outputs
+    def collect(self, read: Mapping[str, Array], gradients: Array) -> Result:
+        """Return the result that the outputs of a run and its flat gradients make, with copies of the arrays."""
         task = self.task
         result = Result({name: read[f"outputs/{name}"].copy() for name in task.definition.output_names})
         result.warnings = list(self.warnings)
@@ -144,7 +144,7 @@ class Evaluation:
             result.loss = read["loss"].copy()
             result.data_loss = read["data_loss"].copy()
             result.regularization_loss = read["regularization_loss"].copy()
-            flat = workspace.gradients.copy()
+            flat = gradients.copy()
             result.gradients = tree_of(self.parameters.trained, flat)
             result.gradient_norm = norm_of_flat(flat)  # finite only if every gradient is
             result.losses = {name: read[f"losses/{name}"].copy() for name in task.definition.output_names}
@@ -166,11 +166,11 @@ class Evaluation:
                 checked += [*arrays.values(), np.array(list(norms.values()))]
         if "norms" in task.include:
             deltas = {layer.name: norm(read[f"delta/{layer.name}"]) for layer in task.definition.layers}
-            gradients = {
+            norms_of_gradients = {
                 layer: {name: norm(gradient) for name, gradient in arrays.items()}
                 for layer, arrays in result.gradients.items()
             }
-            result.norms = Norms(gradients, deltas)
+            result.norms = Norms(norms_of_gradients, deltas)
             checked.append(np.array(list(deltas.values())))
         if "input_gradients" in task.include:
             result.input_gradients = {
@@ -240,7 +240,8 @@ def compile_task(
         warnings += doubtful(task, model)
         outputs["loss"] = objective.total if task.reduction != "none" else objective.data_loss
         outputs["data_loss"] = objective.data_loss
-        outputs["regularization_loss"] = objective.regularization_loss
+        if not task.part:
+            outputs["regularization_loss"] = objective.regularization_loss
         outputs |= {f"losses/{name}": node for name, node in objective.by_output.items()}
     if objective is not None and task.differentiated:
         gradients, more, found = _gradients(task, model, objective)
@@ -272,9 +273,12 @@ def _gradients(task: Task, model: Model, objective: TotalLoss) -> tuple[list[Nod
     found = differentiate(objective.total, wanted)
 
     warnings = blocked(found.blocked_by, model)
-    for parameter, gradient in zip(trained, found.nodes, strict=False):
-        if gradient is NoGradient.DISCONNECTED:
-            warnings.append(caution("disconnected", parameter.layer, "gradient", parameter=parameter.name))
+    apart = [each for each, node in zip(trained, found.nodes, strict=False) if node is NoGradient.DISCONNECTED]
+    if apart and task.part:
+        # Penalties are added to the sum over all shards: a parameter with one still has a gradient.
+        penalised = differentiate(objective.regularization_loss, [parameter.node for parameter in apart]).nodes
+        apart = [each for each, node in zip(apart, penalised, strict=True) if isinstance(node, NoGradient)]
+    warnings += [caution("disconnected", each.layer, "gradient", parameter=each.name) for each in apart]
     nodes = dense(found.nodes, wanted)
     gradients = nodes[: len(trained)]
     others = dict(zip(more, nodes[len(trained) :], strict=True))

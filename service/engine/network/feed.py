@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -13,6 +13,7 @@ from service.engine.errors import Fault, InvalidRequest, Path
 from service.engine.limits import Limits
 from service.engine.network.parameters import ParameterVector, Tree
 from service.engine.network.prepare import Prepared
+from service.engine.network.task import Task
 from service.engine.watch import Watch
 
 
@@ -62,7 +63,7 @@ class Feeder:
         else:
             self.parameters.fill(flat, feed.parameters)
 
-    def fill_samples(self, workspace: Fillable, feed: Feed, rows: Array | None = None) -> None:
+    def fill_samples(self, workspace: Fillable, feed: Feed, rows: Array | slice | None = None) -> None:
         """Write inputs, targets and weights of all samples, or of those with the indices `rows`."""
         values = workspace.inputs
         tensors = {f"inputs/{name}": array for name, array in feed.inputs.items()}
@@ -82,19 +83,40 @@ class Feeder:
                 stream = [seed, 1, position, step] if step else [seed, 1, position]
                 out[...] = noise.draw(np.random.Generator(np.random.PCG64(stream)))
 
-    def check(self, feed: Feed) -> None:
-        """Raise `InvalidRequest` with every fault of the numbers."""
+    def streams(self, seed: int, step: int) -> list[np.random.Generator]:
+        """Return the generators of the random numbers of layers, to draw them for one shard of a batch after another:
+        `draw` then gives the rows of what `fill_noises` gives for the whole batch."""
+        return [
+            np.random.Generator(np.random.PCG64([seed, 1, position, step] if step else [seed, 1, position]))
+            for position in range(len(self.model.noises))
+        ]
+
+    def draw(self, workspace: Fillable, streams: Sequence[np.random.Generator]) -> None:
+        """Draw the random numbers of the next shard."""
+        for noise, generator in zip(self.model.noises, streams, strict=True):
+            out = workspace.inputs.get(noise.node.attributes[0])
+            if out is not None:
+                out[...] = noise.draw(generator)
+
+    def skip(self, workspace: Fillable, streams: Sequence[np.random.Generator], shards: int) -> None:
+        """Pass over the random numbers of so many shards of this size."""
+        for noise, generator in zip(self.model.noises, streams, strict=True):
+            if noise.node.attributes[0] in workspace.inputs:
+                noise.skip(generator, shards)
+
+    def check(self, feed: Feed, task: Task | None = None) -> None:
+        """Raise `InvalidRequest` with every fault of the numbers. `task` is that of the whole batch, where the network
+        is prepared for a part of it."""
+        task = task or self.task
         faults = []
         if feed.parameters is not None and not self.parameters.fits(feed.parameters):
             faults += self.parameters.faults(feed.parameters)
         faults += self._faults_of_indices(feed)
         weights = feed.sample_weights
-        if weights is not None and weights.shape != (self.task.samples,):
-            detail = f"has shape {list(weights.shape)}; it takes {[self.task.samples]}, one per sample"
+        if weights is not None and weights.shape != (task.samples,):
+            detail = f"has shape {list(weights.shape)}; it takes {[task.samples]}, one per sample"
             faults.append(Fault(("sample_weights",), detail))
-        elif (
-            weights is not None and self.task.normalize_weights and self.task.reduction == "mean" and not weights.any()
-        ):
+        elif weights is not None and task.normalize_weights and task.reduction == "mean" and not weights.any():
             detail = "must not all be 0 with normalize_weights, which divides by their sum"
             faults.append(Fault(("sample_weights",), detail))
         if faults:

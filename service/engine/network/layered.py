@@ -385,10 +385,10 @@ class _LayerBuilder:
             self.model.penalties.append(regularizer.declaration.build(node, **regularizer.options))
         return node
 
-    def noise(self, shape: Shape, draw: Callable[..., Array]) -> Node:
-        """Return a graph input that `draw` fills with random numbers of this shape."""
+    def noise(self, shape: Shape, draw: Callable[..., Array], *, uniform: bool = False) -> Node:
+        """Return a graph input that `draw` fills with random numbers of this shape; see `Noise`."""
         node = self.model.graph.input(f"{self.assembler.prefix}noise/{len(self.model.noises)}", shape)
-        self.model.noises.append(Noise(node, draw))
+        self.model.noises.append(Noise(node, draw, uniform))
         return node
 
     def state(self, name: str) -> Node | None:

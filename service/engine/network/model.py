@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from service.engine.arrays import Array
 from service.engine.declarations import Selection
 from service.engine.graph.ir import Graph, Node, Shape
@@ -34,7 +36,17 @@ class Noise:
 
     node: Node
     draw: Callable[..., Array]
-    """`draw(generator)` returns numbers of the node's shape from a NumPy generator."""
+    """`draw(generator)` returns numbers of the node's shape from a NumPy generator, in the order of the samples."""
+    uniform: bool = False
+    """Whether each number takes one step of the generator, as uniform numbers do and normal ones do not."""
+
+    def skip(self, generator: np.random.Generator, times: int) -> None:
+        """Leave the generator as `times` calls of `draw` would."""
+        if self.uniform:
+            generator.bit_generator.advance(times * self.node.size)  # type: ignore[attr-defined]
+        else:
+            for _ in range(times):
+                self.draw(generator)
 
 
 @dataclass

@@ -90,7 +90,7 @@ def one_sample(prepared: Prepared) -> tuple[Prepared, dict[Node, Node]]:
     Also return, for each input of this network that differs between samples, the node that holds it for all samples,
     as `vectorize` takes it.
     """
-    task = prepared.task._replace(reduction="sum", normalize_weights=False)
+    task = prepared.task._replace(reduction="sum", normalize_weights=False, part=False)
     whole, graph = prepared.model, prepared.model.graph
     prefix = "one/"
     model = task.definition.assemble(
@@ -154,6 +154,11 @@ def _wrong_target(loss: Selection[Loss], given: Shape, wanted: Shape, name: str,
 def total_loss_of(task: Task, model: Model, targets: Mapping[str, Node], weights: Node | None) -> TotalLoss:
     """Build the total loss of a model and its targets."""
     assert task.losses is not None
+    divisors = None
+    if task.part:
+        # A sum divides by nothing, and takes no divisors.
+        names = task.definition.output_names if task.reduction == "mean" else ()
+        divisors = {name: model.graph.input(f"divisors/{name}", ()) for name in names}
     predictions = {}
     for name in task.definition.output_names:
         layer = model.layers[name]
@@ -170,4 +175,5 @@ def total_loss_of(task: Task, model: Model, targets: Mapping[str, Node], weights
         task.reduction,
         task.normalize_weights,
         model.penalties,
+        divisors,
     )

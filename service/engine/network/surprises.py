@@ -7,8 +7,9 @@ of them, and more only where these are suspicious.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -113,7 +114,7 @@ def _has_flat_part(activation: Selection[Activation]) -> bool:
 
 
 @dataclass(frozen=True)
-class _Rectified:
+class Rectified:
     """A layer with weights, followed by an activation with a flat part."""
 
     layer: str
@@ -153,20 +154,31 @@ class Surprises:
 
     def found(self, workspace: Workspace) -> list[Caution]:
         """Return the warnings about the run in the workspace."""
+        return self.found_in(workspace.gradients, workspace.parameters, partial(self._flat_in, workspace))
+
+    def found_in(
+        self,
+        gradients: Array,
+        parameters: Array,
+        flat_units: Callable[[Rectified], Array | None],
+        samples: int | None = None,
+    ) -> list[Caution]:
+        """Return the warnings about a run with these flat gradients and parameters. `flat_units` returns which units of
+        a layer are on a flat part for every sample, or None where that is not to be computed."""
         cautions = []
-        if self.rectified and np.count_nonzero(workspace.gradients.take(self.watched)) < self.watched.size:
+        if self.rectified and np.count_nonzero(gradients.take(self.watched)) < self.watched.size:
             for each in self.rectified:
-                if not workspace.gradients[each.start : each.stop].all():
-                    cautions += self._off(each, workspace)
+                if not gradients[each.start : each.stop].all():
+                    cautions += self._off(each, gradients, flat_units, samples or self.task.samples)
         # Random numbers differ, also between layers: where all first weights differ, no units are identical.
-        if self.hidden and not _all_differ(workspace.parameters.take(self.firsts)):
+        if self.hidden and not _all_differ(parameters.take(self.firsts)):
             for hidden in self.hidden:
-                caution = _alike(hidden, workspace.parameters)
+                caution = _alike(hidden, parameters)
                 if caution is not None:
                     cautions.append(caution)
         return cautions
 
-    def _find_rectified(self, trained: Mapping[Key, Piece]) -> list[_Rectified]:
+    def _find_rectified(self, trained: Mapping[Key, Piece]) -> list[Rectified]:
         layers = self.task.definition.layers
         found = []
         for position, layer in enumerate(layers):
@@ -179,33 +191,26 @@ class Surprises:
                 continue
             kernel, bias = trained.get((owner.name, "kernel")), trained.get((owner.name, "bias"))
             if bias is not None:
-                found.append(_Rectified(layer.name, owner.name, bias.start, bias.stop, None))
+                found.append(Rectified(layer.name, owner.name, bias.start, bias.stop, None))
             elif kernel is not None:
                 stop = kernel.start + kernel.shape[-1]
-                found.append(_Rectified(layer.name, owner.name, kernel.start, stop, kernel))
+                found.append(Rectified(layer.name, owner.name, kernel.start, stop, kernel))
         return found
 
-    def _off(self, each: _Rectified, workspace: Workspace) -> list[Caution]:
+    def _off(
+        self, each: Rectified, gradients: Array, flat_units: Callable[[Rectified], Array | None], samples: int
+    ) -> list[Caution]:
         """Return a caution about units on a flat part for every sample, in a layer where some gradients are 0."""
-        model, task = self.model, self.task
-        built = model.layers[each.layer]
-        activation = built.activation
-        size = sum(node.size for node in workspace.program.nodes) * 8
-        fed = [*model.inputs.values(), *(noise.node for noise in model.noises)]
-        known = all(node.attributes[0] in workspace.inputs for node in fed)
-        if activation is None or size > CLOSER_BYTES or not known:
+        activation = self.model.layers[each.layer].activation
+        if activation is None:
             return []
         if each.kernel is not None:
             piece = each.kernel
-            if workspace.gradients[piece.start : piece.stop].reshape(-1, piece.shape[-1]).any(0).all():
+            if gradients[piece.start : piece.stop].reshape(-1, piece.shape[-1]).any(0).all():
                 return []
-        values = {node: workspace.inputs[node.attributes[0]] for node in fed}
-        for parameter, piece in zip(model.parameters, self.vector.pieces, strict=True):
-            values[parameter.node] = workspace.parameters[piece.start : piece.stop].reshape(piece.shape)
-        z = interpret([built.pre_activation], values)[built.pre_activation]
-        flat = ~slopes(activation, z.astype(np.float64)).reshape(-1, z.shape[-1]).any(0)
-        count = int(flat.sum())
-        if not count or (count < flat.size and task.samples < FEW):
+        flat = flat_units(each)
+        count = 0 if flat is None else int(flat.sum())
+        if flat is None or not count or (count < flat.size and samples < FEW):
             return []
         off = found(
             "dead_units",
@@ -214,10 +219,30 @@ class Surprises:
             quantity="gradient",
             units=units_in_words(np.flatnonzero(flat), flat.size),
             is_one=count == 1,
-            samples=task.samples,
+            samples=samples,
             activation=activation.name,
         )
         return [Caution.of(off)]
+
+    def _flat_in(self, workspace: Workspace, each: Rectified) -> Array | None:
+        size = sum(node.size for node in workspace.program.nodes) * 8
+        return None if size > CLOSER_BYTES else self.flat_units(each, workspace)
+
+    def flat_units(self, each: Rectified, workspace: Workspace) -> Array | None:
+        """Return which units of a layer are on a flat part for every sample in the workspace, by a second run of the
+        network. None: what the network needs is not in the workspace."""
+        model = self.model
+        built = model.layers[each.layer]
+        fed = [*model.inputs.values(), *(noise.node for noise in model.noises)]
+        if built.activation is None or not all(node.attributes[0] in workspace.inputs for node in fed):
+            return None
+        values = {node: workspace.inputs[node.attributes[0]] for node in fed}
+        for parameter, piece in zip(model.parameters, self.vector.pieces, strict=True):
+            values[parameter.node] = workspace.parameters[piece.start : piece.stop].reshape(piece.shape)
+        z = interpret([built.pre_activation], values)[built.pre_activation]
+        sloped = slopes(built.activation, z.astype(np.float64)).reshape(-1, z.shape[-1])
+        flat: Array = np.logical_not(np.any(sloped, axis=0))
+        return flat
 
     def _find_hidden(self, trained: Mapping[Key, Piece]) -> list[_Hidden]:
         definition = self.task.definition

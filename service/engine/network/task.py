@@ -39,6 +39,9 @@ class Task(NamedTuple):
     """Whether gradients of the losses are wanted."""
     known: KnownValues = ()
     """Values of the definition's `known_inputs`."""
+    part: bool = False
+    """Whether the samples are a shard of a batch. Then a mean divides by the numbers `divisors/<output>`, which come
+    with the samples, and no penalty is added."""
 
     @property
     def effort(self) -> float:
@@ -48,3 +51,13 @@ class Task(NamedTuple):
     @property
     def samples(self) -> int:
         return self.definition.samples(self.inputs)
+
+    def of_size(self, samples: int) -> Task:
+        """Return the same task for another number of samples."""
+        known = self.definition.known_inputs
+        return self._replace(
+            inputs=tuple([(name, shape if name in known else (samples, *shape[1:])) for name, shape in self.inputs]),
+            targets=None
+            if self.targets is None
+            else tuple([(name, (samples, *shape[1:])) for name, shape in self.targets]),
+        )

@@ -27,6 +27,8 @@ class TotalLoss:
     regularization_loss: Node
     total: Node
     """The scalar that is differentiated."""
+    weights: Mapping[str, Node]
+    """The sum of the weights of each output's samples, where a mean divides by it."""
 
 
 def target_shape(loss: Selection[Loss], output: Node) -> Shape:
@@ -51,16 +53,19 @@ def build_total_loss(
     reduction: str,
     normalize_weights: bool | None,
     penalties: Sequence[Node],
+    divisors: Mapping[str, Node] | None = None,
 ) -> TotalLoss:
     """Build the loss of a network over all outputs and samples. All mappings are by the names of outputs.
 
     `mean` divides by the number of samples or, with `normalize_weights`, the loss of each output by the sum
-    of the sample weights times the class weights of its targets.
+    of the sample weights times the class weights of its targets. `divisors` are for samples that are a part of a batch:
+    the mean of each output divides by its divisor, and the total is without penalties.
     """
     graph = next(iter(predictions.values())).value.graph
     with graph.scoped("loss"):
         per_sample = total = graph.constant(0.0)
         by_output = {}
+        summed: dict[str, Node] = {}
         for name, prediction in predictions.items():
             loss = losses[name]
             factor = 1.0 if loss_weights is None else loss_weights[name]
@@ -69,16 +74,22 @@ def build_total_loss(
                 values = values * sample_weights
             per_sample = per_sample + factor * values
             reduced = sum_over(values)
-            if reduction == "mean":
+            if divisors is not None:
+                reduced = reduced / divisors[name] if reduction == "mean" else reduced
+            elif reduction == "mean":
                 weights = _weights(loss, prediction, targets[name], sample_weights) if normalize_weights else None
-                reduced = reduced / (float(values.size) if weights is None else sum_over(weights))
+                if weights is not None:
+                    summed[name] = sum_over(weights)
+                reduced = reduced / (float(values.size) if weights is None else summed[name])
             by_output[name] = reduced
             total = total + factor * reduced
         regularization = graph.constant(0.0)
         for penalty in penalties:
             regularization = regularization + penalty
         data_loss = per_sample if reduction == "none" else total
-        return TotalLoss(per_sample, by_output, data_loss, regularization, total + regularization)
+        if divisors is None:
+            total = total + regularization
+        return TotalLoss(per_sample, by_output, data_loss, regularization, total, summed)
 
 
 def _weights(loss: Selection[Loss], prediction: Prediction, target: Node, sample_weights: Node | None) -> Node | None:

@@ -67,6 +67,8 @@ def training(
     reserve=lambda nbytes: None,
     batches=None,
     task=None,
+    watch=None,
+    spread=None,
     **plan,
 ):
     """Make a training that is ready for its first step. `task` holds more fields of the task, such as `frozen`."""
@@ -94,7 +96,9 @@ def training(
         include=frozenset(include),
         **plan,
     )
-    return Training(compile, limits, asked, feed, described, validating, checkpoint, reserve)
+    return Training(
+        compile, limits, asked, feed, described, validating, checkpoint, reserve, watch=watch, spread=spread
+    )
 
 
 def finish(running):

@@ -83,7 +83,7 @@ class Builder(Protocol):
         learned: bool,
     ) -> Node: ...
 
-    def noise(self, shape: Shape, draw: Callable[..., Array]) -> Node: ...
+    def noise(self, shape: Shape, draw: Callable[..., Array], *, uniform: bool = False) -> Node: ...
 
     def state(self, name: str) -> Node | None: ...
 
@@ -151,7 +151,9 @@ class LayerContext:
 
     def dropout_mask(self, shape: Shape, rate: float) -> Node:
         """Return zeros with probability `rate`, elsewhere 1 / (1 - rate). Each run draws anew from its seed."""
-        return self.builder.noise(shape, lambda generator: (generator.random(shape) >= rate) * (1.0 / (1.0 - rate)))
+        return self.builder.noise(
+            shape, lambda generator: (generator.random(shape) >= rate) * (1.0 / (1.0 - rate)), uniform=True
+        )
 
     def normal_noise(self, shape: Shape, deviation: float) -> Node:
         """Return normal random numbers with mean 0 and this standard deviation."""

@@ -96,6 +96,6 @@ def alpha_dropout(layer: LayerContext, x: Node) -> LayerOutput:
     rate = layer.options["rate"]
     if not layer.training or rate == 0.0:
         return same(x)
-    kept = layer.builder.noise(x.shape, lambda generator: (generator.random(x.shape) >= rate) * 1.0)
+    kept = layer.builder.noise(x.shape, lambda generator: (generator.random(x.shape) >= rate) * 1.0, uniform=True)
     factor = ((1.0 - rate) * (1.0 + rate * LOWEST_SELU**2)) ** -0.5
     return LayerOutput((x * kept + (1.0 - kept) * LOWEST_SELU) * factor - factor * LOWEST_SELU * rate, x)

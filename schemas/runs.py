@@ -1,0 +1,188 @@
+"""Schemas of the requests and responses of `/v1/runs`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, NotRequired, TypedDict
+
+from marshmallow import INCLUDE, ValidationError, fields
+
+from schemas.common import MOST_STEPS, STATUSES, about
+from schemas.components import Components, JSONSchema, schema_name
+from schemas.fields import IntegerField, Message, StrictField, StrictSchema, WordField, object_schema
+from schemas.functions import DescendRequest
+from schemas.requests import RequestSchema
+from schemas.sweeps import SweepRequest
+from schemas.training import CompareRequest, TrainRequest
+
+TAKES: Mapping[str, RequestSchema[Any]] = {
+    "train": TrainRequest(),
+    "compare": CompareRequest(),
+    "descend": DescendRequest(),
+    "sweep": SweepRequest(),
+}
+"""The requests of runs, by the kinds of runs."""
+RUN_STATUSES: Mapping[str, str] = {
+    "queued": "waits for a runner",
+    "running": "a runner computes it",
+    **STATUSES,
+    "cancelled": "its owner cancelled it, or it reached a limit of this server",
+    "failed": "it could not be computed to its end; the reason says why",
+}
+ENDED = frozenset(RUN_STATUSES) - {"queued", "running"}
+"""The statuses of runs that have ended."""
+STATUS = about("; ".join(f"{name}: {meaning}" for name, meaning in RUN_STATUSES.items()))
+
+
+class RequestText(NamedTuple):
+    """The JSON text of a request that is a part of a body. It is parsed once its kind is known."""
+
+    body: bytes
+    start: int
+    stop: int
+
+    @property
+    def content(self) -> bytes:
+        """The bytes of the text, a copy."""
+        return self.body[self.start : self.stop]
+
+
+class LoadedRun(TypedDict):
+    """A loaded request for a run, whose inner request is not read yet."""
+
+    kind: str
+    request: RequestText
+
+
+class LoadedResume(TypedDict):
+    """A loaded request to go on with a run."""
+
+    steps: NotRequired[int]
+
+
+class InnerRequestField(StrictField):
+    """The request that a run computes: what the endpoint of its kind takes."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        if not isinstance(value, RequestText | Mapping):
+            raise self.refuse("an object, as the endpoint of the kind takes it", value)
+        return value
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        return {"anyOf": [_reference(schema, components) for schema in TAKES.values()]}
+
+
+def _reference(schema: StrictSchema, components: Components) -> JSONSchema:
+    return components.refer(schema_name(schema), lambda: object_schema(schema, components))
+
+
+class RunRequest(RequestSchema[LoadedRun]):
+    """A computation in steps that the service makes by itself: its kind, and the request that says what to compute."""
+
+    fresh = frozenset(("request",))
+    elsewhere = {key: "request" for schema in TAKES.values() for key in schema.load_fields}  # noqa: RUF012
+
+    kind = WordField(
+        list(TAKES),
+        required=True,
+        metadata=about("the computation; a sweep is a training for each combination of values"),
+    )
+    request = InnerRequestField(required=True, metadata=about("what the endpoint of that kind takes; a sweep has none"))
+
+    def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
+        """Refuse a body whose parts cannot be told apart by their plain names."""
+        if not isinstance(loaded["request"], RequestText):
+            message = "write the keys 'kind' and 'request' once each, and without escapes"
+            raise ValidationError({"request": [Message(message)]})
+        return loaded
+
+
+class ResumeRequest(RequestSchema[LoadedResume]):
+    """How many steps a run is to make beyond those that it was asked for."""
+
+    steps = IntegerField(
+        minimum=1, maximum=MOST_STEPS, metadata=about("steps in addition to those that are left; 0 if it is left out")
+    )
+
+
+class StartedRunSchema(StrictSchema):
+    """A run that was accepted."""
+
+    id = fields.String(required=True)
+    kind = fields.String(required=True)
+    status = fields.String(required=True, metadata=STATUS)
+    of = fields.Integer(required=True, metadata=about("number of its steps"))
+
+
+class RunSchema(StartedRunSchema):
+    """The state of a run."""
+
+    reason = fields.String(required=True, allow_none=True, metadata=about("of its end; null before"))
+    step = fields.Integer(required=True, metadata=about("number of steps that are done"))
+    loss = fields.Float(required=True, allow_none=True, metadata=about("of the last step, if it has one"))
+    learning_rate = fields.Float(required=True, allow_none=True, metadata=about("of the last step, if it has one"))
+    rate = fields.Float(required=True, allow_none=True, metadata=about("steps per second while it computed"))
+    remaining_seconds = fields.Float(
+        required=True, allow_none=True, metadata=about("by that rate; null if that is unknown, or the run has ended")
+    )
+    seconds = fields.Float(required=True, metadata=about("that it computed, without those that it waited"))
+    attempt = fields.Integer(required=True, metadata=about("how often a runner took it"))
+    created = fields.DateTime(required=True)
+    started = fields.DateTime(required=True, allow_none=True, metadata=about("when a runner took it first"))
+    ended = fields.DateTime(required=True, allow_none=True)
+    bytes = fields.Integer(required=True, metadata=about("that it takes: request, records, checkpoint and result"))
+    fingerprint = fields.String(
+        required=True,
+        allow_none=True,
+        metadata=about("of the numerics that compute it: equal ones give equal bits"),
+    )
+
+
+class FinishedRunSchema(RunSchema):
+    """The state of a run, and its result once it has ended."""
+
+    result = fields.Dict(
+        required=True,
+        allow_none=True,
+        metadata=about("the end of the stream of its kind's endpoint, or its response; null before"),
+    )
+
+
+class RunsSchema(StrictSchema):
+    """A page of the runs of a key, the newest first."""
+
+    runs = fields.List(fields.Nested(RunSchema), required=True)
+    next = fields.String(required=True, allow_none=True, metadata=about("`after` of the next page; null on the last"))
+    count = fields.Integer(required=True, metadata=about("runs of all pages, with any status"))
+    bytes = fields.Integer(required=True, metadata=about("that they take together"))
+
+
+class OpenSchema(StrictSchema):
+    """An object that may have more keys than are listed."""
+
+    class Meta:
+        unknown = INCLUDE
+
+
+class RunRecordSchema(OpenSchema):
+    """The record of a step of a run: what the endpoint of its kind streams."""
+
+    step = fields.Integer(required=True)
+
+
+class RunEndSchema(OpenSchema):
+    """The end of a run: what the endpoint of its kind ends with."""
+
+    status = fields.String(required=True)
+
+
+class RunPageSchema(StrictSchema):
+    """A page of the records of a run."""
+
+    steps = fields.List(fields.Nested(RunRecordSchema), required=True)
+    status = fields.String(required=True, metadata=STATUS)
+    next = fields.Integer(
+        required=True,
+        allow_none=True,
+        metadata=about("`after` of the next page, which is empty until a runner has computed more; null at the end"),
+    )

@@ -1,0 +1,24 @@
+"""Fixtures of the tests of runners: a runtime at a database of its own."""
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy.engine import URL
+
+from service.api.context import Runtime, runtime_of
+from service.config import Settings
+from tests.store.conftest import address, postgresql
+
+__all__ = ["address", "postgresql"]
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> Runtime:
+    """Return what a process of runners shares, at a new SQLite database."""
+    return runtime_of(Settings(data=str(tmp_path)))
+
+
+@pytest.fixture
+def anywhere(address: URL) -> Runtime:
+    """Return what a process of runners shares, at a new database: SQLite, and PostgreSQL where it is installed."""
+    return runtime_of(Settings(database=address.render_as_string(hide_password=False)))
