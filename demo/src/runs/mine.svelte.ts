@@ -1,6 +1,7 @@
 /** The runs that this page started, in the browser's store: where they are shown, and how they stood when last seen. */
 import { Problem } from '../api/problem'
-import { hasEnded, readRun, removeRun, type RunEntry } from './service'
+import { readRun, removeRun, type RunEntry } from './service'
+import { hasEnded } from './words'
 
 export interface MyRun {
   id: string

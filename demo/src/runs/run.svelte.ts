@@ -2,7 +2,8 @@
 import { asProblem, isAbort, type Problem } from '../api/problem'
 import { follow, passes, rest, seen } from './follow'
 import { myRuns } from './mine.svelte'
-import { cancelRun, createRun, hasEnded, newKey, readQueue, readRun, recordsOf, removeRun, resumeRun, type Queue, type RunEntry, type RunLine } from './service'
+import { cancelRun, createRun, newKey, readQueue, readRun, recordsOf, removeRun, resumeRun, type Queue, type RunEntry, type RunLine } from './service'
+import { hasEnded } from './words'
 
 /** Seconds between two questions, and the longest pause after one that was not answered. */
 const EVERY = 1

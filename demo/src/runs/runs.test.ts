@@ -285,7 +285,7 @@ describe('a run', () => {
 
   it('tells why it waits once it has waited for a while', async () => {
     service = (_, path) =>
-      path.includes('/steps') ? new Response(new ReadableStream()) : json(path === '/v1' ? { runs: { queued: 1, running: 0, runners: 0 } } : { ...ENTRY, status: 'queued', step: 0 })
+      path.includes('/steps') ? new Response(new ReadableStream()) : json(path === '/v1' ? { queue: { queued: 1, running: 0, runners: 0 } } : { ...ENTRY, status: 'queued', step: 0 })
     const run = new Run<Line>(taker, 'test.steps')
     run.attach('a1')
     await wait(2)

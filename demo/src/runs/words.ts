@@ -1,17 +1,21 @@
 /** How a run is told of in words. */
 import { spoken, t } from '../stage/language.svelte'
-import { hasEnded, type RunEntry } from './service'
+import type { RunEntry } from './service'
 
+const ENDS = ['completed', 'stopped', 'diverged', 'cancelled', 'failed'] as const
 /** The word of `runs.status` for how a run stands. */
-export type Word =
-  | 'looking' | 'sending' | 'waiting' | 'computing' | 'paused' | 'stopping'
-  | 'completed' | 'stopped' | 'diverged' | 'cancelled' | 'failed'
+export type Word = 'looking' | 'sending' | 'waiting' | 'computing' | 'paused' | 'stopping' | (typeof ENDS)[number]
 
 export function wordOf(entry: RunEntry, stopping = false): Word {
-  if (entry.status === 'running') return stopping ? 'stopping' : 'computing'
+  const end = ENDS.find((each) => each === entry.status)
+  if (end) return end
   // A run that made steps and waits again was handed back: its process ended, or others had their turn.
   if (entry.status === 'queued') return entry.step > 0 ? 'paused' : 'waiting'
-  return entry.status
+  return stopping ? 'stopping' : 'computing'
+}
+
+export function hasEnded(entry: RunEntry): boolean {
+  return ENDS.some((each) => each === entry.status)
 }
 
 /** The share that is done, in whole percent; 100 only at the end. */
