@@ -152,6 +152,8 @@ export class Run<R extends { step: number }> {
       for await (const line of follow<R>(open, after, { signal, onlost: (lost) => (this.lost = lost) })) {
         if (signal.aborted) return
         this.#taker.take(line)
+        // A new record is the first sign that somebody computes it.
+        if ('step' in line && this.entry?.status === 'queued' && line.step > this.entry.step) this.#show({ ...this.entry, status: 'running', step: line.step })
       }
     } catch (error) {
       problem = asProblem(error)
