@@ -17,6 +17,7 @@ from tests.browser.quick import quick_server
 from tests.browser.tab import Demo
 from tests.browser.test_accessibility import DEVICES, findings
 from tests.browser.test_backprop import ALL, WEIGHTS, at, fresh, state_of, state_table, tab
+from tests.conftest import wait_for
 from tests.support import ROOT, Server
 
 STEPS, EVERY = 30_000, 15
@@ -24,7 +25,7 @@ STEPS, EVERY = 30_000, 15
 LINK = "backprop/sample=-1"
 TRAINING = ALL | {"seed": 0, "optimizer": {"type": "momentum", "learning_rate": 0.7}}
 RUN = "0123456789abcdef0123456789abcdef"
-Runner = Callable[[], AbstractContextManager[None]]
+Runner = Callable[[], AbstractContextManager[subprocess.Popen[bytes]]]
 
 
 @pytest.fixture
@@ -33,16 +34,17 @@ def runs(tmp_path: Path, built_demo: Path) -> Iterator[tuple[Server, Runner]]:
     database = f"sqlite:///{tmp_path / 'nabla.db'}"
 
     @contextmanager
-    def runner() -> Iterator[None]:
+    def runner() -> Iterator[subprocess.Popen[bytes]]:
         process = subprocess.Popen(
             [sys.executable, "-m", "service", "worker"],
             cwd=ROOT,
             env={"PATH": "", "NABLA_DATABASE": database, "OPENBLAS_NUM_THREADS": "1"},
         )
         try:
-            yield
+            yield process
         finally:
             process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGCONT)
             assert process.wait(timeout=30) == 0
 
     with quick_server(database=database) as server:
@@ -76,6 +78,14 @@ def told(demo: Demo, path: str = "") -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+def hold(runner: subprocess.Popen[bytes], demo: Demo) -> None:
+    """Let a runner sleep in the middle of the run that the page shows, and wait until the page shows its records."""
+    wait_for(lambda: any(run["step"] > 0 for run in demo.server.get("/v1/runs").json["runs"]))
+    runner.send_signal(signal.SIGSTOP)
+    bar(demo, "computing")
+    demo.wait("() => Number(document.querySelector('.scrub input').value) > 0")
+
+
 def parameters(tree: dict[str, Any]) -> list[float]:
     """Return the numbers of parameters in the order of the optimizer's table."""
     return [at(tree, address) for address in WEIGHTS]
@@ -88,9 +98,8 @@ def test_a_training_goes_on_while_runner_and_page_come_and_go(demo: Demo, runs: 
     demo.button("backprop.controls.train", steps=STEPS).click()
     waiting = bar(demo, "waiting")
     expect(waiting).to_contain_text(demo.text("runs.no_runner"))
-    with runner():
-        bar(demo, "computing")
-        demo.wait("() => Number(document.querySelector('.scrub input').value) > 20")
+    with runner() as process:
+        hold(process, demo)
     bar(demo, "paused")
     before, reached = percent(demo), demo.last
     assert 0 < before < 100
@@ -120,9 +129,12 @@ def test_a_training_is_stopped_goes_on_with_more_steps_and_is_removed(demo: Demo
     _, runner = runs
     demo.open(f"{LINK}&steps={STEPS}")
     fresh(demo)
-    with runner():
+    with runner() as process:
         demo.button("backprop.controls.train", steps=STEPS).click()
+        hold(process, demo)
         bar(demo, "computing").get_by_role("button", name=demo.text("runs.stop"), exact=True).click()
+        bar(demo, "stopping")
+        process.send_signal(signal.SIGCONT)
         cancelled = bar(demo, "cancelled")
         assert 0 < told(demo)[0]["step"] < STEPS
         cancelled.get_by_role("button", name=demo.text("runs.on"), exact=True).click()
