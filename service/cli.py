@@ -73,9 +73,7 @@ def serve(arguments: Namespace) -> None:
 
 
 @command(
-    argument(
-        "--name", metavar="NAME", help="a name that no other worker has; by default of machine and process"
-    ),
+    argument("--name", metavar="NAME", help="a name that no other worker has; by default of machine and process"),
 )
 def worker(arguments: Namespace) -> None:
     """Compute the runs in the database of NABLA_DATABASE until stopped. Any machine that reaches the database can."""

@@ -1,12 +1,13 @@
 """The house: every import goes down the table of CONTRIBUTING.md, as its row allows, and none goes in a circle."""
 
 import ast
+import functools
 import graphlib
 import re
 import sys
-import functools
 from collections.abc import Iterator
 from fnmatch import fnmatch
+
 from tests.support import ROOT, every
 
 MODULES = frozenset(

@@ -149,7 +149,7 @@ def _moved(problem: Problem, key: str) -> Problem:
     """Return a problem whose errors are below `key`."""
     if not problem.errors:
         return problem
-    errors = [error | {"pointer": f"#/{key}{error['pointer'][1:]}"} for error in problem.errors]
+    errors = [{**error, "pointer": f"#/{key}{error['pointer'][1:]}"} for error in problem.errors]
     detail = problem.detail
     first = problem.errors[0]["pointer"]
     if detail.startswith(f"{first}: "):

@@ -162,11 +162,12 @@ def _quotas(settings: Settings) -> RunQuotas:
 
 
 def _idempotency_key(environ: Mapping[str, Any]) -> str | None:
-    """Return the name that the client gave its request, if it gave one. Raise `Problem` 422."""
+    """Return the name that the client gave its request, if it gave one. Raise `Problem` 400."""
     name: str | None = environ.get("HTTP_IDEMPOTENCY_KEY")
     if name is None or IDEMPOTENCY_KEY.fullmatch(name):
         return name
-    raise bad_header("Idempotency-Key", f"takes 1 to 255 visible ASCII characters, got {name[:60]!r}")
+    # Not 422: the pointers of a request with a body name places of that body.
+    raise Problem("bad-request", f"Idempotency-Key takes 1 to 255 visible ASCII characters, got {name[:60]!r}.")
 
 
 # --- reading ------------------------------------------------------------------------------------
@@ -313,16 +314,15 @@ def _after(environ: Mapping[str, Any], given: Mapping[str, str]) -> int:
 
     A browser that connects again repeats the first address, so what it says it got last counts more.
     """
-    for text, wrong in (
-        (environ.get("HTTP_LAST_EVENT_ID") or None, lambda detail: bad_header("Last-Event-ID", detail)),
-        (given.get("after"), lambda detail: bad_query("after", detail)),
-    ):
-        if text is not None and text != str(NONE):
-            after = integer_of(text, LARGEST_EXACT_INTEGER)
-            if after is None:
-                raise wrong(f"takes the step of a record, an integer from 0, got {text[:60]!r}")
-            return after
-    return NONE
+    seen: str | None = environ.get("HTTP_LAST_EVENT_ID") or None
+    text = given.get("after") if seen is None else seen
+    if text is None or text == str(NONE):
+        return NONE
+    after = integer_of(text, LARGEST_EXACT_INTEGER)
+    if after is None:
+        detail = f"takes the step of a record, an integer from 0, got {text[:60]!r}"
+        raise bad_query("after", detail) if seen is None else bad_header("Last-Event-ID", detail)
+    return after
 
 
 def _page(asked: Asking, entry: RunEntry, after: int, limit: int) -> Response:

@@ -7,18 +7,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from marshmallow import ValidationError
-
-from schemas.stored import may_name_stored
-from service import wire
 from service.api.context import Context, Runtime
-from service.api.run_kinds import RunKind
-from service.api.stored import Names, with_stored
 from service.capacity.admission import Ticket
 from service.capacity.memory import Reservation
 from service.engine.texts import LANGUAGES
 from service.observing.timer import Timer
-from service.problems import from_validation
 
 
 class RunTicket(Ticket):
@@ -45,39 +38,6 @@ def ticket_of(runtime: Runtime, must_stop: Callable[[], bool]) -> RunTicket:
     ticket = RunTicket(runtime.admission, "", time.monotonic())
     ticket.left = must_stop
     return ticket
-
-
-def load(
-    kind: RunKind, spec: bytes, owner: str, runtime: Runtime, memory: Reservation, ticket: Ticket
-) -> tuple[Any, dict[str, Any], int]:
-    """Return the loaded request of a run, the request as it was parsed, and the bytes that it takes.
-
-    `owner` owns the stored networks that the request names. Raises `Problem` and `StoreError`.
-    """
-    takes = kind.takes
-    value, texts, nbytes = wire.parse(spec, takes.fresh, memory.need)
-    nbytes += takes.file_bytes(value)
-    memory.need(nbytes + (0 if texts is None else texts.nbytes))
-    if kind.network_at is not None:
-        value, more = _with_stored_at(kind.network_at, value, Names(runtime.store, owner, ticket, memory))
-        nbytes += more
-    try:
-        loaded = takes.read(value)
-    except ValidationError as error:
-        raise from_validation(error, value) from None
-    if texts is not None:
-        texts.release()
-    return loaded, value, nbytes
-
-
-def _with_stored_at(path: tuple[str, ...], value: Any, names: Names) -> tuple[Any, int]:
-    """Return what `with_stored` returns for the object at `path` of a request, if there is one."""
-    if not isinstance(value, dict):
-        return value, 0
-    if path:
-        inner, nbytes = _with_stored_at(path[1:], value.get(path[0]), names)
-        return (value | {path[0]: inner}, nbytes) if nbytes or inner is not value.get(path[0]) else (value, 0)
-    return with_stored(value, names) if may_name_stored(value) else (value, 0)
 
 
 def context_of(

@@ -19,13 +19,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from service.api.context import Runtime
 from service.api.long_work import LongWork, Standing
 from service.api.run_kinds import KINDS
+from service.api.run_requests import KEY, read_request, within
 from service.api.state_file import state_bytes, state_of
+from service.api.stored import Names
 from service.capacity.memory import Reservation
 from service.engine.errors import Abandoned
 from service.engine.fingerprint import fingerprint
 from service.observing.metrics import count_run_end, count_run_work
 from service.problems import Problem
-from service.runner.context import context_of, load, ticket_of
+from service.runner.context import context_of, ticket_of
 from service.runner.lease import Lease
 from service.runner.results import CANCELLED, End, end_of, failure
 from service.store_errors import QuotaExceeded, StoreError
@@ -71,8 +73,6 @@ class Execution:
     def __init__(self, runtime: Runtime, claim: Claim, stop: threading.Event) -> None:
         self.runtime, self.claim, self.stop = runtime, claim, stop
         self.lease = Lease(runtime.store, claim, self._progress)
-        self.request: Any = None
-        """The request as it was parsed, for pointers into it."""
         self.standing = Standing(claim.step, claim.of, None, None)
         self.lines: list[bytes] = []
         """The records that are not stored yet."""
@@ -84,6 +84,10 @@ class Execution:
         """The number of the last record, stored or not."""
         self.state = claim.state
         """The latest stored state."""
+        self.known = claim.step
+        """The step that was reached before this work began, with the records up to it; the state may lie before."""
+        self.caught_up = False
+        """Whether this work has reached that step again: until then the run is not cancelled."""
         self.size = claim.size
         """The bytes that are stored of the run."""
         self.full = False
@@ -150,25 +154,29 @@ class Execution:
                 log.warning("run %s has to wait: %s", self.claim.id, error.detail)
                 self._release()
                 return POSTPONED
-            return self._failed(failure(error, self.request, self.claim.id))
+            return self._failed(failure(error, self.claim.id))
 
     def _begin(self, memory: Reservation) -> LongWork:
         """Return the work of the run as its state has it. Raises what works raise for wrong requests, and `Problem`."""
+        from service.store.runs import network_owner
+
         claim, runtime = self.claim, self.runtime
         kind = KINDS[claim.kind]
         self.unwanted_since = None
+        self.known = max(claim.step, self.standing.step)
+        self.caught_up = self.known == 0
         ticket = memory.waiter = ticket_of(runtime, self._is_unwanted)
-        loaded, self.request, nbytes = self._patiently(
-            lambda: load(kind, claim.spec, f"run:{claim.id}", runtime, memory, ticket)
-        )
-        context = context_of(loaded, nbytes, claim.base64, runtime, memory, ticket, claim.kind)
+        names = Names(runtime.store, network_owner(claim.id), ticket, memory)
+        request = self._patiently(lambda: read_request(kind, claim.spec, memory.need, names))
+        context = context_of(request.loaded, request.nbytes, claim.base64, runtime, memory, ticket, claim.kind)
         state = None
         if self.state is not None:
             kept = state_of(self.state)
             state = kept["work"]
             self.fingerprints |= set(kept["fingerprints"])
         self.fingerprints |= {fingerprint()} - {""}
-        return kind.works(loaded, context, state, claim.extra_steps)
+        with within(KEY, request.value):
+            return kind.works(request.loaded, context, state, claim.extra_steps)
 
     @contextmanager
     def _noting(self, work: LongWork) -> Iterator[None]:
@@ -188,6 +196,7 @@ class Execution:
                 next_look = now + LOOK_SECONDS
                 if self.stop.is_set() or (self.lease.others_wait and self._own_seconds() > SLICE_SECONDS):
                     return self._give_back(work)
+                self.caught_up = self.caught_up or work.standing().step >= self.known
                 if not self.cancelled and (reason := self._reason_to_cancel()):
                     self.cancelled = reason
                     work.cancel(reason)
@@ -211,8 +220,10 @@ class Execution:
     # What others want
 
     def _reason_to_cancel(self) -> str:
-        """Return why the work is to be cancelled, "" if it is not."""
+        """Return why the work is to be cancelled, "" if it is not: its end must not lie before what callers saw."""
         settings = self.runtime.settings
+        if not self.caught_up:
+            return ""
         if self.lease.cancelled:
             return BY_OWNER
         if self.seconds > settings.max_run_seconds:
@@ -330,13 +341,15 @@ class Execution:
             raise Dropped
         if self.stop.is_set():
             return self._release()
-        self.cancelled = self._reason_to_cancel()
+        reason = self._reason_to_cancel()
         try:
-            with closing(self._begin(memory)) as work:  # as it was at the last stored state
-                work.cancel(self.cancelled)
-                return self._finish(work)
+            # As it was at the last stored state. It is cancelled when it has caught up.
+            with closing(self._begin(memory)) as work, self._noting(work):
+                return self._advance(work)
         except Abandoned:
-            return self._store_end(End(CANCELLED, self.cancelled, None), None)
+            if self.lease.lost or self.stop.is_set():
+                return self._given_up(memory)
+            return self._store_end(End(CANCELLED, reason, None), None)
 
     def _cut_off(self, error: QuotaExceeded) -> str:
         """End the run where the store takes no more of it. What was stored stays, and the run may be resumed later."""

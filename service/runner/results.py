@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from service.api.state_file import state_bytes
 from service.engine.errors import EngineError, InvalidRequest
-from service.problems import Problem, from_engine, from_faults
+from service.problems import Problem, from_engine
 
 CANCELLED = "cancelled"
 NO_MEMORY = "There was not enough memory for this run on the machine that computed it."
@@ -43,10 +43,10 @@ def end_of(summary: Mapping[str, Any], cancelled: str, mixed: bool) -> End:
     return End(str(status), str(reason), state_bytes(dict(summary)))
 
 
-def failure(error: BaseException, request: Any, run: str) -> str:
+def failure(error: BaseException, run: str) -> str:
     """Return in words for its owner why a run failed; what only concerns the operator goes to the log."""
     if isinstance(error, InvalidRequest):
-        return from_faults(error, request).detail
+        return str(error)
     if isinstance(error, Problem):
         return error.detail
     if isinstance(error, EngineError):

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from flask.testing import FlaskClient
-from service.runner.loop import Runner
 from werkzeug.test import TestResponse
 
+from service.runner.loop import Runner
 from tests.conftest import wait_for
 from tests.support import strict_json
 

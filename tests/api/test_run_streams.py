@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
-from service.api.state_file import state_bytes
 from werkzeug.test import TestResponse
 
 from schemas.runs import ENDED
 from service.api import run_streams, streaming
 from service.api.examples import DESCEND
 from service.api.run_streams import later, step_of
+from service.api.state_file import state_bytes
 from service.store_errors import StoreUnavailable
 from tests.api.runs import EVENTS, NDJSON, PATH, Hand, compute, lines, run_of, runner, runs_of, started
 from tests.conftest import MakeClient, wait_for

@@ -5,9 +5,9 @@ from dataclasses import replace
 from typing import Any
 
 import orjson
-from service.api.state_file import state_of
 
 from service.api.context import Runtime
+from service.api.state_file import state_of
 from service.runner.execution import Execution
 from service.runner.loop import Runner
 from service.store.runs import Claim, NewRun, RunEntry, RunQuotas

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-import numpy as np
 from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
 from service.engine.arrays import Array, is_finite
 from service.engine.cautions import Caution
 from service.engine.descent.checkpoint import Checkpoint, checkpoint_of, tree_or_number
@@ -14,7 +17,6 @@ from service.engine.descent.training_plan import Plan
 from service.engine.findings import found
 from service.engine.float_warnings import without_float_warnings
 from service.engine.network.flat import tree_of
-from typing import Any, NamedTuple
 
 TRACED = ("gradients", "parameters", "state", "updates", "effective_learning_rate", "batch")
 """What a trace may include of each step."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
 from service.engine.arrays import Array, first_true
 from service.engine.descent.batches import Batches, FullBatch, ListedBatches, MiniBatches
 from service.engine.descent.loop import Recipe
-from service.engine.errors import Fault, InvalidRequest, LimitExceeded, MOST_ERRORS
+from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest, LimitExceeded
 from service.engine.network.feed import Feed
 from service.engine.network.task import Task
 
