@@ -14,9 +14,10 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields, replace
+from typing import Any
+
 from service.engine.limits import Limits
 from service.proxy import Proxies
-from typing import Any
 
 MEBI = 2**20
 ASIDE_PART = 16

@@ -13,26 +13,28 @@ from __future__ import annotations
 import json
 import logging
 import math
-import orjson
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote
+
+import orjson
 from marshmallow import ValidationError
+
 from schemas.fields import Message
 from service.engine.errors import (
+    MOST_ERRORS,
     Abandoned,
     DeadlineExceeded,
     EngineError,
     ExtraMissing,
     InvalidRequest,
     LimitExceeded,
-    MOST_ERRORS,
     Path,
 )
 from service.engine.options import LARGEST_EXACT_INTEGER
 from service.store_errors import KeyReused, NoStore, QuotaExceeded, StoreError, StoreFull
-from typing import Any
-from urllib.parse import quote
 
 error_log = logging.getLogger("nabla.error")
 MEDIA_TYPE = "application/problem+json"

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-import orjson
 from collections.abc import Sequence
 from functools import cache, lru_cache
+from typing import Any, NamedTuple
+
+import orjson
+
 from schemas.evaluation import GradientsRequest, LoadedNetwork
 from schemas.networks import ONNX
 from schemas.stored import StoredNetwork, id_of
@@ -28,7 +31,6 @@ from service.engine.network.shard_sums import Span, Spread, Sums, Workspaces, pa
 from service.engine.network.task import Task
 from service.engine.onnx import read as read_onnx
 from service.engine.parallel import Executor, Future, InTurn
-from typing import Any, NamedTuple
 
 WORTH_OPERATIONS = 1e9
 """Floating-point operations of an evaluation below which no other process is asked: to ask costs some milliseconds for
