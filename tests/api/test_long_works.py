@@ -42,7 +42,7 @@ EVERYTHING = ["gradients", "parameters", "state", "updates", "effective_learning
 
 @pytest.fixture(scope="module")
 def runtime() -> Runtime:
-    return runtime_of(Settings())
+    return runtime_of(Settings(pooled_bytes=0))  # so that no work finds the memory of the one before
 
 
 class Run:
@@ -224,6 +224,9 @@ SWEEPS: dict[str, dict[str, Any]] = {
     "rates and seeds": sweep({"/optimizer/learning_rate": [0.1, 0.01, 1e200], "/seed": [1, 2]}, seed=...),
     "shapes": sweep({"/network/layers/0/units": [1, 3], "/batch_size": [2, 5]}, **VALIDATED),
     "some that fail": sweep({"/clip": [{"norm": 1.0}, {"value": 1.0}], "/optimizer": ["adam", "l_bfgs"]}),
+    "a warning about the first one": sweep(
+        {"/seed": [2, 8]}, network=LINE, loss="poisson", inputs=[[1.0, 1.0]], targets=[[1.0]]
+    ),
     "lengths": sweep({"/epochs": [1, 3], "/optimizer/type": ["sgd", "nadam"]}, steps=..., batch_size=2),
 }
 
