@@ -11,6 +11,7 @@ import orjson
 import pytest
 from marshmallow import ValidationError
 
+from schemas import sweeps
 from service import wire
 from service.api.context import Context, Runtime, runtime_of
 from service.api.long_work import LongWork
@@ -429,3 +430,13 @@ def test_searches_are_interrupted_in_the_middle_of_a_step(runtime: Runtime, monk
         one.cancel("enough")
         other.cancel("enough")
         assert ended(one) == ended(other)
+
+
+def test_values_that_take_long_to_validate_fail_when_their_turn_comes(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeps, "MOST_CHECKED", 10)
+    run = Run(runtime, "sweep", sweep({"/network/layers/0/units": [1, 2, 3, 4, "many"]}))
+    ends = [orjson.loads(record) for record in run.whole()[0]]
+    assert [end["status"] for end in ends] == ["completed"] * 4 + ["failed"]
+    assert "takes an integer" in ends[-1]["reason"]
