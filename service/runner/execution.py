@@ -162,7 +162,7 @@ class Execution:
 
         claim, runtime = self.claim, self.runtime
         kind = KINDS[claim.kind]
-        self.unwanted_since = None
+        self.unwanted_since, self.cancelled = None, ""
         self.known = max(claim.step, self.standing.step)
         self.caught_up = self.known == 0
         ticket = memory.waiter = ticket_of(runtime, self._is_unwanted)
