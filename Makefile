@@ -19,6 +19,14 @@ help: ## list the targets
 serve: $(VENV)/.runtime ## set everything up and serve on HOST:PORT (127.0.0.1:8000); NABLA_DEMO=off leaves the demo out
 	@$(BIN)/python scripts/demo.py --background; exec $(BIN)/python -m service serve
 
+.PHONY: worker
+worker: $(VENV)/.runtime ## compute runs, beside make serve or on another machine with the same NABLA_DATABASE
+	@exec $(BIN)/python -m service worker
+
+.PHONY: postgres
+postgres: ## a PostgreSQL of your own in .postgres, without rights and ports; it prints NABLA_DATABASE (apt install postgresql)
+	@exec $(PYTHON) scripts/postgres.py .postgres
+
 .PHONY: demo
 demo: $(VENV)/.runtime ## build the demo, the page at /, if it is not what demo/ and openapi.yaml say
 	@$(BIN)/python scripts/demo.py
@@ -89,6 +97,8 @@ audit: $(VENV)-audit/.installed ## ask whether packages of the lock have known w
 lock: ## renew requirements/*.txt from pyproject.toml (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade \
 		pyproject.toml -o requirements/runtime.txt
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade \
+		-c requirements/runtime.txt --extra postgresql pyproject.toml -o requirements/image.txt
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade \
 		-c requirements/runtime.txt --group dev pyproject.toml -o requirements/dev.txt
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade \

@@ -12,7 +12,7 @@ from scripts import audit, sbom
 from service import __version__
 from tests.support import ROOT, strict_json
 
-LOCK = (ROOT / "requirements" / "runtime.txt").read_text()
+LOCK = (ROOT / "requirements" / "image.txt").read_text()
 
 
 def test_the_bill_lists_what_the_lock_installs() -> None:
