@@ -21,7 +21,7 @@ from schemas.runs import (
     RunRecordSchema,
     RunRequest,
     RunSchema,
-    RunsSchema,
+    RunListSchema,
     StartedRunSchema,
 )
 from service import wire
@@ -178,7 +178,7 @@ def _idempotency_key(environ: Mapping[str, Any]) -> str | None:
     "/v1/runs",
     summary="Your runs",
     tag="Runs",
-    gives=RunsSchema(),
+    gives=RunListSchema(),
     parameters=(
         {
             "name": "status",

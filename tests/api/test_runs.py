@@ -89,7 +89,7 @@ def test_what_is_told_of_a_run_is_as_its_schema_says(client: FlaskClient, schema
     assert told["rate"] == pytest.approx(200 / told["seconds"])
     assert told["bytes"] > len(json.dumps(body["request"]))
     page = client.get(PATH).json
-    assert_described(schemas, "Runs", page)
+    assert_described(schemas, "RunList", page)
     assert page["runs"] == [{key: value for key, value in told.items() if key != "result"}]
     assert (page["count"], page["bytes"], page["next"]) == (1, told["bytes"], None)
     steps = client.get(f"{PATH}/{name}/steps", headers={"Accept": JSON}).json
