@@ -16,6 +16,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from service.api.examples import COMPARE, GRADIENTS, TRAIN
+from service.api.network_request import SHARDS_NEED_LESS
 from service.api.parts import MOST_RECIPES, Recipe, Workers, described
 from service.capacity.admission import Ticket
 from service.engine.parallel import Computed, Executor
@@ -109,7 +110,7 @@ class Travelling:
         values = [pickle.loads(self.shared[each]) if isinstance(each, str) else each for each in arguments]
         return Computed(function, *values)
 
-    def share(self, name: str, value: Any) -> Any:
+    def share(self, name: str, value: Any, *, keep: bool = True) -> Any:
         written = pickle.dumps(value)
         assert self.shared.setdefault(name, written) == written
         return name
@@ -128,7 +129,7 @@ class Processes:
         self.parts += 1
         return self.pool.submit(function, *arguments)
 
-    def share(self, name: str, value: Any) -> Any:
+    def share(self, name: str, value: Any, *, keep: bool = True) -> Any:
         return value
 
 
@@ -217,7 +218,7 @@ class Endless:
         self.futures.append(Future())
         return self.futures[-1]
 
-    def share(self, name: str, value: Any) -> Any:
+    def share(self, name: str, value: Any, *, keep: bool = True) -> Any:
         return value
 
 
@@ -305,6 +306,7 @@ def test_a_batch_that_is_too_large_for_the_memory_is_computed_in_shards(make_cli
     for path, asked in (("/v1/gradients", body), ("/v1/train", training)):
         refused = assert_problem(client.post(path, json=asked), "limit-exceeded")
         assert "workspace" in refused["detail"]
+        assert refused["errors"][0]["detail"].endswith(SHARDS_NEED_LESS)
         assert_alike(answered(posting(client), asked | {"shards": 300}, path), answered(post, asked, path))
 
 
