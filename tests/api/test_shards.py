@@ -2,11 +2,10 @@
 
 import base64
 import itertools
-import multiprocessing
 import pickle
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -116,23 +115,6 @@ class Travelling:
         return name
 
 
-class Processes:
-    """Two processes of their own."""
-
-    width = 2
-
-    def __init__(self, pool: ProcessPoolExecutor) -> None:
-        self.pool = pool
-        self.parts = 0
-
-    def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Future[Any]:
-        self.parts += 1
-        return self.pool.submit(function, *arguments)
-
-    def share(self, name: str, value: Any, *, keep: bool = True) -> Any:
-        return value
-
-
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let even the smallest computations ask other processes."""
@@ -169,16 +151,6 @@ def test_the_answer_has_the_same_bytes_for_any_number_of_processes(post: Post, m
         assert response.status_code == 200
         assert response.get_data() == post(body, path).get_data()
         assert executor.parts >= width
-
-
-@pytest.mark.usefixtures("eager")
-def test_two_processes_give_the_same_bytes(post: Post, make_client: MakeClient) -> None:
-    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        for path, body in CASES[::2]:
-            executor = Processes(pool)
-            response = with_executor(make_client, executor).post(path, json=body | {"shards": 3})
-            assert response.get_data() == post(body | {"shards": 3}, path).get_data()
-            assert executor.parts >= 2
 
 
 @pytest.mark.usefixtures("eager")
