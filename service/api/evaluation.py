@@ -102,7 +102,10 @@ def _in_shards(request: LoadedEvaluation, context: Context, task: Task, feed: Fe
     )
     if "parameters" not in request["include"]:
         request.pop("parameters", None)
-    result = sharded.run(feed, context.ticket, spread=spread_of(request, context), consume=True)
+    spread = spread_of(request, context)
+    result = sharded.run(feed, context.ticket, spread=spread, consume=True)
+    if spread is not None:
+        context.hand_over()
     context.timer.mark("compute")
     return result
 
