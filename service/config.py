@@ -121,7 +121,9 @@ class Settings:
     max_stored_network_bytes: int = field(
         default=32 * MEBI, metadata={"about": "one stored network with its parameters"}
     )
-    max_stored_bytes_per_key: int = field(default=1024 * MEBI, metadata={"about": "networks that one key stores"})
+    max_stored_bytes_per_key: int = field(
+        default=1024 * MEBI, metadata={"about": "networks and runs that one key stores"}
+    )
     max_stored_bytes: int = field(default=8192 * MEBI, metadata={"about": "everything that is stored, of all keys"})
     stored_days: float = field(
         default=90.0, metadata={"about": "days after which a stored network that nobody used is removed, 0: never"}

@@ -323,9 +323,10 @@ def from_store(error: StoreError) -> Problem:
         listed = {"pointer": "#", "detail": text, "limit": error.name, "asked": error.asked, "allowed": [error.allowed]}
         return Problem("limit-exceeded", text, [listed])
     if isinstance(error, KeyReused):
-        detail = "names another request already; a new request needs a new name"
-        listed = {"pointer": pointer(("header", "Idempotency-Key")), "detail": detail}
-        return Problem("invalid", f"The header Idempotency-Key is not valid: it {detail}.", [listed])
+        detail = (
+            "is another request than the one that this Idempotency-Key names already; a new request needs a new key"
+        )
+        return Problem("invalid", f"This {detail}.", [{"pointer": "#", "detail": detail}])
     if isinstance(error, NoStore):
         return Problem("nothing-stored", str(error))
     if isinstance(error, StoreFull):

@@ -13,6 +13,7 @@ import time
 import warnings
 from collections import Counter
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from benchmarks.attacks.judge import fault_of
 from benchmarks.attacks.mutator import Attempt, Described, Mutator
@@ -36,8 +37,15 @@ def main() -> int:
     from service.config import Settings
 
     warnings.simplefilter("error")
+    folder = TemporaryDirectory()
     settings = Settings(
-        log_requests=False, max_seconds=MAX_SECONDS, max_operations=10**9, max_steps=3000, max_workspace_bytes=64 << 20
+        log_requests=False,
+        max_seconds=MAX_SECONDS,
+        max_operations=10**9,
+        max_steps=3000,
+        max_workspace_bytes=64 << 20,
+        max_unfinished_runs=options.count,
+        data=folder.name,
     )
     client = create_app(settings).test_client()
     described = Described.of(client.get("/openapi.json").get_json())
@@ -96,6 +104,8 @@ def main() -> int:
                 print(f"FAULT --seed {options.seed} --only {number}: {key} {attempt.kinds} {attempt.headers} {shown!r}")
                 sys.stdout.flush()
     seconds = time.monotonic() - start
+    client.application.extensions["nabla.store"].close()
+    folder.cleanup()
     summary = {
         "requests": sum(statuses.values()),
         "statuses": dict(sorted(statuses.items())),

@@ -60,6 +60,8 @@ HEADERS: dict[str, tuple[str, ...]] = {
     "If-None-Match": ("*",),
     "Cookie": ("a=b",),
     "Accept-Language": ("zh-CN", "zh;q=nan", "*", ""),
+    "Idempotency-Key": ("one", "", "a b", "x" * 300, "é"),
+    "Last-Event-ID": ("7", "", "-1", "x", "9" * 40),
 }
 PAD = 40_000
 """More spaces than a small body has: the server reads large bodies in another way."""
@@ -97,7 +99,7 @@ class Described:
         for path, methods in document["paths"].items():
             for method, operation in methods.items():
                 if method == "get":
-                    paths.append(path.replace("{name}", "relu"))
+                    paths.append(path.replace("{name}", "relu").replace("{id}", "0" * 32))
                 content = operation.get("requestBody", {}).get("content", {})
                 for media in content.values():
                     examples += [(path, example["value"]) for example in media.get("examples", {}).values()]

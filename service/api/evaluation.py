@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from flask import Blueprint
-
 from schemas.evaluation import ForwardRequest, ForwardResponse, GradientsRequest, GradientsResponse, LoadedEvaluation
 from service.api.answers import answer_bytes, listed, number, unnamed
 from service.api.context import Context
 from service.api.endpoint import post
-from service.api.examples import FORWARD, GRADIENTS, Example
+from service.api.examples import Example, FORWARD, GRADIENTS
 from service.api.layouts import layout_of
 from service.api.network_request import also_parameters, compiled, in_terms_of, task_and_feed
 from service.api.parts import spread_of
@@ -19,6 +16,7 @@ from service.engine.network.evaluate import EvaluationTask, LayerValues, Result
 from service.engine.network.feed import Feed
 from service.engine.network.sharded import Sharded
 from service.engine.network.task import Task
+from typing import Any
 
 blueprint = Blueprint("evaluation", __name__)
 
@@ -88,7 +86,7 @@ def _evaluate(request: LoadedEvaluation, context: Context) -> Result:
 
 def _in_shards(request: LoadedEvaluation, context: Context, task: Task, feed: Feed) -> Result:
     with also_parameters(task, feed, context):
-        sharded = Sharded(context.compiled, task, request["shards"], context.runtime.settings.limits)
+        sharded = Sharded(context.compiled, task, request["shards"], context.limits)
     context.mark_compiled(sharded.nbytes)
     program = sharded.program
     parameters = sum(node.size for node in program.parameters)

@@ -31,9 +31,7 @@ BODIES: Mapping[str, Mapping[str, Any]] = {
     "/v1/functions/descend": {"expression": "x^2 + y^2", "starts": [[1, 2]], "optimizers": ["sgd"]},
 }
 """The smallest bodies of requests whose examples are long."""
-WORDS: Mapping[str, str] = dict.fromkeys(
-    ("predict", "inference", "evaluate", "call", "run", "outputs"), "/v1/forward"
-) | {
+WORDS: Mapping[str, str] = dict.fromkeys(("predict", "inference", "evaluate", "call", "outputs"), "/v1/forward") | {
     **dict.fromkeys(
         ("grad", "backward", "backprop", "backpropagation", "loss", "autograd", "compute"), "/v1/gradients"
     ),
@@ -46,7 +44,7 @@ WORDS: Mapping[str, str] = dict.fromkeys(
     **dict.fromkeys(("function", "functions", "diff", "differentiate", "expression"), "/v1/functions/gradient"),
     **dict.fromkeys(("models", "model", "network", "upload", "store", "onnx", "import"), "/v1/networks"),
     **dict.fromkeys(("compare", "benchmark"), "/v1/train/compare"),
-    **dict.fromkeys(("jobs", "job", "tasks", "task", "queue", "batch", "sweep", "async"), "/v1/runs"),
+    **dict.fromkeys(("jobs", "job", "tasks", "task", "queue", "batch", "sweep", "async", "run"), "/v1/runs"),
     **dict.fromkeys(("minimize", "minimise", "minimum", "gradient-descent"), "/v1/functions/descend"),
     **dict.fromkeys(("swagger", "redoc", "api-docs", "documentation", "doc", "help", "swagger-ui"), "/docs"),
     **dict.fromkeys(("openapi", "swagger.json", "schema", "spec"), "/openapi.json"),
@@ -71,9 +69,20 @@ def no_method(path: str, method: str, allowed: str) -> str:
     if "POST" not in allowed:
         body = ", without a body" if method in ("POST", "PUT", "PATCH") else ""
         return f"{text}; send GET{body}." if "GET" in allowed else f"{text}; it has {allowed}."
-    operation = next((each for each in ENDPOINTS if each.path == path.rstrip("/") and each.takes is not None), None)
+    operation = next((each for each in ENDPOINTS if each.method == "POST" and _fits(each.path, path.rstrip("/"))), None)
+    if operation is not None and operation.takes is None:
+        return f"{text}; send POST, without a body."
     body = _body(operation) if operation else ""
     return f"{text}; send POST with a JSON body" + (f" such as {body}" if body else ".")
+
+
+def _fits(template: str, path: str) -> bool:
+    """Return whether a path is one of those that a template such as `/v1/runs/{id}` stands for."""
+    parts = template.split("/")
+    found = path.split("/")
+    return len(parts) == len(found) and all(
+        part == given or part.startswith("{") for part, given in zip(parts, found, strict=True)
+    )
 
 
 def _body(operation: Endpoint) -> str:
@@ -85,8 +94,13 @@ def _body(operation: Endpoint) -> str:
 
 def _methods() -> dict[str, str]:
     """Return the method to use for each path of the service: POST, or else GET."""
-    rules = current_app.url_map.iter_rules()
-    return {rule.rule: "POST" if "POST" in (rule.methods or ()) else "GET" for rule in rules}
+    methods: dict[str, str] = {}
+    for rule in current_app.url_map.iter_rules():
+        if "POST" in (rule.methods or ()):
+            methods[rule.rule] = "POST"
+        else:
+            methods.setdefault(rule.rule, "GET")
+    return methods
 
 
 def _meant(path: str) -> str:

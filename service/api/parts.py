@@ -111,18 +111,18 @@ class Workers(Spread):
         plain = task._replace(definition=None, losses=None)  # type: ignore[arg-type]
         parameters = self._share("parameters", flat)
         return [
-            self._executor.submit(shard_sums, self._recipe, plain, span, parameters, self._samples_of(span, feed))
+            self._executor.submit(shard_sums, self._recipe, plain, span, parameters, self._samples_of(task, span, feed))
             for span in spans
         ]
 
-    def _samples_of(self, span: Span, feed: Feed) -> Any:
+    def _samples_of(self, task: Task, span: Span, feed: Feed) -> Any:
         """Return what stands for the samples of a block; for all samples, where the block names some of them."""
         whole = slice(0, None) if span.rows is not None else span.shards.rows(span.first, span.stop)
         key = id(feed.inputs), id(feed.targets), id(feed.sample_weights), whole.start, whole.stop or 0
         if key not in self._samples:
             weights = feed.sample_weights
             samples = Samples(
-                {name: array[whole] for name, array in feed.inputs.items()},
+                {name: feed.inputs[name][whole] for name in feed.inputs.keys() - task.definition.known_inputs},
                 {name: array[whole] for name, array in feed.targets.items()},
                 None if weights is None else weights[whole],
             )

@@ -5,10 +5,12 @@ Nobody waits for the database to learn them: who asks gets what was counted last
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import weakref
 from collections.abc import Mapping
+from pathlib import Path
 
 from service.api.context import Runtime
 from service.store.run_entries import STATUSES
@@ -27,7 +29,7 @@ NONE: Counts = {"queued": 0, "running": 0, "runners": 0}
 def queue(running: Runtime) -> dict[str, int] | None:
     """Return the numbers of runs that wait and that are computed, and of processes that compute some at this moment.
 
-    None: the server stores nothing, or its database does not answer.
+    None: the server has no place to store anything, or its database does not answer.
     """
     with _LOCK:
         counting = _COUNTINGS.setdefault(running.store, _Counting())
@@ -83,11 +85,17 @@ def _counts_of(store: Store) -> Counts | None:
     try:
         file = file_of(store.settings)
         if file is not None and not file.exists():
-            return NONE
+            return NONE if _may_be_made(file) else None
         counts = store.runs.counts()
         return {name: counts.get(name, 0) for name in ("queued", "running")} | {"runners": store.runs.runners()}
     except StoreError:
         return None
+
+
+def _may_be_made(file: Path) -> bool:
+    """Return whether a file and its folders can be made, as far as that is seen without making them."""
+    there = next(folder for folder in file.parents if folder.exists())
+    return there.is_dir() and os.access(there, os.W_OK)
 
 
 _LOCK = threading.Lock()

@@ -162,11 +162,12 @@ def _quotas(settings: Settings) -> RunQuotas:
 
 
 def _idempotency_key(environ: Mapping[str, Any]) -> str | None:
-    """Return the name that the client gave its request, if it gave one. Raise `Problem` 422."""
+    """Return the name that the client gave its request, if it gave one. Raise `Problem` 400."""
     name: str | None = environ.get("HTTP_IDEMPOTENCY_KEY")
     if name is None or IDEMPOTENCY_KEY.fullmatch(name):
         return name
-    raise bad_header("Idempotency-Key", f"takes 1 to 255 visible ASCII characters, got {name[:60]!r}")
+    # Not 422: the pointers of a request with a body name places of that body.
+    raise Problem("bad-request", f"Idempotency-Key takes 1 to 255 visible ASCII characters, got {name[:60]!r}.")
 
 
 # --- reading ------------------------------------------------------------------------------------

@@ -145,6 +145,11 @@ class TrainingWork:
             raise
 
     @property
+    def elsewhere(self) -> bool:
+        """Whether its steps mostly wait for other processes, and need no turn."""
+        return self.training.objective.elsewhere
+
+    @property
     def finished(self) -> bool:
         return self.training.finished
 

@@ -84,6 +84,10 @@ class Execution:
         """The number of the last record, stored or not."""
         self.state = claim.state
         """The latest stored state."""
+        self.known = claim.step
+        """The step that was reached before this work began, with the records up to it; the state may lie before."""
+        self.caught_up = False
+        """Whether this work has reached that step again: until then the run is not cancelled."""
         self.size = claim.size
         """The bytes that are stored of the run."""
         self.full = False
@@ -159,6 +163,8 @@ class Execution:
         claim, runtime = self.claim, self.runtime
         kind = KINDS[claim.kind]
         self.unwanted_since = None
+        self.known = max(claim.step, self.standing.step)
+        self.caught_up = self.known == 0
         ticket = memory.waiter = ticket_of(runtime, self._is_unwanted)
         names = Names(runtime.store, network_owner(claim.id), ticket, memory)
         request = self._patiently(lambda: read_request(kind, claim.spec, memory.need, names))
@@ -190,6 +196,7 @@ class Execution:
                 next_look = now + LOOK_SECONDS
                 if self.stop.is_set() or (self.lease.others_wait and self._own_seconds() > SLICE_SECONDS):
                     return self._give_back(work)
+                self.caught_up = self.caught_up or work.standing().step >= self.known
                 if not self.cancelled and (reason := self._reason_to_cancel()):
                     self.cancelled = reason
                     work.cancel(reason)
@@ -213,8 +220,10 @@ class Execution:
     # What others want
 
     def _reason_to_cancel(self) -> str:
-        """Return why the work is to be cancelled, "" if it is not."""
+        """Return why the work is to be cancelled, "" if it is not: its end must not lie before what callers saw."""
         settings = self.runtime.settings
+        if not self.caught_up:
+            return ""
         if self.lease.cancelled:
             return BY_OWNER
         if self.seconds > settings.max_run_seconds:
@@ -332,13 +341,15 @@ class Execution:
             raise Dropped
         if self.stop.is_set():
             return self._release()
-        self.cancelled = self._reason_to_cancel()
+        reason = self._reason_to_cancel()
         try:
-            with closing(self._begin(memory)) as work:  # as it was at the last stored state
-                work.cancel(self.cancelled)
-                return self._finish(work)
+            # As it was at the last stored state. It is cancelled when it has caught up.
+            with closing(self._begin(memory)) as work, self._noting(work):
+                return self._advance(work)
         except Abandoned:
-            return self._store_end(End(CANCELLED, self.cancelled, None), None)
+            if self.lease.lost or self.stop.is_set():
+                return self._given_up(memory)
+            return self._store_end(End(CANCELLED, reason, None), None)
 
     def _cut_off(self, error: QuotaExceeded) -> str:
         """End the run where the store takes no more of it. What was stored stays, and the run may be resumed later."""

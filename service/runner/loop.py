@@ -53,12 +53,14 @@ class Runner:
                     continue
             except NoStore:
                 pause = NO_STORE_SECONDS
-            except StoreError:  # the store has logged it
                 self._idle.ask_soon()
+            except StoreError:  # the store has logged it
                 pause = UNAVAILABLE_SECONDS
+                self._idle.ask_soon()
             except Exception:
                 log.exception("the runner fails, and goes on")
                 pause = MISTAKE_SECONDS
+                self._idle.ask_soon()
             stop.wait(pause)
 
     def _compute_one(self, stop: threading.Event) -> bool:

@@ -4,7 +4,10 @@ store.py      the store of a process: finds its place from the settings and open
 database.py   connections, transactions, and the translation of database errors into errors of the store
 tables.py     the tables, in SQLAlchemy Core
 upgrade.py    brings the tables of a database up to date (Alembic), once, however many processes start at once
+blobs.py      bytes that networks and runs refer to, each stored once, and the sum of all that is stored
 networks.py   the networks in the database: add, find, list, remove, and forget what was not used for long
+runs.py       the runs in the database, and the queue of those that wait
+run_*.py      their rows, what a runner writes to them, and the SQL
 loaded.py     a cache of the networks that this process has read, bounded in bytes and in time
 content.py    the content of a network as bytes, and the id that is computed from the content
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     BindParameter,
+    ColumnElement,
     Double,
+    Select,
     bindparam,
     case,
     delete,
@@ -31,8 +34,10 @@ MOST_FAILURES = 5
 """Number of attempts, without the state moving on, after which a run fails."""
 CANCELLED = "cancelled by its owner"
 HOPELESS = f"{MOST_FAILURES} attempts ended before the next checkpoint: the processes were stopped or lacked memory"
-AT_ONCE = 20
-"""Number of runs that are forgotten in one transaction."""
+REMOVED = "removed"
+"""Status of a run that no owner has any more, until all of it is deleted."""
+AT_ONCE = 2000
+"""Number of rows of records that are deleted in one transaction."""
 PAGE = 500
 """Largest number of rows of records that are read at once."""
 
@@ -114,7 +119,7 @@ USAGE = select(
 ).where(runs.c.owner == _OWNER)
 NETWORK_BYTES = select(func.coalesce(func.sum(owners.c.size), 0)).where(owners.c.owner == _OWNER)
 RUNNERS = select(func.count(runs.c.worker.distinct())).where(runs.c.status == "running", runs.c.lease_until >= Now())
-COUNTS = select(runs.c.status, func.count().label("runs")).group_by(runs.c.status)
+COUNTS = select(runs.c.status, func.count().label("runs")).where(runs.c.status != REMOVED).group_by(runs.c.status)
 
 SAME_KEY = select(runs.c.id, runs.c.kind, runs.c.spec).where(
     runs.c.owner == _OWNER, runs.c.idempotency_key == bindparam("of_key")
@@ -193,8 +198,19 @@ STATE = (
     .order_by(parts.c.number)
 )
 
-ANY_FREE = select(literal(1)).select_from(runs).where(_IS_FREE).limit(1)
-ANY_FREE_FOR = select(literal(1)).select_from(runs).where(_IS_FREE_FOR).limit(1)
+
+def _any_free(is_lost: ColumnElement[bool]) -> Select[int | None]:
+    """Return a query for 1 if there is a run that waits, or one that computes and fulfils the condition. Else for NULL.
+
+    The order makes PostgreSQL take the index: it would look at all rows, and expect to find one soon.
+    """
+    both = (runs.c.status == "queued", (runs.c.status == "running") & is_lost)
+    first, second = (select(literal(1)).where(each).order_by(runs.c.queued_at).limit(1) for each in both)
+    return select(func.coalesce(first.scalar_subquery(), second.scalar_subquery()))
+
+
+ANY_FREE = _any_free(runs.c.lease_until < Now())
+ANY_FREE_FOR = _any_free((runs.c.lease_until < Now()) | (runs.c.worker == _WORKER))
 GIVE_UP = (
     update(runs)
     .where(_IS_FREE_FOR, runs.c.failures >= MOST_FAILURES)
@@ -251,19 +267,24 @@ BEAT = (
     .values(lease_until=_LEASE)
     .returning(runs.c.cancel, runs.c.owner, runs.c.size, runs.c.state_size, runs.c.result_size, runs.c.last_record)
 )
+
+_NEW_STEP: BindParameter[int] = bindparam("new_step", type_=BigInteger())
+# A runner that repeats steps after a kill is behind the last record for a while, and owners see the step that was
+# reached before.
+_IS_BEHIND = runs.c.step > _NEW_STEP
 _PROGRESS: dict[str, Any] = {
-    "step": bindparam("new_step"),
-    "loss": bindparam("new_loss"),
-    "learning_rate": bindparam("new_learning_rate"),
+    "step": case((_IS_BEHIND, runs.c.step), else_=_NEW_STEP),
+    "loss": case((_IS_BEHIND, runs.c.loss), else_=bindparam("new_loss", type_=Double())),
+    "learning_rate": case((_IS_BEHIND, runs.c.learning_rate), else_=bindparam("new_learning_rate", type_=Double())),
     "seconds": bindparam("new_seconds"),
     "last_record": bindparam("new_last_record"),
     "size": bindparam("new_size"),
 }
 _STATE: dict[str, Any] = {
     "state": bindparam("new_state"),
-    "state_step": bindparam("new_step"),
+    "state_step": _NEW_STEP,
     "state_size": bindparam("new_state_size"),
-    "failures": case((runs.c.state_step >= bindparam("new_step"), runs.c.failures), else_=0),
+    "failures": case((runs.c.state_step >= _NEW_STEP, runs.c.failures), else_=0),
 }
 KEEP = {
     False: update(runs).where(runs.c.id == _RUN).values(**_PROGRESS),
@@ -336,11 +357,24 @@ RESUME = (
     )
 )
 
-# The row of a run is locked before the rows that belong to it, as in every other transaction, so none waits for ever.
-HAS = select(literal(1)).where(_MINE).with_for_update(of=runs)
-DROP_RECORDS = delete(records).where(records.c.run == _RUN)
+# A run that is removed is taken from its owner first. Then what belongs to it is deleted, a bounded number of rows in
+# each transaction. The row of a run is changed before those that belong to it, as in every other transaction, so that
+# no two wait for each other.
+_TAKEN: dict[str, Any] = {
+    "owner": "run:",
+    "status": REMOVED,
+    "idempotency_key": null(),
+    "worker": null(),
+    "lease_until": 0.0,
+    "ended": -1.0,
+}
+_OLD = runs.c.ended < bindparam("before")
+TAKE = update(runs).where(_MINE).values(**_TAKEN)
+TAKE_OLD = update(runs).where(runs.c.id == _RUN, _OLD).values(**_TAKEN)
+NEXT_OLD = select(runs.c.id).where(_OLD).order_by(runs.c.ended).limit(1)
+DROP_RECORDS = delete(records).where(
+    records.c.run == _RUN,
+    records.c.first.in_(select(records.c.first).where(records.c.run == _RUN).order_by(records.c.first).limit(AT_ONCE)),
+)
 DROP_ALL_PARTS = delete(parts).where(parts.c.run == _RUN)
 REMOVE = delete(runs).where(runs.c.id == _RUN).returning(runs.c.spec)
-_OLD = runs.c.ended < bindparam("before")
-ANY_OLD = select(literal(1)).select_from(runs).where(_OLD).limit(1)
-SOME_OLD = select(runs.c.id).where(_OLD).limit(AT_ONCE).with_for_update(of=runs)

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from contextlib import suppress
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Update
 
 from service.store import run_statements as sql
 from service.store.blobs import LOCK, check, drop, keep, removing, stored_bytes, with_room
@@ -31,7 +32,7 @@ from service.store.run_entries import (
 )
 from service.store.run_keeping import LOST, Held, Keeping, Written, fence, kept, owner_bytes, result_name, usage_of
 from service.store.tables import RUN_DIGITS
-from service.store_errors import KeyReused, StoreFull, StoreUnavailable
+from service.store_errors import KeyReused, StoreError, StoreFull, StoreUnavailable
 
 __all__ = (
     "Claim",
@@ -182,15 +183,7 @@ class Runs:
 
     def remove(self, owner: str, run: str) -> bool:
         """Remove a run with its records, also while it computes. Return whether the owner had it."""
-        mine = {"of_owner": owner, "of_run": run}
-
-        def remove(connection: Connection) -> bool:
-            if connection.execute(sql.HAS, mine).scalar() is None:
-                return False
-            _remove(connection, run)
-            return True
-
-        return removing(self.database, remove)
+        return self._remove(sql.TAKE, {"of_owner": owner, "of_run": run})
 
     # --- for runners
 
@@ -293,17 +286,35 @@ class Runs:
     # --- for the server
 
     def forget(self, before: float) -> int:
-        """Remove runs that ended before the time `before`, in batches. Return how many were removed."""
-        old = {"before": before}
-        with self.database.reading() as connection:  # mostly there is nothing to remove
-            if connection.execute(sql.ANY_OLD, old).scalar() is None:
-                return 0
+        """Remove runs that ended before the time `before`, and what a removal that failed has left of others.
+
+        Return how many were removed. Raises `StoreError`.
+        """
         removed = 0
         while True:
-            count = removing(self.database, lambda connection: _forget_some(connection, before))
-            removed += count
-            if count < sql.AT_ONCE:
+            with self.database.reading() as connection:  # mostly there is nothing to remove
+                run = connection.execute(sql.NEXT_OLD, {"before": before}).scalar()
+            if run is None or not self._remove(sql.TAKE_OLD, {"of_run": run, "before": before}):
                 return removed
+            removed += 1
+
+    def _remove(self, take: Update, asked: dict[str, Any]) -> bool:
+        """Take a run from its owner, and delete what belongs to it. Return whether there was such a run.
+
+        Many records are deleted in several transactions, so that others may write in between. Raises `StoreError` where
+        the run cannot be taken. If a later transaction fails, `forget` deletes the rest.
+        """
+
+        def begin(connection: Connection) -> bool | None:
+            return _remove_some(connection, asked["of_run"]) if connection.execute(take, asked).rowcount else None
+
+        done = removing(self.database, begin)
+        if done is None:
+            return False
+        with suppress(StoreError):
+            while not done:
+                done = removing(self.database, lambda connection: _remove_some(connection, asked["of_run"]))
+        return True
 
     def counts(self) -> dict[str, int]:
         """Return the number of runs of each status that any run has."""
@@ -353,20 +364,14 @@ def network_owner(run: str) -> str:
     return f"run:{run}"
 
 
-def _forget_some(connection: Connection, before: float) -> int:
-    """Remove some of the runs that ended before a time. Return how many."""
-    names = connection.execute(sql.SOME_OLD, {"before": before}).scalars().all()
-    for name in names:
-        _remove(connection, name)
-    return len(names)
-
-
-def _remove(connection: Connection, run: str) -> None:
-    """Remove a run with all that belongs to it."""
+def _remove_some(connection: Connection, run: str) -> bool:
+    """Delete some of the records of a run, or else all that is left of it. Return whether nothing is left."""
     mine = {"of_run": run, "of_run_owner": network_owner(run)}
+    if connection.execute(sql.DROP_RECORDS, mine).rowcount == sql.AT_ONCE:
+        return False
     connection.execute(sql.DROP_ALL_PARTS, mine)
-    connection.execute(sql.DROP_RECORDS, mine)
     for spec in connection.execute(sql.REMOVE, mine).scalars().all():
         drop(connection, spec)
     for network in connection.execute(sql.KEPT_NETWORKS, mine).scalars().all():
         disown(connection, network_owner(run), network)
+    return True

@@ -156,7 +156,7 @@ class Store:
         if removed:
             log.info("%d networks that nobody used for %g days are removed", removed, days)
         days = self.settings.run_days
-        ended = self.runs.forget(now - days * DAY) if days else 0
+        ended = self.runs.forget(now - days * DAY if days else 0.0)  # 0: what a removal that failed has left
         if ended:
             log.info("%d runs that ended %g days ago are removed", ended, days)
         return removed + ended

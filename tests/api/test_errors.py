@@ -12,6 +12,7 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from service.api.runs_examples import RUNS
 from service.engine.network.evaluate import EvaluationTask
 from service.engine.onnx import file
 from service.problems import KINDS, Problem, pointer
@@ -106,6 +107,13 @@ def store_unavailable(make: MakeClient, patch: pytest.MonkeyPatch) -> TestRespon
     return client.get("/v1/networks")
 
 
+def conflict(make: MakeClient, _: pytest.MonkeyPatch) -> TestResponse:
+    client = make()
+    run = client.post("/v1/runs", json=RUNS["train"]).json["id"]
+    assert client.post(f"/v1/runs/{run}/cancel").status_code == 200
+    return client.post(f"/v1/runs/{run}/cancel")
+
+
 MADE: dict[str, Callable[[MakeClient, pytest.MonkeyPatch], TestResponse]] = {
     "malformed-body": lambda make, _: make().post(GRADIENTS, data=b"{", content_type="application/json"),
     "bad-request": bad_request,
@@ -128,6 +136,7 @@ MADE: dict[str, Callable[[MakeClient, pytest.MonkeyPatch], TestResponse]] = {
     "nothing-stored": lambda make, _: make(data="/dev/null/nabla").post("/v1/networks", json=NEW_NETWORK),
     "store-unavailable": store_unavailable,
     "store-full": store_full,
+    "conflict": conflict,
 }
 
 

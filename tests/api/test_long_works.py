@@ -9,16 +9,20 @@ from typing import Any
 
 import orjson
 import pytest
+from marshmallow import ValidationError
 
 from service import wire
 from service.api.context import Context, Runtime, runtime_of
 from service.api.long_work import LongWork
 from service.api.run_kinds import KINDS
 from service.api.state_file import state_bytes, state_of
+from service.api.sweeps import computed
 from service.config import Settings
+from service.engine.descent import search_runs
 from service.engine.descent.optimizers import optimizers
-from service.engine.errors import InvalidRequest
+from service.engine.errors import InvalidRequest, LimitExceeded
 from service.observing.timer import Timer
+from service.problems import from_faults, from_validation
 from service.wire.writing import written
 from tests.support import HIMMELBLAU, every, network
 
@@ -48,20 +52,24 @@ class Run:
         self.runtime, self.kind = runtime, KINDS[kind]
         self.spec = orjson.dumps(request)
 
+    def context(self) -> Context:
+        ticket = self.runtime.admission.ticket("", time.monotonic())
+        memory, limits = self.runtime.memory.reservation(), self.runtime.settings.run_limits
+        return Context(
+            self.runtime, Timer(), memory, 0, ticket, {"PATH_INFO": ""}, "ndjson", True, own_limits=limits
+        )  # fmt: skip
+
+    def loaded(self) -> Any:
+        value, _, _ = wire.parse(self.spec, self.kind.takes.fresh, lambda nbytes: None)
+        return self.kind.takes.read(value)
+
     def work(self, state: bytes | None = None, more_steps: int = 0) -> LongWork:
         """Make the work from the bytes of its request, and of its state."""
-        memory = self.runtime.memory.reservation()
-        ticket = self.runtime.admission.ticket("", time.monotonic())
-        value, _, nbytes = wire.parse(self.spec, self.kind.takes.fresh, memory.need)
-        context = Context(
-            self.runtime, Timer(), memory, nbytes, ticket, {"PATH_INFO": ""}, "ndjson", True,
-            own_limits=self.runtime.settings.run_limits,
-        )  # fmt: skip
-        loaded = self.kind.takes.read(value)
+        context = self.context()
         try:
-            return self.kind.works(loaded, context, None if state is None else state_of(state), more_steps)
+            return self.kind.works(self.loaded(), context, None if state is None else state_of(state), more_steps)
         finally:
-            memory.release()
+            context.memory.release()
 
     @staticmethod
     def records(work: LongWork, most: int | None = None) -> Iterator[bytes]:
@@ -82,10 +90,11 @@ class Run:
         work, records, has_ended = self.work(), [], False
         while not has_ended:
             records += self.records(work, every)
-            has_ended = work.finished
+            has_ended, standing = work.finished, work.standing()
             state = state_bytes(work.state())
             work.close()
             work = self.work(state)
+            assert text([*work.standing()]) == text([*standing])
         return [*records, *self.records(work)], ended(work)
 
 
@@ -129,6 +138,13 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "diverges late": {**DIVERGING, "optimizer": {"type": "sgd", "learning_rate": 3.0}, "steps": 60},
     "diverges at its end": {**DIVERGING, "optimizer": {"type": "sgd", "learning_rate": 1e160}, "steps": 1},
     "grows": {**DIVERGING, "optimizer": {"type": "sgd", "learning_rate": 2.0}, "steps": 5},
+    "misread at the first step": {
+        **DIVERGING, "parameters": {"line": {"kernel": [[-0.5], [-0.5]]}}, "loss": "poisson", "steps": 3
+    },
+    "not finite in the trace": {
+        **DIVERGING, "inputs": [[1e160, 1.0]], "targets": [[0.0]], "loss": "mean_absolute_error", "optimizer": "adam",
+        "trace": {"include": ["state"]}, "steps": 2,
+    },
     "misread": {"network": network({"type": "dense", "units": 1, "activation": "tanh"}), "targets": [[1.0]] * 5,
                 "loss": "binary_crossentropy"},
 }  # fmt: skip
@@ -153,7 +169,11 @@ COMPARISONS: dict[str, dict[str, Any]] = {
         "batch_size": 2,
         **VALIDATED,
     },
-}
+    "a warning about the first one alone": {
+        "network": LINE, "loss": "poisson", "seeds": [2, 8], "optimizers": ["sgd"], "inputs": [[1.0, 1.0]],
+        "targets": [[1.0]],
+    },
+}  # fmt: skip
 
 
 @every("name", COMPARISONS)
@@ -179,6 +199,7 @@ DESCENTS: dict[str, dict[str, Any]] = {
         "trace": {"include": ["gradients"]},
     },
     "searches": {"optimizers": ["l_bfgs", "sgd", "exact_line_search", "newton"], "steps": 5},
+    "searches that have arrived": {"expression": "x^2 + y^2", "optimizers": ["newton", "sgd"], "steps": 5},
     "early ends": {"stop": {"gradient_norm_below": 20.0, "value_below": 5.0}, "optimizers": ["sgd"], "steps": 30},
     "divergence and kinks": {
         "expression": "abs(x) + 1e3*y^2", "starts": [[0.0, 0.0], [1.0, 1.0], [0.1, 1e-9]], "optimizers": ["sgd"],
@@ -245,3 +266,163 @@ def test_an_interrupted_sweep_has_the_bits_of_a_whole_one(runtime: Runtime, name
     assert (told["combinations"], told["done"]) == (len(ends), len(ends))
     assert told["failed"] == sum(end["status"] == "failed" for end in ends)
     assert sorted(told["table"], key=lambda end: end["step"]) == ends
+
+
+def test_a_sweep_can_be_computed_by_parts_in_any_order(runtime: Runtime) -> None:
+    run = Run(runtime, "sweep", SWEEPS["some that fail"])
+    ends = [computed(run.loaded()["sweep"], number, run.context()) for number in (2, 0, 3, 1)]
+    assert sorted(text(end.record) for end in ends) == sorted(run.whole()[0])
+
+
+@every(
+    ("vary", "pointer", "detail"),
+    [
+        ({}, "#/vary", "takes an object of 1 to 16 lists"),
+        ({"/seed": 3}, "#/vary/~1seed", "takes a list of 1 to 1000 values, got 3"),
+        ({"/seed": []}, "#/vary/~1seed", "takes a list of 1 to 1000 values"),
+        ({"seed": [3]}, "#/vary/seed", "did you mean '/seed'?"),
+        ({"clip.norm": [3]}, "#/vary/clip.norm", "did you mean '/clip/norm'?"),
+        ({"/sed": [3]}, "#/vary/~1sed/0", "did you mean 'seed'?"),
+        ({"/optimiser/beta_1": [0.3]}, "#/vary/~1optimiser~1beta_1", "has no \"optimiser\"; did you mean 'optimizer'?"),
+        ({"/optimizer/learning_rat": [0.3]}, "#/vary/~1optimizer~1learning_rat/0", "did you mean 'learning_rate'?"),
+        ({"/loss/type": ["x"]}, "#/vary/~1loss~1type", "which has no parts; write {\"type\": \"half_squared_error\"}"),
+        ({"/steps/more": [3]}, "#/vary/~1steps~1more", "/steps is 4, which has no parts"),
+        ({"/network/layers/2/units": [3]}, "#/vary/~1network~1layers~12~1units", "from 0 to 1, got \"2\""),
+        ({"/network/layers/hidden/units": [3]}, "#/vary/~1network~1layers~1hidden~1units", "did you mean 0?"),
+        ({"/inputs/0/1": [3]}, "#/vary/~1inputs~10~11", "/inputs is a list of numbers, which is varied as a whole"),
+        ({"/seed": [1, "2", -1]}, "#/vary/~1seed/1", "takes an integer"),
+        ({"/optimizer/learning_rate": [1, 2, "fast"]}, "#/vary/~1optimizer~1learning_rate/2", "takes a number"),
+        ({"/optimizer": ["adam", "adan"]}, "#/vary/~1optimizer/1", "did you mean 'adam'?"),
+        ({"/network/layers/0/units": [0]}, "#/vary/~1network~1layers~10~1units/0", "takes an integer"),
+        ({"/network/layers/0/units": [2, 0.5]}, "#/vary/~1network~1layers~10~1units/1", "takes an integer"),
+        ({"/network/layers/0": [{"type": "dense", "units": -1}]}, "#/vary/~1network~1layers~10/0/units", "takes an"),
+        ({"/seed": [1], "/optimizer/learning_rate": [1], "/optimizer": ["sgd"]}, "#/vary/~1optimizer", "varies what"),
+        ({"/seed": [*range(1000)], "/steps": [*range(1, 102)]}, "#/vary", "makes 101,000 combinations"),
+        ({"/epochs": [1]}, "#/request/steps", "came with epochs"),
+        ({"/targets": [[[1.0]]]}, "#/vary/~1targets/0", "5"),
+        ({"/frozen": [["hidden", "out.kernel"], ["nothing"]]}, "#/vary/~1frozen/0/1", "out.kernel"),
+    ],
+)  # fmt: skip
+def test_a_sweep_is_refused_where_a_value_cannot_be(runtime: Runtime, vary: Any, pointer: str, detail: str) -> None:
+    run = Run(runtime, "sweep", sweep(vary))
+    value = orjson.loads(run.spec)
+    with pytest.raises((ValidationError, InvalidRequest)) as refused:
+        run.work().close()
+    error = refused.value
+    problem = from_faults(error, value) if isinstance(error, InvalidRequest) else from_validation(error, value)
+    assert problem.errors[0]["pointer"] == pointer, problem.errors
+    assert detail in problem.errors[0]["detail"], problem.errors
+
+
+EXTENDED: dict[str, dict[str, Any]] = {
+    "steps": {"steps": 5, "optimizer": {"type": "adam"}, "schedule": {"type": "plateau", "patience": 0}, **VALIDATED},
+    "epochs": {"steps": ..., "epochs": 2, "batch_size": 2, "network": RICH, "training": True, "optimizer": "rmsprop"},
+}
+
+
+@every("name", EXTENDED)
+def test_a_training_that_has_ended_takes_more_steps(runtime: Runtime, name: str) -> None:
+    request = {key: value for key, value in train(**EXTENDED[name]).items() if value is not ...}
+    run, longer = Run(runtime, "train", request), 7
+    work = run.work()
+    records = [*run.records(work)]
+    ended(work)
+    state = state_bytes(work.state())
+    work = run.work(state, longer)
+    assert (work.standing().step, work.standing().of) == (len(records), len(records) + longer)
+    records += run.records(work)
+    # One that had as many steps from the start.
+    assert (records, ended(work)) == run.whole(longer)
+    asked = request | ({"steps": 12} if "steps" in request else {"steps": 13, "epochs": ...})
+    asked = {key: value for key, value in asked.items() if value is not ...}
+    assert run.whole(longer) == Run(runtime, "train", asked).whole()
+
+
+def test_a_training_that_was_stopped_goes_on_if_it_has_more_steps_and_one_that_diverged_does_not(
+    runtime: Runtime,
+) -> None:
+    batches = {"batches": [[0, 1], [2, 3]], "targets": [[0.0], [0.0], [900.0], [900.0], [0.0]]}
+    stopped = {"stop": {"loss_below": 1e3}, **batches, "optimizer": {"type": "sgd", "learning_rate": 0.0}}
+    for changes, status, more in ((stopped, "stopped", 2), (TRAININGS["diverges late"], "diverged", 0)):
+        run = Run(runtime, "train", train(**changes))
+        work = run.work()
+        assert [*run.records(work)]
+        ended(work)
+        state = state_bytes(work.state())
+        for steps, expected in ((0, 0), (9, more)):
+            work = run.work(state, steps)
+            assert len([*run.records(work)]) == expected
+            assert work.summary()["status"] == status
+            work.close()
+
+
+LONG: dict[str, tuple[str, dict[str, Any]]] = {
+    "train": ("train", train(**TRAININGS["everything"])),
+    "validation": ("train", train(validation={"inputs": [[1.0, 1.0]], "targets": [[1e200]]}, steps=9)),
+    "compare": ("compare", compare(**COMPARISONS["rates and seeds"])),
+    "descend": ("descend", descend(**DESCENTS["noise"])),
+    "searches": ("descend", descend(**DESCENTS["searches"])),
+    "sweep": ("sweep", SWEEPS["shapes"]),
+}
+
+
+@every("name", LONG)
+def test_a_run_that_was_cancelled_goes_on_as_if_it_had_not_been(runtime: Runtime, name: str) -> None:
+    run = Run(runtime, *LONG[name])
+    work = run.work()
+    records = [*run.records(work, 5)]
+    work.cancel("enough")
+    assert work.finished
+    summary = work.summary()
+    assert summary.get("status", "cancelled") == "cancelled"
+    work.close()
+    work = run.work(state_bytes(work.state()))
+    records += run.records(work)
+    assert (records, ended(work)) == run.whole()
+
+
+@every("name", LONG)
+def test_a_work_says_how_far_it_has_come(runtime: Runtime, name: str) -> None:
+    run = Run(runtime, *LONG[name])
+    work = run.work()
+    standings = [work.standing()]
+    while not work.finished:
+        work.advance()
+        standings.append(work.standing())
+    work.close()
+    assert standings[0] == (0, standings[0].of, None, None)
+    assert all(one.step <= other.step and one.of == other.of for one, other in itertools.pairwise(standings))
+    assert len({standing.step for standing in standings}) > 4
+    assert standings[-1].step == standings[-1].of or name == "train"  # which stops early
+    if name == "train":
+        assert standings[5].loss == orjson.loads([*run.records(run.work(), 5)][-1])["loss"]
+
+
+def test_a_run_may_be_larger_than_a_request_but_for_what_stays_in_memory(runtime: Runtime) -> None:
+    settings = Settings(max_steps=10, max_trace_elements=100)
+    small = runtime_of(settings)
+    request = train(steps=10**6, trace={"include": EVERYTHING})
+    work = Run(small, "train", request).work()
+    assert work.standing().of == 10**6
+    work.close()
+    with pytest.raises(LimitExceeded, match="trace_elements"):
+        Run(small, "compare", compare(steps=1000)).work()
+    Run(small, "compare", compare(steps=1000, trace={"every": 500})).work().close()
+    Run(small, "descend", descend(steps=10**4, trace={"include": ["gradients"]})).work().close()
+    with pytest.raises(LimitExceeded, match="steps") as refused:
+        Run(small, "sweep", sweep({"/steps": [10**6], "/seed": [*range(1000)]})).work()
+    assert refused.value.path == ("vary",)
+
+
+def test_searches_are_interrupted_in_the_middle_of_a_step(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search_runs, "SEARCH_SECONDS", 0.0)
+    run = Run(runtime, "descend", descend(**DESCENTS["searches"], stop={"gradient_norm_below": 30.0}))
+    assert run.interrupted() == run.whole()
+    for steps in (20, 25):
+        one, other = run.work(), run.work()
+        assert [*run.records(one, steps)] == [*run.records(other, steps)]
+        assert one.state()["searches"]["moved"]
+        other = run.work(state_bytes(other.state()))
+        one.cancel("enough")
+        other.cancel("enough")
+        assert ended(one) == ended(other)

@@ -300,7 +300,7 @@ def test_the_same_key_gives_the_same_run(client: FlaskClient) -> None:
     assert first.json == again.json and first.headers["Location"] == again.headers["Location"]
     assert client.post(PATH, json=run_of()).json["id"] != first.json["id"]
     other = client.post(PATH, json=run_of(steps=6), headers={"Idempotency-Key": "one"})
-    assert list(faults(assert_problem(other, "invalid"))) == ["#/header/Idempotency-Key"]
+    assert list(faults(assert_problem(other, "invalid", run_of(steps=6)))) == ["#"]
     kind = {"kind": "compare", "request": dict(COMPARE["xor"])}
     assert_problem(client.post(PATH, json=kind, headers={"Idempotency-Key": "one"}), "invalid")
     compute(client)
@@ -315,8 +315,7 @@ def test_the_same_key_gives_the_same_run(client: FlaskClient) -> None:
 @every("key", ["", " ", "a b", "x" * 256, "é", "a\tb", "\x7f"])
 def test_keys_of_another_form_are_refused(app: Any, key: str) -> None:
     sent = app.test_client().post(PATH, json=run_of(), environ_base={"HTTP_IDEMPOTENCY_KEY": key})
-    problem = assert_problem(sent, "invalid")
-    assert list(faults(problem)) == ["#/header/Idempotency-Key"]
+    assert "Idempotency-Key" in assert_problem(sent, "bad-request")["detail"]
 
 
 def test_a_key_may_have_all_visible_characters(client: FlaskClient) -> None:

@@ -285,6 +285,39 @@ def test_the_owner_cancels_a_run_and_resumes_it(often: None, make_fake: MakeFake
     assert [orjson.loads(line)["square"] for line in lines_of(runtime, run)] == [step**2 for step in range(1, 11)]
 
 
+def test_a_run_is_cancelled_after_it_has_caught_up_with_its_records(
+    often: None, monkeypatch: pytest.MonkeyPatch, make_fake: MakeFake, runtime: Runtime
+) -> None:
+    """A crash left records up to step 6 and the state of step 2. No end may lie before what callers have seen."""
+    keep = Runs.keep
+
+    def crash(runs: Runs, claim: Any, lines: Any, first: int, last: int, progress: Any, state: Any, of: float) -> Any:
+        kept = keep(runs, claim, lines, first, last, progress, state if progress.step <= 2 else None, of)
+        if progress.step == 6:
+            raise Crash
+        return kept
+
+    make_fake(10, lambda step, context: None)
+    run = add(runtime, training(10))
+    with monkeypatch.context() as patch, suppress(Crash):
+        patch.setattr(Runs, "keep", crash)
+        compute(runtime)
+    entry = entry_of(runtime, run)
+    assert (entry.step, entry.state_step, len(lines_of(runtime, run))) == (6, 2, 6)
+    computed: list[int] = []
+
+    def do(step: int, context: Context) -> None:
+        if not computed:
+            runtime.store.runs.cancel("", run)
+        computed.append(step)
+
+    make_fake(10, do)
+    assert compute(runtime) == "cancelled"
+    entry = entry_of(runtime, run)
+    assert computed[0] == 3 and entry.step == len(lines_of(runtime, run)) == result_of(runtime, run)["done"]
+    assert entry.step == entry.state_step == 6
+
+
 def test_a_run_is_cancelled_at_the_limits_of_the_server(often: None, runtime: Runtime) -> None:
     short = with_settings(runtime, max_run_seconds=0.0)
     run = add(runtime, training(100_000))

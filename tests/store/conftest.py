@@ -16,6 +16,7 @@ from sqlalchemy.engine import URL
 from service.store.database import Database
 from service.store.networks import Networks
 from service.store.runs import Runs
+from service.store.tables import metadata
 from service.store.upgrade import upgrade
 from tests.store.running import LIMITS
 
@@ -81,8 +82,29 @@ def stored(database: Database) -> Networks:
     return Networks(database)
 
 
-@pytest.fixture
-def kept(database: Database) -> Runs:
-    """Return the runs of a database that is up to date."""
-    upgrade(database)
-    return Runs(database, LIMITS)
+@pytest.fixture(scope="session")
+def shared(postgresql: URL) -> URL:
+    """Return the address of a PostgreSQL database that is up to date. Its tests empty it, for making one takes long."""
+    engine = create_engine(postgresql, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text("CREATE DATABASE shared"))
+    engine.dispose()
+    made = Database(postgresql.set(database="shared"))
+    upgrade(made)
+    made.close()
+    return made.url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def kept(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Runs]:
+    """Return the runs of an empty database that is up to date."""
+    if request.param == "sqlite":
+        database = Database(URL.create("sqlite", database=str(tmp_path / "nabla.db")))
+        upgrade(database)
+    else:
+        database = Database(request.getfixturevalue("shared"))
+        with database.writing() as connection:
+            for table in reversed(metadata.sorted_tables):
+                connection.execute(table.delete())
+    yield Runs(database, LIMITS)
+    database.close()

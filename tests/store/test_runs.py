@@ -263,6 +263,23 @@ def test_records_are_never_stored_twice(kept: Runs) -> None:
     assert keep(kept, claim, 10, 12).alive
 
 
+def test_a_run_that_repeats_steps_after_a_kill_shows_the_step_that_it_had_reached(kept: Runs) -> None:
+    name, _ = kept.add("", new(), MANY)
+    first = claimed(kept, "a", seconds=-1.0)
+    keep(kept, first, 0, 20, b"state", lease=-1.0)
+    keep(kept, first, 21, 40, lease=-1.0)
+    before = kept.find("", name)
+    second = claimed(kept, "b")
+    assert kept.keep(second, None, 0, 0, at(30, seconds=0.7), b"state at 30", 60.0).alive
+    entry = kept.find("", name)
+    assert before is not None and entry is not None
+    assert (entry.step, entry.loss, entry.learning_rate) == (40, before.loss, before.learning_rate)
+    assert (entry.state_step, entry.seconds) == (30, 0.7)
+    assert keep(kept, second, 41, 41).alive
+    entry = kept.find("", name)
+    assert entry is not None and (entry.step, entry.loss) == (41, at(41).loss)
+
+
 @pytest.mark.parametrize("last", [9, 12], ids=["the same", "with later ones"])
 def test_records_may_be_sent_again_after_a_commit_whose_answer_was_lost(kept: Runs, last: int) -> None:
     name, _ = kept.add("", new(), MANY)

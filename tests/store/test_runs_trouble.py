@@ -19,12 +19,14 @@ from sqlalchemy.engine import URL
 
 from service.config import Settings
 from service.store import run_keeping
+from service.store import runs as runs_module
 from service.store import upgrade as upgrading
 from service.store.content import Content
 from service.store.database import Database
 from service.store.networks import Networks, Quotas, Told
 from service.store.runs import NewRun, Runs, network_owner
 from service.store.store import DAY, Store
+from service.store.tables import records
 from service.store.upgrade import upgrade
 from service.store_errors import QuotaExceeded, StoreFull, StoreUnavailable
 from tests.store.running import LIMITS, MANY, at, claimed, keep, lines, new, rows
@@ -194,6 +196,36 @@ def test_networks_and_runs_count_together(kept: Runs) -> None:
     stored.add("alice", NETWORK, Told("{}", "{}"), MANY_NETWORKS._replace(owner_bytes=1000), 1.0)
 
 
+def test_a_removal_of_many_records_lets_others_write_and_goes_on_after_a_failure(
+    kept: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, _ = kept.add("alice", new(idempotency_key="k"), MANY)
+    claim = claimed(kept)
+    keep(kept, claim, 0, 0, bytes(100))
+    with kept.database.writing() as connection:
+        some = [{"run": name, "first": step, "last": step, "lines": lines(step, step)} for step in range(1, 4500)]
+        connection.execute(records.insert(), some)
+    remaining = []
+    remove = runs_module.removing
+
+    def failing(database: Database, work: Any) -> Any:
+        remaining.append(rows(database).get("records", 0))
+        if len(remaining) == 3:
+            raise StoreUnavailable("gone")
+        return remove(database, work)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs_module, "removing", failing)
+        assert kept.remove("alice", name)
+    assert remaining == [4500, 2500, 500]
+    assert kept.find("alice", name) is None and kept.records("alice", name, -1) == []
+    assert kept.usage("alice") == (0, 0, 0) and kept.counts() == {} and kept.claim("b", 60.0) is None
+    assert not keep(kept, claim, 5000, 5000).alive
+    assert kept.add("alice", new(idempotency_key="k"), MANY)[1]
+    assert kept.forget(0.0) == 1
+    assert rows(kept.database) == {"blobs": 1, "runs": 1}
+
+
 # --- many processes -----------------------------------------------------------------------------
 
 
@@ -210,12 +242,12 @@ def compute_all(address: URL, worker: str, barrier: Any, found: Any) -> None:
     database.close()
 
 
-def test_processes_that_claim_at_once_get_each_run_once(kept: Runs, address: URL) -> None:
+def test_processes_that_claim_at_once_get_each_run_once(kept: Runs) -> None:
     names = {kept.add(f"owner {number % 3}", new(number), MANY)[0] for number in range(60)}
     kept.database.close()
     context = multiprocessing.get_context("fork")
     barrier, found = context.Barrier(4), context.Queue()
-    workers = [context.Process(target=compute_all, args=(address, f"w{n}", barrier, found)) for n in range(4)]
+    workers = [context.Process(target=compute_all, args=(kept.database.url, f"w{n}", barrier, found)) for n in range(4)]
     for worker in workers:
         worker.start()
     claimed_ = [name for _ in workers for name in found.get(timeout=60)]
@@ -306,14 +338,16 @@ def test_a_run_goes_on_after_a_loss_of_power_at_any_moment(tmp_path: Path) -> No
     chance = random.Random(0)
     source = tmp_path / "source"
     store = opened(source)
-    store.runs.add("", new(), MANY)
+    name, _ = store.runs.add("", new(), MANY)
     store.close()
     writer = multiprocessing.get_context("fork").Process(target=compute_for_ever, args=(str(source / "nabla.db"),))
     writer.start()
     assert writer.pid is not None
     try:
-        while not (source / "nabla.db-shm").exists():
+        while (entry := store.runs.find("", name)) is None or entry.state_step is None:
+            assert writer.is_alive()
             time.sleep(0.01)
+        store.close()
         for number in range(INSTANTS):
             time.sleep(chance.uniform(0.0, 0.05))
             os.kill(writer.pid, signal.SIGSTOP)
@@ -425,9 +459,9 @@ def test_a_file_that_is_removed_ends_its_claims_and_is_made_anew(tmp_path: Path)
 
 
 @pytest.fixture
-def lost_connections(address: URL) -> Iterator[Callable[[], None]]:
+def lost_connections(kept: Runs) -> Iterator[Callable[[], None]]:
     """Return a function that ends all connections to a PostgreSQL database, as a restart of the server does."""
-    other = Database(address)
+    other = Database(kept.database.url)
 
     def lose() -> None:
         with other.reading() as connection:
@@ -442,7 +476,7 @@ def lost_connections(address: URL) -> Iterator[Callable[[], None]]:
     other.close()
 
 
-@pytest.mark.parametrize("address", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("kept", ["postgresql"], indirect=True)
 def test_a_server_that_is_lost_while_something_is_kept_has_stored_nothing_of_it(
     kept: Runs, lost_connections: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,7 @@ import createClient from 'openapi-fetch'
 import { spoken, t } from '../stage/language.svelte'
 import { key } from './key.svelte'
 import { isAbort, Problem, type ProblemDocument } from './problem'
-import { recorded, type Recorded } from './recorded.svelte'
+import { recorded, type Method, type Recorded } from './recorded.svelte'
 import type { paths } from './schema'
 
 export { asProblem, isAbort, Problem } from './problem'
@@ -32,6 +32,8 @@ export interface Options {
   signal?: AbortSignal
   /** The panel that the answer draws; CopyAs shows the request by this name. */
   panel?: string
+  /** Headers besides those of every request. */
+  headers?: Record<string, string>
 }
 
 /** Where the service is mounted: the folder above that of this script, without a slash at the end. */
@@ -55,8 +57,9 @@ export async function read<P extends GetPath>(
   return (await exchange('GET', path, undefined, options, names)) as Found<P>
 }
 
-async function exchange(
-  method: 'GET' | 'POST', path: string, body: unknown, options: Options, names: Record<string, string> = {},
+/** Send a request of any kind and read its answer; undefined where there is none. */
+export async function exchange(
+  method: Method, path: string, body: unknown, options: Options, names: Record<string, string> = {},
 ): Promise<unknown> {
   const entry = recorded.begin(options.panel, {
     method, path: filledPath(path, names), body, accept: JSON_TYPE, language: spoken.language,
@@ -64,21 +67,21 @@ async function exchange(
   const response = await send(entry, options)
   const text = await response.text()
   entry.bytes = new TextEncoder().encode(text).length
-  return parsed(text, response)
+  return response.status === 204 ? undefined : parsed(text, response)
 }
 
-/** Send a recorded request; what comes back has status 200 and is not read yet. Throws `Problem` for any other. */
-export async function send(entry: Recorded, { signal }: Options): Promise<Response> {
+/** Send a recorded request; what comes back has a status of success and is not read yet. Throws `Problem` for any other. */
+export async function send(entry: Recorded, { signal, headers }: Options): Promise<Response> {
   const started = performance.now()
-  const call = (entry.method === 'POST' ? client.POST : client.GET) as unknown as (
-    path: string, init: object,
+  const call = client.request as unknown as (
+    method: string, path: string, init: object,
   ) => Promise<{ response: Response; error?: unknown }>
   let found: { response: Response; error?: unknown }
   for (let attempt = 1; ; attempt += 1) {
     try {
-      found = await call(entry.path, {
+      found = await call(entry.method, entry.path, {
         body: entry.body,
-        headers: { Accept: entry.accept, 'Accept-Language': entry.language, ...key.header },
+        headers: { Accept: entry.accept, 'Accept-Language': entry.language, ...key.header, ...headers },
         signal,
         parseAs: 'stream',
       })
@@ -106,7 +109,8 @@ function again(response: Response): number | undefined {
   return seconds <= LONGEST_PAUSE ? seconds : undefined
 }
 
-function pause(seconds: number, signal: AbortSignal | undefined): Promise<void> {
+/** Let so many seconds pass; throws an AbortError when the signal comes first. */
+export function pause(seconds: number, signal?: AbortSignal): Promise<void> {
   return new Promise((done, fail) => {
     const end = (): void => fail(new DOMException('aborted', 'AbortError'))
     if (signal?.aborted) return end()
@@ -126,6 +130,6 @@ function parsed(text: string, response: Response): unknown {
   }
 }
 
-function filledPath(path: string, names: Record<string, string>): string {
+export function filledPath(path: string, names: Record<string, string>): string {
   return path.replace(/\{(\w+)\}/g, (_, name: string) => encodeURIComponent(names[name] ?? ''))
 }

@@ -22,6 +22,7 @@ function curl(request: Request, root: string, keyed: boolean): string {
   const parts = [`curl -s${streamed(request) ? 'N' : ''} ${quoted(root + request.path)}`]
   for (const [name, value] of headersOf(request)) parts.push(`-H ${quoted(`${name}: ${value}`)}`)
   if (keyed) parts.push('-H "Authorization: Bearer $NABLA_KEY"')
+  if (request.method === 'DELETE' || (request.method === 'POST' && request.body === undefined)) parts.push(`-X ${request.method}`)
   if (request.body !== undefined) parts.push(`-d ${quoted(JSON.stringify(request.body))}`)
   return parts.join(' \\\n  ')
 }

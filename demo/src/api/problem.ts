@@ -34,6 +34,13 @@ export class Problem extends Error {
     this.errors = (document.errors ?? []).map((error) => ({ ...error, pointer: normal(error.pointer) }))
   }
 
+  /** The same about a part of the body, as if that were the whole. */
+  within(pointer: string): Problem {
+    const place = normal(pointer)
+    const errors = this.at(pointer).map((error) => ({ ...error, pointer: `#${error.pointer.slice(place.length)}` }))
+    return new Problem({ type: this.kind, title: this.title, status: this.status, detail: this.detail, errors })
+  }
+
   /** What is said about a part of the body: at the pointer or inside it. */
   at(pointer: string): Fault[] {
     const place = normal(pointer)

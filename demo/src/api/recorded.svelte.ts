@@ -1,7 +1,9 @@
 /** The requests that the page made, by the panel that each one drew. */
 
+export type Method = 'GET' | 'POST' | 'DELETE'
+
 export interface Request {
-  method: 'GET' | 'POST'
+  method: Method
   /** Path of the service, such as /v1/gradients. */
   path: string
   body: unknown

@@ -15,21 +15,34 @@ export async function* stream<P extends StreamPath>(
   const entry = recorded.begin(options.panel, {
     method: 'POST', path, body, accept: NDJSON, language: spoken.language,
   })
+  yield* values<LineOf<P>>(entry, options)
+}
+
+/** The same of a resource that is only read. `alive` is called whenever something arrives, signs of life included. */
+export async function* streamed<L>(path: string, options: Options = {}, alive?: () => void): AsyncGenerator<L> {
+  const entry = recorded.begin(options.panel, {
+    method: 'GET', path, body: undefined, accept: NDJSON, language: spoken.language,
+  })
+  yield* values<L>(entry, options, alive)
+}
+
+async function* values<L>(entry: Recorded, options: Options, alive?: () => void): AsyncGenerator<L> {
   const response = await send(entry, options)
-  for await (const line of lines(pieces(response, entry))) {
+  for await (const line of lines(pieces(response, entry, alive))) {
     const value = JSON.parse(line) as Record<string, unknown>
     if ('problem' in value) throw new Problem(value['problem'] as ProblemDocument)
-    if (Object.keys(value).length) yield value as LineOf<P> // an empty object is a sign of life
+    if (Object.keys(value).length) yield value as L // an empty object is a sign of life
   }
 }
 
-async function* pieces(response: Response, entry: Recorded): AsyncGenerator<Uint8Array> {
+async function* pieces(response: Response, entry: Recorded, alive?: () => void): AsyncGenerator<Uint8Array> {
   const reader = response.body!.getReader()
   try {
     for (;;) {
       const { done, value } = await reader.read()
       if (done) return
       entry.bytes += value.length
+      alive?.()
       yield value
     }
   } catch (error) {

@@ -26,6 +26,11 @@ export class Timeline {
   /** Where a glide ends. */
   #target: number | undefined
 
+  /** The number by which a step is called: its own, unless only some of the steps are there. */
+  number(at: number): number {
+    return at
+  }
+
   reset(): void {
     this.pause()
     this.position = 0

@@ -135,22 +135,15 @@ class Descent:
         self.update.state = state
 
     def saved(self) -> dict[str, Any]:
-        """Return all that the descent remembers between two steps, without the parameters. The next step changes the
-        arrays."""
-        return {
-            **self.update.saved(),
-            "progress": dict(vars(self.progress)),
-            "start": self._start,
-            "status": self.status,
-            "reason": self.reason,
-        }
+        """Return all that the descent remembers between two steps, without the parameters and its status. The next step
+        changes the arrays."""
+        return {**self.update.saved(), "progress": dict(vars(self.progress)), "start": self._start}
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Take over what `saved` returned, before the first step."""
         self.update.restore(saved)
         self.progress = Progress(**saved["progress"])
         self._start = None if saved["start"] is None else saved["start"].copy()
-        self.status, self.reason = saved["status"], saved["reason"]
 
     @property
     def has_moved(self) -> bool:

@@ -189,8 +189,7 @@ class Training:
         self._tracer.restore(saved["trace"])
         self.status, self.reason = saved["status"], saved["reason"]
         if self.steps > saved["steps"] and self.status in ("completed", "stopped"):
-            self.status = self.descent.status = None
-            self.reason = self.descent.reason = ""
+            self.status, self.reason = None, ""
         self._lost = Caution.restored(saved["lost"])
         self._misread = [caution for each in saved["misread"] if (caution := Caution.restored(each)) is not None]
         self.lowest, self.loss, self.learning_rate = saved["lowest"], saved["loss"], saved["learning_rate"]

@@ -1,5 +1,6 @@
 /** The definition of what is computed (network, data, loss, optimizer), as the controls edit it, and its requests. */
 import { DATASETS, samplesOf, split, type DatasetName, type Samples } from './datasets'
+import { mostRecords, recordEvery } from '../../runs/kept'
 import type { Checks, Json } from '../../stage/links'
 import { isTree, shapeOf, type Tree } from './parameters'
 import type { Convention } from './convention'
@@ -37,6 +38,11 @@ export type Definition = {
   stop: number | null
 }
 
+/** A training of more steps is handed over as a run, and every so many steps of it are recorded. */
+export const MOST_LIVE = 20_000
+export const MOST_STEPS = 1_000_000
+/** A record has so many tensors for each parameter: gradient, update, value, and up to two of the optimizer. */
+const TENSORS = 5
 export const MOST_LAYERS = 6
 export const MOST_UNITS = 12
 
@@ -225,14 +231,19 @@ export function requestOf(definition: Definition, problem: Problem, parameters: 
   }
 }
 
-/** What `/v1/train` takes: always all training samples. A checkpoint goes on where a training ended. */
+/**
+ * What `/v1/train` takes: always all training samples. A checkpoint goes on where a training ended. Of a thinned trace
+ * only every so many steps are recorded.
+ */
 export function trainingOf(
   definition: Definition,
   problem: Problem,
   parameters: Tree | null,
   checkpoint: unknown = null,
+  thinned = definition.steps > MOST_LIVE,
 ): Record<string, unknown> {
   const { samples, training, validation } = problem
+  const every = thinned ? recordEvery(definition.steps, recordsOf(definition, problem.inputs)) : 1
   const start = checkpoint ? { checkpoint } : parameters ? { parameters, seed: definition.seed } : { seed: definition.seed }
   return {
     network: networkOf(definition),
@@ -253,8 +264,18 @@ export function trainingOf(
           },
         }),
     ...(definition.stop === null ? {} : { stop: { loss_below: definition.stop } }),
-    trace: { include: ['gradients', 'updates', 'parameters', 'state', 'batch'] },
+    trace: { include: ['gradients', 'updates', 'parameters', 'state', ...(definition.batch === null ? [] : ['batch'])], ...(every > 1 ? { every } : {}) },
   }
+}
+
+/** How many records a long training makes: fewer if each has many numbers. The page keeps twice as many if it goes on. */
+export function recordsOf(definition: Definition, inputs: number): number {
+  let [before, numbers] = [inputs, 0]
+  for (const { units } of definition.layers) {
+    numbers += (before + 1) * units
+    before = units
+  }
+  return mostRecords(TENSORS * numbers)
 }
 
 const whole = (low: number, high: number) => (value: unknown): boolean =>
@@ -284,7 +305,7 @@ export const CHECKS: Checks<Definition> = {
   sample: whole(-1, 10_000),
   convention: (value) => value === 'standard' || value === 'heaton',
   batch: orNull(whole(1, 10_000)),
-  steps: whole(1, 20_000),
+  steps: whole(1, MOST_STEPS),
   stop: orNull(between(0, Number.MAX_VALUE)),
 }
 

@@ -1,9 +1,13 @@
 /** The state of the lab, what follows from it, and the requests that it makes. */
 import { untrack } from 'svelte'
 import { asProblem, type Problem } from '../../api/problem'
+import { passes, rest } from '../../runs/follow'
+import { myRuns } from '../../runs/mine.svelte'
+import { Run } from '../../runs/run.svelte'
 import { linked } from '../../stage/linked.svelte'
+import { write } from '../../stage/links'
 import { Timeline } from '../../stage/timeline.svelte'
-import { CHECKS, DEFAULTS, fits, layerNames, problemOf, requestOf, trainingOf, weightsOf, withData, type Choice, type Definition } from './definition'
+import { CHECKS, DEFAULTS, fits, layerNames, MOST_LIVE, problemOf, recordsOf, requestOf, trainingOf, weightsOf, withData, type Choice, type Definition } from './definition'
 import { catalogue, defaultOf } from './catalogue.svelte'
 import type { DatasetName } from './datasets'
 import { Follower } from './follower'
@@ -12,7 +16,7 @@ import { passOf, sizesOf, type Pass, type PassAnswer } from './pass'
 import { lastPhase } from './pulses'
 import type { Place } from './derivation'
 import { answerOf } from './service'
-import { Training } from './training.svelte'
+import { Training, type TrainingStep } from './training.svelte'
 
 export type Mode = 'pass' | 'training'
 export type View = 'network' | 'graph'
@@ -30,6 +34,10 @@ type LinkState = Definition & {
   chosen: string
   /** The training step that is shown. */
   step: number
+  /** Whether a training goes on when the page is left. */
+  keep: boolean
+  /** The run that is shown; empty for none. */
+  run: string
 }
 
 const LINK_DEFAULTS: LinkState = {
@@ -40,12 +48,16 @@ const LINK_DEFAULTS: LinkState = {
   tab: 'weight',
   chosen: 'hidden.kernel[0][1]',
   step: 0,
+  keep: false,
+  run: '',
 }
 
 /** A layer of the network in 250 to 400 milliseconds. */
 const PHASE = 330
 /** While a training is drawn the numbers on the neurons follow a few times a second. */
 const REST = 60
+/** Seconds before a service that did not answer is asked again. */
+const AGAIN = 2
 
 export class Lab {
   readonly state = linked('backprop', LINK_DEFAULTS as never, {
@@ -55,10 +67,13 @@ export class Lab {
     shown: (value: Shown) => NUMBERS.includes(value),
     tab: (value: Tab) => TABS.includes(value),
     chosen: (value: string) => parseAddress(value) !== null,
-    step: (value: number) => Number.isInteger(value) && value >= 0 && value <= 1_000_000,
+    step: (value: number) => Number.isInteger(value) && value >= 0,
+    run: (value: string) => /^([\da-f]{32})?$/.test(value),
   } as never) as unknown as LinkState
   readonly passage = new Timeline()
   readonly training = new Training()
+  /** The training as a run, where it is one: the service goes on with it when the page is left. */
+  readonly run = new Run<TrainingStep>(this.training, 'backprop.steps')
 
   /** What was answered last, and for which parameters. */
   pass = $state.raw<Pass>()
@@ -76,16 +91,19 @@ export class Lab {
   readonly time = $derived<Timeline>(this.state.mode === 'training' ? this.training : this.passage)
   /** What is sent as the start; null lets the service draw the weights. */
   readonly start = $derived(this.task ? weightsOf(this.definition, this.task.inputs) : null)
-  /** The parameters at the place where the lab is. */
+  /** The parameters at the place where the lab is. A training of another network is about to be forgotten. */
   readonly parameters = $derived.by((): Tree | null => {
     const at = this.state.mode === 'training' ? this.training.at : 0
-    return at > 0 ? (this.training.steps[at - 1]?.parameters ?? null) : this.start
+    const reached = at > 0 ? this.training.steps[at - 1]?.parameters : undefined
+    return reached && this.task && fits(reached, this.definition, this.task.inputs) ? reached : this.start
   })
   /** The weights that are shown: those of the present step at once, others as soon as the service has drawn them. */
   readonly weights = $derived.by((): Tree | null => {
     const weights = this.parameters ?? this.pass?.parameters ?? null
     return weights && this.task && fits(weights, this.definition, this.task.inputs) ? weights : null
   })
+  /** Whether the next training is handed over as a run. */
+  readonly asRun = $derived(this.state.keep || this.state.steps > MOST_LIVE)
   /** The body of `/v1/gradients` without its `include`. */
   readonly request = $derived(
     this.task ? requestOf(this.definition, this.task, this.parameters) : null,
@@ -101,6 +119,11 @@ export class Lab {
     valueAt(this.weights, this.state.chosen) === undefined ? (entriesOf(this.weights ?? {})[0]?.address ?? null) : this.state.chosen,
   )
 
+  /** The step of a link that is not there yet; 0 for none. */
+  #wanted = $state(0)
+
+  readonly #closed = new AbortController()
+
   #passes = new Follower<Record<string, unknown>, PassAnswer>(
     (request, signal) =>
       answerOf<'/v1/gradients', PassAnswer>(
@@ -113,9 +136,12 @@ export class Lab {
       this.problem = undefined
       this.busy = false
     },
-    (error) => {
-      this.problem = asProblem(error)
+    (error, request) => {
+      // While a run is shown, a service that does not answer is waited for, and the picture stays.
+      const waits = this.run.id !== '' && passes(error)
+      if (!waits || !this.pass) this.problem = asProblem(error)
       this.busy = false
+      if (waits) void rest(AGAIN, this.#closed.signal).then(() => request === this.request && this.#passes.want(request))
     },
     REST,
   )
@@ -123,13 +149,13 @@ export class Lab {
   constructor() {
     this.passage.rate = 1000 / PHASE
     this.passage.glide = PHASE
-    this.training.start = () => this.train()
+    this.training.start = () => (this.asRun ? void this.handOver() : this.train())
     $effect(() => {
       const request = this.request
       if (!request) return
       untrack(() => {
         this.busy = true
-        this.#passes.want(request, this.training.playing)
+        this.#passes.want(request, this.training.moving)
       })
     })
     $effect(() => {
@@ -139,27 +165,38 @@ export class Lab {
     // A training belongs to one definition: another one begins anew. Only the number of steps may grow.
     let known = ''
     $effect(() => {
-      const { steps: _, ...definition } = this.trainingRequest() ?? {}
+      const { steps: _, trace: __, ...definition } = this.trainingRequest() ?? {}
       const now = JSON.stringify(definition)
+      const run = this.state.run
       untrack(() => {
-        if (known !== '' && known !== now) {
-          this.training.clear()
+        const first = known === ''
+        if (run !== this.run.id) this.#look(run)
+        else if (!first && known !== now) {
+          this.#forget()
           this.state.step = 0
-        } else if (known === '' && this.state.mode === 'training' && this.state.step > 0) void this.resume()
+        } else if (first && this.state.mode === 'training' && this.state.step > 0 && !this.asRun) void this.resume()
         known = now
       })
     })
+    // A link that names a step of a run shows that step as soon as it is there, one that names none the newest.
     $effect(() => {
-      if (this.state.mode !== 'training' || this.training.playing || this.training.open) return
-      const at = this.training.at
+      if (this.#wanted === 0 || (this.training.open && this.training.number(this.training.last) < this.#wanted)) return
+      untrack(() => {
+        this.training.seek(this.training.placeOf(this.#wanted))
+        this.#wanted = 0
+      })
+    })
+    $effect(() => {
+      if (this.state.mode !== 'training' || this.training.moving || this.training.open || this.#wanted > 0) return
+      const at = this.training.number(this.training.at)
       untrack(() => {
         if (this.training.steps.length > 0) this.state.step = at
       })
     })
   }
 
-  trainingRequest(): Record<string, unknown> | null {
-    return this.task ? trainingOf(this.definition, this.task, this.start) : null
+  trainingRequest(thinned?: boolean): Record<string, unknown> | null {
+    return this.task ? trainingOf(this.definition, this.task, this.start, null, thinned) : null
   }
 
   /** Make the steps of the definition, and draw them as they come. */
@@ -167,12 +204,43 @@ export class Lab {
     const request = this.trainingRequest()
     if (!request) return
     this.state.mode = 'training'
-    this.training.clear()
+    this.#forget()
     void this.training.read(request)
+  }
+
+  /** Hand the training over as a run, and watch it. */
+  async handOver(): Promise<void> {
+    const request = this.trainingRequest(true)
+    if (!request || !this.task) return
+    this.state.mode = 'training'
+    this.#forget(2 * recordsOf(this.definition, this.task.inputs))
+    this.training.following = true
+    if (!(await this.run.start(request, 'backprop.train')) || !this.run.entry) {
+      if (this.run.problem?.at('#/request').length) {
+        // What is wrong with the training is told beside the controls that made it.
+        this.training.problem = this.run.problem.within('#/request')
+        this.run.problem = undefined
+      }
+      return
+    }
+    this.state.run = this.run.id
+    this.state.step = 0
+    const shown = { ...$state.snapshot(this.state), mode: 'training', step: 0 } as never
+    const about = [this.state.data, this.state.optimizer.type]
+    myRuns.add({ id: this.run.id, link: write('backprop', shown, LINK_DEFAULTS as never), about, entry: this.run.entry })
   }
 
   /** Train and watch it. */
   watch(): void {
+    if (this.asRun) return void this.handOver()
+    this.train()
+    this.training.play()
+  }
+
+  /** The same training without a run: it is computed while the page is open. A run that only waits is given up. */
+  async live(): Promise<void> {
+    if (this.run.entry?.status === 'queued' && !(await this.run.remove())) return
+    this.state.keep = false
     this.train()
     this.training.play()
   }
@@ -182,10 +250,39 @@ export class Lab {
     const checkpoint = this.training.summary?.checkpoint
     const request = this.task && trainingOf(this.definition, this.task, this.start, checkpoint)
     if (!request || !checkpoint) return
-    const before = this.training.steps.length
-    this.state.steps = before + (request.steps as number)
+    this.state.steps = this.training.number(this.training.last) + (request.steps as number)
     void this.training.read(request)
     this.training.play()
+  }
+
+  /** Let the run go on: to its end, or so many steps farther. */
+  async goOn(steps?: number): Promise<void> {
+    this.training.following = true
+    await this.run.resume(steps)
+  }
+
+  /** Remove a run of the list; with the one that is shown goes what is shown of it. */
+  async remove(id = this.run.id): Promise<void> {
+    if (id !== this.run.id) return myRuns.erase(id)
+    if (!id || (await this.run.remove())) this.#forget()
+  }
+
+  /** Show a run that was started before. */
+  #look(id: string): void {
+    this.training.clear(this.task ? 2 * recordsOf(this.definition, this.task.inputs) : undefined)
+    this.#wanted = this.state.step
+    if (!id) return this.run.leave()
+    this.state.mode = 'training'
+    this.training.following = this.#wanted === 0
+    this.run.attach(id)
+  }
+
+  /** Show nothing of the training or the run that was shown; the run goes on. `most` records are kept of the next. */
+  #forget(most?: number): void {
+    this.run.leave()
+    this.state.run = ''
+    this.#wanted = 0
+    this.training.clear(most)
   }
 
   /** A link that names a step shows that step. */
@@ -194,7 +291,7 @@ export class Lab {
     const request = this.trainingRequest()
     if (!request) return
     await this.training.read(request)
-    this.training.seek(step)
+    this.training.seek(this.training.placeOf(step))
   }
 
   choose(address: string): void {
@@ -208,6 +305,13 @@ export class Lab {
     this.state.mode = 'pass'
   }
 
+  /** Another number of steps is another training. */
+  chooseSteps(steps: number): void {
+    this.#forget()
+    this.state.steps = steps
+    this.state.step = 0
+  }
+
   /** The learning rate is always said: links compare a choice with that of the defaults, part by part. */
   chooseOptimizer(choice: Choice): void {
     const rate = choice.learning_rate ?? defaultOf(catalogue.optimizers, choice.type, 'learning_rate') ?? 0.01
@@ -219,7 +323,7 @@ export class Lab {
     const shown = this.weights
     if (!shown || !Number.isFinite(value)) return
     this.state.weights = withValue(shown, address, value)
-    if (this.state.mode === 'training') this.training.clear()
+    if (this.state.mode === 'training') this.#forget()
     this.state.step = 0
   }
 
@@ -233,7 +337,9 @@ export class Lab {
   }
 
   close(): void {
+    this.#closed.abort()
     this.#passes.abort()
     this.training.cancel()
+    this.run.leave()
   }
 }

@@ -51,7 +51,7 @@ export class Responses {
       const weights = lab.weights
       const task = lab.task
       const network = lab.request?.network
-      if (!weights || !task || !network || (!lab.fresh && !lab.training.playing)) return
+      if (!weights || !task || !network || (!lab.fresh && !lab.training.moving)) return
       const batch = lab.state.sample < 0
       untrack(() => {
         const rest = task.samples.inputs[task.rows[0] ?? 0] ?? []
@@ -59,9 +59,9 @@ export class Responses {
           plane,
           body: { network, parameters: weights, inputs: plane.inputs, ...more },
         })
-        this.#boundary.want(ask(planeOf(task.samples.inputs, FINE, rest)), lab.training.playing)
+        this.#boundary.want(ask(planeOf(task.samples.inputs, FINE, rest)), lab.training.moving)
         if (batch && task.inputs === 2) {
-          this.#neurons.want(ask(planeOf(task.samples.inputs, COARSE), { include: ['layers'] }), lab.training.playing)
+          this.#neurons.want(ask(planeOf(task.samples.inputs, COARSE), { include: ['layers'] }), lab.training.moving)
         } else this.#coarse = undefined
       })
     })

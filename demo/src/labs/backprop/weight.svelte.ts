@@ -80,7 +80,7 @@ export class WeightEvidence {
     this.#lab = lab
     const subject = $derived.by(() => {
       const { request } = lab
-      if (!request || lab.training.playing || !lab.fresh) return null
+      if (!request || lab.training.moving || !lab.fresh) return null
       const rate = lab.state.optimizer.learning_rate ?? defaultOf(catalogue.optimizers, lab.state.optimizer.type, 'learning_rate')
       return {
         ...request,
@@ -108,7 +108,7 @@ export class WeightEvidence {
     $effect(() => {
       const { chosen, request } = lab
       const value = valueAt(lab.weights, chosen ?? '')
-      if (!chosen || !request || value === undefined || !Number.isFinite(value) || lab.training.playing || !lab.fresh) return
+      if (!chosen || !request || value === undefined || !Number.isFinite(value) || lab.training.moving || !lab.fresh) return
       const range = rangeAround(value)
       const body = { ...request, along: [{ parameter: chosen, range, resolution: POINTS }], language: spoken.language }
       untrack(() => this.#landscape.want(body))

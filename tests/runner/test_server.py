@@ -1,0 +1,69 @@
+"""Runners under gunicorn: their number whatever happens, and runs that outlive every process."""
+
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+from sqlalchemy.engine import URL
+
+from benchmarks.runs import harness
+from benchmarks.runs.kill import disturbed, faults, training, undisturbed
+from tests.conftest import ServerFactory, wait_for
+from tests.support import Server
+
+STEPS, KILLS = 1500, 3
+
+
+def of(server: Server) -> harness.Server:
+    return harness.Server(server.pid, server.port)
+
+
+def roles(server: Server) -> tuple[int, int]:
+    """Return how many workers serve, and how many compute runs."""
+    running = of(server)
+    return len(running.of_role(False)), len(running.of_role(True))
+
+
+def test_the_number_of_workers_of_each_role_is_kept(start_server: ServerFactory, tmp_path: Path) -> None:
+    with start_server(WEB_CONCURRENCY="1", NABLA_RUNNERS="1", NABLA_DATA=str(tmp_path)) as server:
+        wait_for(lambda: roles(server) == (1, 1))
+        for runner in (True, False):
+            (victim,) = of(server).of_role(runner)
+            others = of(server).of_role(not runner)
+            os.kill(victim, signal.SIGKILL)
+            wait_for(lambda dead=victim: roles(server) == (1, 1) and dead not in of(server).workers())  # type: ignore[misc]
+            assert of(server).of_role(not runner) == others
+        (runner_before,) = of(server).of_role(True)
+        os.kill(server.pid, signal.SIGTTIN)
+        wait_for(lambda: roles(server) == (2, 1))
+        for _ in range(2):  # one always serves
+            os.kill(server.pid, signal.SIGTTOU)
+            wait_for(lambda: roles(server) == (1, 1))
+        assert of(server).of_role(True) == [runner_before]
+        before = set(of(server).workers())
+        os.kill(server.pid, signal.SIGHUP)
+        wait_for(lambda: roles(server) == (1, 1) and not before & set(of(server).workers()))
+        # It takes no connections, opens no database that is not there, and is counted in the metrics.
+        (runner,) = of(server).of_role(True)
+        assert not [file for file in Path(f"/proc/{runner}/fd").iterdir() if "socket:" in os.readlink(file)]
+        assert not list(tmp_path.iterdir())
+        wait_for(
+            lambda: (
+                re.search(r'^nabla_runners\{state="idle"\} 1\.0', server.get("/metrics").body.decode(), re.M)
+                is not None
+            )
+        )
+
+
+@pytest.mark.long
+def test_a_run_outlives_runners_and_workers(start_server: ServerFactory, address: URL) -> None:
+    """benchmarks/runs/kill.py does the same with 60,000 steps."""
+    request = training(STEPS)
+    variables = {"NABLA_DATABASE": address.render_as_string(hide_password=False), "NABLA_LOG_LEVEL": "critical"}
+    with start_server(WEB_CONCURRENCY="1", NABLA_RUNNERS="1", **variables) as server:
+        outcome = disturbed(of(server), request, KILLS)
+    assert (outcome.runners_killed, outcome.workers_killed) == (KILLS, 2)
+    assert outcome.attempts > 1 and outcome.attached > 1
+    assert faults(outcome, *undisturbed(request)) == []

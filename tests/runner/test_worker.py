@@ -1,0 +1,98 @@
+"""`nabla worker`: a runner alone, stopped, killed, beside others, and without power."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from service.api.context import Runtime, runtime_of
+from service.config import Settings
+from tests.conftest import wait_for
+from tests.runner.support import add, compute, entry_of, lines_of, training
+from tests.support import ROOT
+
+FRAME = 4096 + 24
+"""Bytes of a page in SQLite's log."""
+
+
+@contextmanager
+def working(runtime: Runtime, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Run `nabla worker` for a database."""
+    environment = os.environ | {"NABLA_LOG_FORMAT": "text"}
+    environment |= (
+        {"NABLA_DATABASE": runtime.settings.database}
+        if runtime.settings.database
+        else {"NABLA_DATA": runtime.settings.data}
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service", "worker", *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_worker_that_is_stopped_gives_its_run_back(anywhere: Runtime) -> None:
+    run = add(anywhere, training(1_000_000))
+    with working(anywhere, "--name", "my-machine") as process:
+        wait_for(lambda: entry_of(anywhere, run).step > 100)
+        assert entry_of(anywhere, run).worker == "my-machine"
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=30)
+        assert process.returncode == 0, output
+    entry = entry_of(anywhere, run)
+    assert (entry.status, entry.worker) == ("queued", None) and entry.state_step == entry.step > 100
+    assert len(lines_of(anywhere, run)) == entry.step
+    assert re.search(rf"INFO run {run} is given back at step {entry.step}\n", output), output
+    assert "Traceback" not in output
+
+
+def test_workers_compute_each_run_once(anywhere: Runtime) -> None:
+    """benchmarks/runs/many.py does the same with 400 runs."""
+    runs = [add(anywhere, training(20, seed=number % 3), owner=f"owner {number % 2}") for number in range(24)]
+    with working(anywhere), working(anywhere), working(anywhere):
+        entries = lambda: [entry_of(anywhere, run, f"owner {number % 2}") for number, run in enumerate(runs)]  # noqa: E731
+        wait_for(lambda: all(entry.status == "completed" for entry in entries()))
+    assert [entry.attempt for entry in entries()] == [1] * len(runs)
+    contents = [b"".join(lines_of(anywhere, run, f"owner {number % 2}")) for number, run in enumerate(runs)]
+    assert all(content == contents[number % 3] for number, content in enumerate(contents))
+
+
+def test_after_a_loss_of_power_the_run_goes_on_with_the_same_bits(tmp_path: Path) -> None:
+    runtime = runtime_of(Settings(data=str(tmp_path / "first")))
+    request = training(6000)
+    run = add(runtime, request)
+    copies = []
+    with working(runtime, "--name", "one") as process:
+        for number in range(3):
+            before = entry_of(runtime, run).step
+            wait_for(lambda step=before: entry_of(runtime, run).step > step)  # type: ignore[misc]
+            os.kill(process.pid, signal.SIGSTOP)
+            copies.append(tmp_path / f"copy {number}")
+            shutil.copytree(tmp_path / "first", copies[-1])
+            os.kill(process.pid, signal.SIGCONT)
+        wait_for(lambda: entry_of(runtime, run).status == "completed")
+    lines, result = lines_of(runtime, run), runtime.store.runs.result("", run)
+    assert len(lines) == 6000
+    for number, copy in enumerate(copies):
+        (copy / "nabla.db-shm").unlink()  # it was in memory alone
+        log = copy / "nabla.db-wal"
+        with log.open("r+b") as file:  # the last writes had not reached the disk, the last of these not whole
+            file.truncate(max(0, log.stat().st_size - number * FRAME - number * 1000))
+        after = runtime_of(Settings(data=str(copy)))
+        assert compute(after, "one") == "completed"
+        assert entry_of(after, run).attempt == 2
+        assert lines_of(after, run) == lines
+        assert after.store.runs.result("", run) == result
