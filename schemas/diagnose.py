@@ -253,7 +253,7 @@ class DiagnoseRequest(TrainingRequest[LoadedDiagnose]):
     )
 
     class Meta(TrainingRequest.Meta):
-        exclude = ("include", "exclude")
+        exclude = ("include", "exclude", "shards")
 
     network = NetworkOrIdField(metadata=about("the architecture"))
     inputs = TensorsField(metadata=about("a row for each sample; by name if the network names its inputs"))

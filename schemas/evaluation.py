@@ -15,6 +15,7 @@ from schemas.declared import ChoiceField
 from schemas.fields import (
     MOST_NAMES,
     FlagField,
+    IntegerField,
     Message,
     NumbersByNameField,
     SeedField,
@@ -60,11 +61,27 @@ ELSEWHERE: Mapping[str, str] = MappingProxyType(
     | dict.fromkeys(("submissions", "layout"), "/v1/gradients/verify")
     | dict.fromkeys(("expression", "points", "variables"), "/v1/functions/gradient")
     | dict.fromkeys(("starts",), "/v1/functions/descend")
+    | {"shards": "/v1/gradients"}
 )
 """Keys of other endpoints, and the endpoint that takes them."""
 WITH_A_LOSS: Mapping[str, str] = MappingProxyType(
     dict(ELSEWHERE) | {option.name: "loss" for declaration in losses for option in declaration.options}
 )
+
+
+LARGEST_SHARD = 10**9
+
+
+def shards_field() -> IntegerField:
+    """Return the field `shards`: a request with it is computed in shards of so many samples."""
+    return IntegerField(
+        minimum=1,
+        maximum=LARGEST_SHARD,
+        metadata=about(
+            "samples in a shard: sums over samples are made shard by shard, so that only one shard has to fit into "
+            "memory, and other processes may compute some; results depend on this number only by rounding (all samples)"
+        ),
+    )
 
 
 Tensors = Array | dict[str, Array]
@@ -88,6 +105,9 @@ class LoadedNetwork(TypedDict):
     reduction: NotRequired[str]
     sample_weights: NotRequired[Array]
     normalize_weights: NotRequired[bool]
+    shards: NotRequired[int]
+    recipe: NotRequired[bytes]
+    """The request in JSON without tensors and seed, if it has shards."""
 
 
 class LoadedEvaluation(LoadedNetwork):
@@ -215,6 +235,8 @@ class LossRequest(NetworkRequest[R]):
 
 class GradientsRequest(LossRequest[LoadedEvaluation]):
     """The schema of a request for the loss and gradients of a network."""
+
+    shards = shards_field()
 
 
 class GradientNormsSchema(StrictSchema):

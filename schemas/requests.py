@@ -64,6 +64,8 @@ class RequestSchema(StrictSchema, Generic[R]):
                 raise ValidationError(Message(TOO_DEEP))
             loaded: dict[str, Any] = self.load(request)
             recipe = {key: value for key, value in loaded.items() if key not in self.fresh}
+            if "shards" in recipe:
+                recipe["recipe"] = name  # other processes read it as well
             return cast("R", loaded | recipes.get((type(self), name), lambda: recipe))
         loaded = dict(known)
         refused: dict[str, Any] = {}

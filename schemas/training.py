@@ -13,7 +13,7 @@ from marshmallow import ValidationError
 from schemas.common import MOST_STEPS, TO_ONE_NUMBER, ChoicesField, GradientClipSchema, PartSchema, Trace, about
 from schemas.components import Components, JSONSchema, by_name, list_of
 from schemas.declared import ChoiceField
-from schemas.evaluation import WITH_A_LOSS, LoadedNetwork, LossRequest, Tensors
+from schemas.evaluation import WITH_A_LOSS, LoadedNetwork, LossRequest, Tensors, shards_field
 from schemas.fields import (
     FlagField,
     IntegerField,
@@ -253,6 +253,7 @@ class TrainingRequest(LossRequest[R]):
     )
     validation = ObjectField(ValidationDataSchema(), metadata=about("data that is not trained on"))
     stop = ObjectField(TrainingStopSchema(), metadata=about("conditions that end the training early"))
+    shards = shards_field()
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
         """Check that keys fit together, and convert tensors to the dtype."""

@@ -34,6 +34,8 @@ DIGEST = re.compile(r"((?P<name>[A-Za-z0-9._-]{1,64})=)?sha256:(?P<digest>.*)")
 """A key that is given by its digest; it may have a name. A plain key has none, for it may contain = itself."""
 DATABASE = re.compile(r"postgresql(\+psycopg)?://|sqlite:///.")
 """How addresses of databases begin that the store knows."""
+SCHEDULER = re.compile(r"(tcp|tls)://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[1-9][0-9]{0,4}")
+"""Addresses of Dask schedulers."""
 LARGEST_STORED = 512 * MEBI
 """Bytes of a stored network at most: databases hold no value of a gigabyte."""
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
@@ -141,7 +143,7 @@ class Settings:
     )
     cluster: str = field(
         default="",
-        metadata={"about": "address of a Dask scheduler that shares large requests, as tcp://host:8786"},
+        metadata={"about": "address of a Dask scheduler that shares large requests, as tcp://host:8786, or tls://…"},
     )
     cluster_ca: str = field(
         default="", metadata={"about": "file of the authority that signs certificates of the cluster"}
@@ -189,6 +191,26 @@ class Settings:
                 "NABLA_DATABASE takes an address such as postgresql+psycopg://user:password@host/name or "
                 "sqlite:////folder/file.db"
             )
+        self._check_cluster()
+
+    def _check_cluster(self) -> None:
+        """Raise `ConfigurationError` where the settings of pool and cluster do not fit together."""
+        if self.pool < 0:
+            raise ConfigurationError(f"NABLA_POOL takes 0 or more, got {self.pool}")
+        if self.pool and self.cluster:
+            raise ConfigurationError("NABLA_POOL and NABLA_CLUSTER exclude each other; leave one out")
+        if self.cluster and not SCHEDULER.fullmatch(self.cluster):
+            raise ConfigurationError(
+                f"NABLA_CLUSTER takes the address of a Dask scheduler, tcp://host:port or tls://host:port, "
+                f"got {self.cluster!r}"
+            )
+        for name in ("cluster_ca", "cluster_certificate", "cluster_key"):
+            file = getattr(self, name)
+            if bool(file) != self.cluster.startswith("tls:"):
+                state = "goes with" if file else "is missing for"
+                raise ConfigurationError(f"NABLA_{name.upper()} {state} NABLA_CLUSTER=tls://host:port")
+            if file and not os.access(file, os.R_OK):
+                raise ConfigurationError(f"NABLA_{name.upper()}: cannot read the file {file}")
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:

@@ -158,6 +158,12 @@ KINDS: dict[str, Kind] = {
         "The database cannot be reached",
         "What is stored cannot be read or changed now; nothing of it is lost. Requests that send their networks work.",
     ),
+    "cluster-unavailable": Kind(
+        503,
+        "The processes that share large requests cannot be used",
+        "This server hands parts of large requests to other processes or machines. They cannot be reached, or have "
+        "ended, or do not compute the same bits as this server; the detail says which. Smaller requests work.",
+    ),
     "deadline-exceeded": Kind(
         503,
         "The computation took too long",
@@ -194,6 +200,9 @@ class Problem(Exception):
         self.errors = list(errors)
         self.headers = dict(headers or {})
         self.status = status or KINDS[kind].status
+
+    def __reduce__(self) -> tuple[type[Problem], tuple[Any, ...]]:
+        return type(self), (self.kind, self.detail, self.errors, self.headers, self.status)
 
     def document(self, instance: str, root: str = "") -> bytes:
         """Return the problem as JSON; `instance` is the request id, `root` the path where the service is mounted."""

@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from flask.cli import cli as flask
+
+from service.observing.access import log_requests
 
 ROOT = Path(__file__).parents[1]
 SECTIONS = re.findall(r"## How to add (.*?)\n(.*?)(?=\n## )", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
@@ -406,26 +409,36 @@ def test_an_endpoint_is_a_schema_and_a_view(added):
 # --- how to debug ---------------------------------------------------------------------------------
 
 
-def test_the_request_without_a_server_is_answered():
+def test_the_request_without_a_server_is_answered(capsys):
     (program,) = re.findall(r"<<'EOF'\n(.*?)EOF\n", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
-    finished = subprocess.run([sys.executable, "-"], input=program, capture_output=True, text=True, cwd=ROOT)
-    assert finished.returncode == 0, finished.stderr
-    assert "200 OK receive;dur=" in finished.stdout
-    assert '"gradients":' in finished.stdout
+    try:
+        exec(program, {})
+    finally:
+        log_requests(None)  # the application of the program logs
+    printed = capsys.readouterr().out
+    assert "200 OK receive;dur=" in printed
+    assert '"gradients":' in printed
 
 
-@pytest.mark.parametrize(
-    ("command", "last", "shown"),
-    [(r"flask (--app \S+)", ["routes"], "/v1/gradients"), (r"pytest (\S+ -k \S+) -x --pdb", ["--co"], "::test_")],
-)
-def test_commands_find_what_they_name(command, last, shown):
+def words_of(command):
+    """Return the words of a command of the document that the pattern takes out of it."""
     (words,) = re.findall(rf"^\.venv/bin/.*?{command}", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
-    module = command.split()[0]
-    finished = subprocess.run(
-        [sys.executable, "-m", module, *words.split(), *last], capture_output=True, text=True, cwd=ROOT
-    )
+    return words.split()
+
+
+def test_flask_finds_the_application(capsys):
+    try:
+        flask.main([*words_of(r"flask (--app \S+)"), "routes"], standalone_mode=False)
+    finally:
+        log_requests(None)
+    assert "/v1/gradients" in capsys.readouterr().out
+
+
+def test_pytest_finds_the_test():
+    command = [sys.executable, "-m", "pytest", *words_of(r"pytest (\S+ -k \S+) -x --pdb"), "--co"]
+    finished = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert finished.returncode == 0, finished.stderr
-    assert shown in finished.stdout
+    assert "::test_" in finished.stdout
 
 
 # --- the generic tests take them up ---------------------------------------------------------------

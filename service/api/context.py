@@ -14,6 +14,8 @@ from service.capacity.admission import Admission, Ticket
 from service.capacity.collector import Collector
 from service.capacity.costs import CALL_SECONDS, NODE_SECONDS, NUMBER_SECONDS, OPERATION_SECONDS, Costs
 from service.capacity.memory import Account, Reservation
+from service.cluster.executors import executor_of
+from service.cluster.pool import Pool
 from service.config import Settings
 from service.engine.compiling import Compiler
 from service.engine.graph.plan import Program, WorkspacePool
@@ -52,9 +54,10 @@ def runtime_of(settings: Settings) -> Runtime:
     store = Store(settings)
     pool = WorkspacePool(settings.pooled_bytes)
     compiler = Compiler(settings.limits, settings.cached_bytes, pool, Collector().made)
-    caches = (pool, compiler, recipes, files, store.loaded)
+    executor = executor_of(settings)
+    caches = (pool, compiler, recipes, files, store.loaded, *([executor] if isinstance(executor, Pool) else ()))
     memory = Account(settings.max_memory_bytes, caches, aside=settings.aside_bytes)
-    return Runtime(settings, compiler, memory, admission, store)
+    return Runtime(settings, compiler, memory, admission, store, executor=executor)
 
 
 class _Weighed(NamedTuple):
@@ -143,6 +146,10 @@ class Context:
             kind: str = self.environ["PATH_INFO"]
             self.ticket.weigh(estimated * self.runtime.costs.factor(program, kind), alone=alone)
             self._weighed = _Weighed(program, kind, estimated, self.runtime.admission.cpu())
+
+    def hand_over(self) -> None:
+        """Learn nothing from the processor time of this request: other processes compute it."""
+        self._weighed = None
 
     def learn(self) -> None:
         """Correct later cost estimates by the time that this request's computation took. Call it when that is done."""

@@ -14,10 +14,21 @@ from service.api.answers import NUMBER_BYTES, listed
 from service.api.context import Context
 from service.api.function_answers import cautions_of, valleys_of
 from service.api.long_work import Standing
+from service.api.sharing import InOrder, Surroundings, part_context, seconds_of, shared_by, surroundings_of
 from service.api.streaming import admission_of, collect
 from service.engine.arrays import Array
 from service.engine.cautions import Caution
+from service.engine.descent.cost import RULE_CALLS, RULE_OPERATIONS
 from service.engine.descent.run_ends import RunEnds
+from service.engine.descent.run_tiles import (
+    SEARCH_SECONDS,
+    Tile,
+    can_be_tiled,
+    run_tile,
+    searches_of,
+    take_tiles,
+    tiles_of,
+)
 from service.engine.descent.runs import Runs
 from service.engine.descent.runs_plan import RunsPlan
 from service.engine.descent.valleys import NOWHERE, UNTOLD, Known
@@ -59,8 +70,31 @@ class RollingWork:
         """The state before the runs were cancelled, if they were."""
         self.arrival: RunEnds | None = None
         """The ends of the runs, once all have come to an end."""
+        self._tiles: InOrder[range, Tile] | None = None
+        """The runs, if other processes make them."""
+        self._taken: list[Tile] = []
+        if state is None and not self.streamed:
+            self._share()
         self._at_once = self.rolling.finished
         """Whether the ends are found in one step: a search for them that starts anew each time might never end."""
+
+    def _share(self) -> None:
+        """Let other processes make the runs, if it is worth while."""
+        plan, context, tiles = self.plan, self.context, tiles_of(self.plan)
+        program = self.rolling.function.program
+        work = (program.work + RULE_OPERATIONS * self.rolling.function.dimension * plan.runs) * plan.steps
+        calls = (len(program.nodes) + RULE_CALLS * len(plan.optimizers)) * plan.steps
+        searching = SEARCH_SECONDS * searches_of(plan) * len(plan.starts) * plan.steps
+        executor = shared_by(context, seconds_of(work, calls) + searching)
+        if executor is None or len(tiles) == 1 or not can_be_tiled(plan):
+            return
+        self._tiles = InOrder(executor, tile_of, (self.expression, plan), tiles, surroundings_of(context))
+        context.hand_over()
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether other processes compute, and this one waits."""
+        return self._tiles is not None
 
     def _reserve(self, nbytes: int) -> None:
         numbers = self.plan.starts.size * len(self.plan.optimizers) if self.streamed else 0
@@ -71,6 +105,14 @@ class RollingWork:
         return self.arrival is not None and self.arrival.finished
 
     def advance(self) -> Mapping[str, Any] | None:
+        if self._tiles is not None:
+            tile = self._tiles.next()
+            if tile is not None:
+                self._taken.append(tile)
+            if self._tiles.all_taken:
+                take_tiles(self.rolling, self._taken)
+                self._tiles, self._taken = None, []
+            return None
         if self.rolling.finished:
             if self.arrival is None:
                 self.arrival = self._look()
@@ -96,6 +138,9 @@ class RollingWork:
         if self.streamed and not self.finished:
             self._before_end = deepcopy(self.rolling.saved())
         self.reason = reason
+        if self._tiles is not None:  # nothing is known of the runs but their starts
+            self._tiles.close()
+            self._tiles = None
         self.rolling.cancel()
         if self.arrival is None:
             self.arrival = self._look()
@@ -153,7 +198,15 @@ class RollingWork:
         return entry | self.rolling.path_of(run) if self.plan.keep else entry
 
     def close(self) -> None:
+        if self._tiles is not None:
+            self._tiles.close()
         self.rolling.close()
+
+
+def tile_of(descent: tuple[Expression, RunsPlan], starts: range, surroundings: Surroundings) -> Tile:
+    """Make the runs from some starts of a descent in another process."""
+    with part_context(surroundings) as context:
+        return run_tile(context.compiled, *descent, starts, context.limits, context.ticket)
 
 
 class DescendWork(RollingWork):

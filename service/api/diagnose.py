@@ -20,15 +20,17 @@ from service.api.endpoint import post
 from service.api.examples import Example
 from service.api.insight_examples import DIAGNOSE
 from service.api.network_request import built, compiled, in_terms_of, task_and_feed
+from service.api.sharing import InOrder, Surroundings, part_context, seconds_of, shared_by, surroundings_of
 from service.api.streaming import admission_of, collect, respond
 from service.api.training import reserving, start
+from service.capacity.costs import NODE_SECONDS
 from service.engine.arrays import Array
 from service.engine.errors import DeadlineExceeded, Fault, InvalidRequest, LimitExceeded
 from service.engine.findings import Found
 from service.engine.insight.health.diagnosis import INCLUDE, bytes_of, diagnose, verdict_of
 from service.engine.insight.health.rules import ranked
 from service.engine.insight.health.story import judge_record, ratios_of, record_of
-from service.engine.insight.health.sweep import AskedSweep, NetworkSweep, drawn_inputs, drawn_targets
+from service.engine.insight.health.sweep import AskedSweep, NetworkSweep, Run, drawn_inputs, drawn_targets
 from service.engine.insight.health.watched import LOOKS, Watched
 from service.engine.network.evaluate import EvaluationTask
 from service.engine.network.losses import losses
@@ -334,6 +336,22 @@ class SweepWork(_Work):
         admission_of(context)(largest.program, work, len(largest.program.nodes) * asked.count, 1)
         numbers = NUMBER_BYTES * self.sweep.numbers + inputs.nbytes + targets.nbytes
         context.memory.need(context.loaded_bytes + self.sweep.memory_of(largest) + numbers)
+        self._parts: InOrder[int, list[Run]] | None = None
+        """The combinations of depth, activation and initializer that are left, if other processes diagnose them."""
+        self._taken: list[Run] = []
+        """Diagnoses of one combination that are still to be told, the last one first."""
+        making = NODE_SECONDS * self.sweep.largest.effort * self.sweep.recipes
+        calls = len(largest.program.nodes) * asked.count
+        executor = shared_by(context, making + seconds_of(work, calls))
+        if executor is not None and self.sweep.recipes > 1:
+            places = range(self.sweep.recipes)
+            self._parts = InOrder(executor, diagnoses_of, (asked, inputs, targets), places, surroundings_of(context))
+            context.hand_over()
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether other processes compute, and this one waits."""
+        return self._parts is not None
 
     @property
     def is_begun(self) -> bool:
@@ -350,12 +368,17 @@ class SweepWork(_Work):
         return record
 
     def compute(self) -> Mapping[str, Any] | None:
-        run = self.sweep.advance()
+        run = self.sweep.advance() if self._parts is None else self._next(self._parts)
         if run is None:
             return None
         if self.context.form == "json":
             return run_entry(run)
         return {"step": run.number, "run": run_entry(run)}
+
+    def _next(self, parts: InOrder[int, list[Run]]) -> Run | None:
+        if not self._taken:
+            self._taken = (parts.next() or [])[::-1]
+        return self.sweep.take(self._taken.pop()) if self._taken else None
 
     @property
     def is_computed(self) -> bool:
@@ -379,7 +402,15 @@ class SweepWork(_Work):
         return answer | ({} if findings is None else {"findings": findings}) | {"table": rows, "finite": True}
 
     def close(self) -> None:
+        if self._parts is not None:
+            self._parts.close()
         self.sweep.close()
+
+
+def diagnoses_of(sweep: tuple[AskedSweep, Array, Array], place: int, surroundings: Surroundings) -> list[Run]:
+    """Diagnose the networks of one combination of a sweep, with all seeds, in another process."""
+    with part_context(surroundings) as context:
+        return NetworkSweep(*sweep, context.limits, context.ticket).of_recipe(place)
 
 
 def _asked(request: LoadedDiagnose, sweep: LoadedSweep) -> tuple[AskedSweep, Array, Array]:

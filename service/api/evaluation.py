@@ -12,8 +12,13 @@ from service.api.context import Context
 from service.api.endpoint import post
 from service.api.examples import FORWARD, GRADIENTS, Example
 from service.api.layouts import layout_of
-from service.api.network_request import compiled, in_terms_of, task_and_feed
+from service.api.network_request import also_parameters, compiled, in_terms_of, task_and_feed
+from service.api.parts import spread_of
+from service.engine.graph.blocks import ITEMSIZE
 from service.engine.network.evaluate import EvaluationTask, LayerValues, Result
+from service.engine.network.feed import Feed
+from service.engine.network.sharded import Sharded
+from service.engine.network.task import Task
 
 blueprint = Blueprint("evaluation", __name__)
 
@@ -57,7 +62,8 @@ def gradients(request: LoadedEvaluation, context: Context) -> dict[str, Any]:
     Gradients have the tree of the parameters, so that `parameters - learning_rate * gradients` is a step of descent.
     `include` adds `layers` (pre-activation, output and delta = dL/dz of each), `input_gradients`, `norms` (of the
     gradients by parameter and of the deltas by layer), `per_sample` (every sample's own loss and gradients) and
-    `parameters`; `exclude` leaves out `gradients`, or `parameters` that were initialised here.
+    `parameters`; `exclude` leaves out `gradients`, or `parameters` that were initialised here. `shards` has the samples
+    computed in parts of that size, where all together are too many for the memory or for one process.
     """
     return _answer(request, context)
 
@@ -66,6 +72,8 @@ def _evaluate(request: LoadedEvaluation, context: Context) -> Result:
     include = request["include"]
     with in_terms_of(request):
         task, feed = task_and_feed(request, context.limits, include)
+        if "shards" in request:
+            return _in_shards(request, context, task, feed)
         evaluation = compiled(EvaluationTask(task), feed, context)
         program = evaluation.program
         initialised = 0 if "parameters" in request else sum(node.size for node in program.parameters)
@@ -74,6 +82,27 @@ def _evaluate(request: LoadedEvaluation, context: Context) -> Result:
         if "parameters" not in include:
             request.pop("parameters", None)  # nobody else holds them, so they are freed once they are copied
         result = evaluation.run(feed, context.watch_over(program, program.work), consume=True)
+    context.timer.mark("compute")
+    return result
+
+
+def _in_shards(request: LoadedEvaluation, context: Context, task: Task, feed: Feed) -> Result:
+    with also_parameters(task, feed, context):
+        sharded = Sharded(context.compiled, task, request["shards"], context.limits)
+    context.mark_compiled(sharded.nbytes)
+    program = sharded.program
+    parameters = sum(node.size for node in program.parameters)
+    initialised = 0 if "parameters" in request else parameters
+    answered = answer_bytes(sharded.result_size + initialised, request["dtype"])
+    # The rows of all shards are put together before they are copied into the result.
+    assembled = (sharded.result_size + parameters) * ITEMSIZE[request["dtype"]]
+    calls = sharded.calls - len(program.nodes)
+    context.reserve(
+        program, sharded.work, sharded.nbytes + assembled + answered, calls=calls, numbers=sharded.result_size
+    )
+    if "parameters" not in request["include"]:
+        request.pop("parameters", None)
+    result = sharded.run(feed, context.ticket, spread=spread_of(request, context), consume=True)
     context.timer.mark("compute")
     return result
 

@@ -4,7 +4,8 @@ places.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
@@ -68,7 +69,7 @@ def task_and_feed(request: LoadedNetwork, limits: Limits, include: frozenset[str
     faults: list[Fault] = []
     inputs = _by_name(request["inputs"], "inputs", definition.inputs, "input", faults)
     targets = _by_name(request.get("targets"), "targets", outputs, "output", faults)
-    losses = _losses(request.get("loss"), outputs, faults)
+    losses = losses_of(request.get("loss"), outputs, faults)
     weights = _loss_weights(request.get("loss_weights"), outputs, faults)
     task = Task(
         definition,
@@ -137,11 +138,18 @@ def built(asked: NetworkTask[B], feed: Feed, context: Context) -> B:
     Raise `LimitExceeded`, or `InvalidRequest`, which then also lists faults of the parameters, so that a caller sees
     all at once.
     """
-    try:
+    with also_parameters(asked.task, feed, context):
         return context.compiled(asked)
+
+
+@contextmanager
+def also_parameters(task: Task, feed: Feed, context: Context) -> Iterator[None]:
+    """Add the faults of the parameters to those of a task that does not compile."""
+    try:
+        yield
     except InvalidRequest as error:
         limits = context.limits
-        raise InvalidRequest([*error.faults, *_faults_of_parameters(asked.task, feed, limits)]) from None
+        raise InvalidRequest([*error.faults, *_faults_of_parameters(task, feed, limits)]) from None
 
 
 def validation_of(request: LoadedTraining, task: Task) -> tuple[Task, Feed] | None:
@@ -199,9 +207,10 @@ def _by_name(
     return {} if wrong else {name: given[name] for name in names}
 
 
-def _losses(
+def losses_of(
     given: Selection[Loss] | dict[str, Selection[Loss]] | None, names: tuple[str, ...], faults: list[Fault]
 ) -> tuple[Selection[Loss], ...] | None:
+    """Return the loss of each output, or None without a loss; append what is wrong to `faults`."""
     if not isinstance(given, dict):
         return None if given is None else (given,) * len(names)
     faults += [Fault(("loss", name), "is no output of the network", names) for name in given if name not in names]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import orjson
 from marshmallow import ValidationError
@@ -32,6 +33,10 @@ DEFINITION_BYTES, DEFINITION_FACTOR = 6144, 16
 """Memory of a definition: a fixed number of bytes, and a multiple of its JSON, as for recipes (docs/decisions/0017)."""
 INSTEAD = ("parameters", "seed", "checkpoint", "trajectory")
 """Keys of a request that say which parameters to use. Where one is present, the stored parameters are not used."""
+
+
+written: WeakKeyDictionary[Definition, tuple[str, bytes]] = WeakKeyDictionary()
+"""The format and the bytes of the stored networks in memory, for processes that have no database."""
 
 
 class LoadedNetwork(NamedTuple):
@@ -114,8 +119,9 @@ def loaded_network(
 ) -> LoadedNetwork:
     """Return a network with an estimate of its memory."""
     size = len(content.parameters or b"")
+    written[definition] = content.format, content.definition
     # The reader of ONNX files has its own cache, which counts the file and its arrays.
-    factor = 0 if content.format == ONNX else DEFINITION_FACTOR
+    factor = 1 if content.format == ONNX else DEFINITION_FACTOR
     nbytes = DEFINITION_BYTES + factor * len(content.definition) + size
     return LoadedNetwork(definition, parameters, size, nbytes)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -15,8 +16,18 @@ from service.api.answers import listed
 from service.api.context import Context
 from service.api.long_work import Standing
 from service.api.network_request import in_terms_of, task_and_feed
+from service.api.sharing import (
+    LATER_SECONDS,
+    InOrder,
+    Surroundings,
+    is_later,
+    part_context,
+    seconds_of,
+    shared_by,
+    surroundings_of,
+)
 from service.api.training import reserving, start
-from service.engine.descent.cost import no_need
+from service.engine.descent.cost import RULE_CALLS, no_need
 from service.engine.descent.training import Training
 from service.engine.errors import EngineError, InvalidRequest, LimitExceeded, Stopped
 from service.problems import Problem, from_validation
@@ -126,6 +137,12 @@ def _started(sweep: Sweep, number: int, context: Context) -> Training | Ended:
         return failure_of(sweep, number, problem.detail)
 
 
+def combination(sweep: Sweep, number: int, surroundings: Surroundings) -> Ended:
+    """Train a combination in another process."""
+    with part_context(surroundings) as context:
+        return computed(sweep, number, context)
+
+
 def _number(loss: float | None) -> float | None:
     return loss if loss is not None and math.isfinite(loss) else None
 
@@ -148,11 +165,16 @@ class SweepWork:
         self.warnings: Warnings = []
         self.reason = ""
         self._training: Training | None = None
+        self._parts: InOrder[int, Ended] | None = None
+        """The combinations from `ended` on, if other processes train them."""
+        self._asked_at = -math.inf
+        """When other processes were asked last to train combinations."""
         if state is None:
             self._training = self._first()
             self.steps_each = self._training.steps
             """The steps of the first training, by which progress is counted."""
             context.mark_compiled(self._training.memory)
+            self._share()
             return
         self.ended, self.failed, self.steps_each = state["ended"], state["failed"], state["steps_each"]
         self.table, self.warnings = list(state["table"]), list(state["warnings"])
@@ -163,6 +185,37 @@ class SweepWork:
             except BaseException:
                 self.close()
                 raise
+        self._share()
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether other processes compute, and this one waits."""
+        return self._parts is not None
+
+    def _share(self) -> None:
+        """Let other processes train the combinations that are left, if there are any and it is worth while.
+
+        A training that has begun here is finished here.
+        """
+        now = time.monotonic()
+        training = self._training
+        if self.finished or now < self._asked_at + LATER_SECONDS or (training is not None and training.done):
+            return
+        self._asked_at = now
+        if training is None:
+            started = _started(self.sweep, self.ended, self.context)
+            if isinstance(started, Ended):
+                return
+            training = self._training = started
+        nodes = len(training.objective.program.nodes)
+        each = seconds_of(training.cost.work(training.plan.recipe), training.steps * (nodes + RULE_CALLS))
+        executor = shared_by(self.context, each * (self.sweep.count - self.ended))
+        if executor is None:
+            return
+        numbers = range(self.ended, self.sweep.count)
+        self._parts = InOrder(executor, combination, self.sweep, numbers, surroundings_of(self.context))
+        training.close()
+        self._training = None
 
     def _first(self) -> Training:
         """Start the training of the first combination. Raises with paths in the request for the sweep."""
@@ -190,6 +243,19 @@ class SweepWork:
         return self.ended == self.sweep.count or bool(self.reason)
 
     def advance(self) -> Mapping[str, Any] | None:
+        if self._parts is not None:
+            try:
+                end = self._parts.next()
+            except Problem as problem:
+                if not is_later(problem):
+                    raise
+                self._take_back()
+                return None
+            return None if end is None else self._add(end)
+        if self._training is None:
+            self._share()
+            if self._parts is not None:
+                return None
         if self._training is None:
             started = _started(self.sweep, self.ended, self.context)
             if isinstance(started, Ended):
@@ -210,10 +276,18 @@ class SweepWork:
         self.warnings += new[: MOST_WARNINGS - len(self.warnings)]
         return end.record
 
+    def _take_back(self) -> None:
+        """Train the combinations that are left in this process."""
+        if self._parts is not None:
+            self._parts.close()
+            self._parts = None
+            self._asked_at = time.monotonic()
+
     def standing(self) -> Standing:
         of, done, training = self.steps_each * self.sweep.count, self.steps_each * self.ended, self._training
         if training is None:
-            return Standing(done, of, None, None)
+            ahead = self.steps_each * self._parts.ahead if self._parts is not None else 0
+            return Standing(done + ahead, of, None, None)
         # Trainings may have different numbers of steps: each counts as much as the first.
         part = self.steps_each * training.done // training.steps
         return Standing(done + part, of, training.loss, training.learning_rate)
@@ -248,6 +322,8 @@ class SweepWork:
         }
 
     def close(self) -> None:
+        if self._parts is not None:
+            self._parts.close()
         if self._training is not None:
             self._training.close()
             self._training = None

@@ -19,6 +19,16 @@ from service.api.examples import COMPARE, TRAIN, Example
 from service.api.layouts import layout_of
 from service.api.long_work import Standing
 from service.api.network_request import in_terms_of, task_and_feed, validation_of
+from service.api.parts import spread_of
+from service.api.sharing import (
+    InOrder,
+    Surroundings,
+    is_later,
+    part_context,
+    seconds_of,
+    shared_by,
+    surroundings_of,
+)
 from service.api.streaming import admission_of, collect, respond
 from service.engine.declarations import Selection
 from service.engine.descent.checkpoint import Checkpoint
@@ -31,7 +41,9 @@ from service.engine.descent.training import Training
 from service.engine.descent.training_plan import Plan
 from service.engine.errors import Path
 from service.engine.network.feed import Feed
+from service.engine.network.shard_sums import Spread
 from service.engine.network.task import Task
+from service.problems import Problem
 
 blueprint = Blueprint("training", __name__)
 
@@ -119,6 +131,7 @@ class TrainingWork:
             admission_of(context),
             request.get("checkpoint"),
             more_steps=more_steps,
+            spread=spread_of(request, context),
         )
         try:
             if state is not None:
@@ -130,6 +143,11 @@ class TrainingWork:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether its steps mostly wait for other processes, and need no turn."""
+        return self.training.objective.elsewhere
 
     @property
     def finished(self) -> bool:
@@ -195,26 +213,10 @@ class ComparisonWork:
         self.dtype = request["dtype"]
         self.validated = "validation" in request
         self.streamed = context.form != "json"
-        # The curves are kept in memory until the end, wherever the records go.
-        limits = replace(context.limits, trace_elements=context.runtime.settings.limits.trace_elements)
-        task, feed = task_and_feed(request, context.limits)
-
-        def begin(contender: Contender) -> Training:
-            numbers, place = replace(feed, seed=contender.seed), ("optimizers", contender.place)
-            return start(request, context, task, numbers, contender.optimizer, lambda _: None, no_need, place=place)
-
-        rates = request.get("learning_rates", (None,))
-        seeds = request.get("seeds", (feed.seed,))
-        # Before they are made: short lists may have many combinations.
-        check_runs(len(request["optimizers"]) * len(rates) * len(seeds), ("optimizers",))
-        contenders = [
-            Contender(_with_rate(optimizer, rate), seed, place)
-            for place, optimizer in enumerate(request["optimizers"])
-            for rate in rates
-            for seed in seeds
-        ]
-        recipe = plan_of(request, contenders[0].optimizer).recipe
-        self.comparison = Comparison(contenders, recipe, begin, limits)
+        self.context = context
+        self.comparison = comparison_of(request, context)
+        self._parts: InOrder[int, dict[str, Any]] | None = None
+        """The trainings that have not ended, if other processes make them."""
         self._before_end: dict[str, Any] | None = None
         """The state before the comparison was cancelled, if it was."""
         try:
@@ -223,18 +225,50 @@ class ComparisonWork:
             reserving(context)(self.comparison.nbytes)  # once for all, because no run may wait during its turn
             if state is not None:
                 self.comparison.restore(state)
+            self._share(request)
         except BaseException:
             self.close()
             raise
         context.timer.mark("compile")
+
+    def _share(self, request: LoadedCompare) -> None:
+        """Let other processes make the trainings, if it is worth while."""
+        comparison, context = self.comparison, self.context
+        executor = shared_by(context, seconds_of(comparison.work, comparison.calls))
+        if executor is None or comparison.finished or comparison.ended + 1 == comparison.count:
+            return
+        comparison.leave()
+        numbers = range(comparison.ended, comparison.count)
+        self._parts = InOrder(executor, contender_of, request, numbers, surroundings_of(context))
+        context.hand_over()
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether other processes compute, and this one waits."""
+        return self._parts is not None
 
     @property
     def finished(self) -> bool:
         return self.comparison.finished
 
     def advance(self) -> Mapping[str, Any] | None:
-        row = self.comparison.advance()
+        row = self.comparison.advance() if self._parts is None else self._next()
         return {"step": self.comparison.ended, **_row(row)} if row is not None and self.streamed else None
+
+    def _next(self) -> Row | None:
+        """Return the row of the next training, once another process has made it."""
+        assert self._parts is not None
+        try:
+            saved = self._parts.next()
+        except Problem as problem:
+            # A request is told at once; a run goes on here.
+            if self.context.own_limits is None or not is_later(problem):
+                raise
+            self._parts.close()
+            self._parts = None
+            self.comparison.go_on()
+            return None
+        return None if saved is None else self.comparison.take(saved)
 
     def standing(self) -> Standing:
         comparison, training = self.comparison, self.comparison.present
@@ -251,6 +285,8 @@ class ComparisonWork:
     def cancel(self, reason: str) -> None:
         if self.streamed and not self.finished:
             self._before_end = deepcopy(self.comparison.saved())
+        if self._parts is not None:
+            self._parts.close()
         self.comparison.cancel(reason)
 
     def summary(self) -> Mapping[str, Any]:
@@ -268,7 +304,59 @@ class ComparisonWork:
         }
 
     def close(self) -> None:
+        if self._parts is not None:
+            self._parts.close()
         self.comparison.close()
+
+
+def comparison_of(request: LoadedCompare, context: Context, only: int | None = None) -> Comparison:
+    """Return the comparison that a request asks for, or the training of one contender, counted from 0."""
+    # The curves are kept in memory until the end, wherever the records go.
+    limits = replace(context.limits, trace_elements=context.runtime.settings.limits.trace_elements)
+    task, feed = task_and_feed(request, context.limits)
+    spread = spread_of(request, context)
+
+    def begin(contender: Contender) -> Training:
+        numbers, place = replace(feed, seed=contender.seed), ("optimizers", contender.place)
+        return start(
+            request,
+            context,
+            task,
+            numbers,
+            contender.optimizer,
+            lambda _: None,
+            no_need,
+            place=place,
+            spread=spread,
+        )
+
+    rates = request.get("learning_rates", (None,))
+    seeds = request.get("seeds", (feed.seed,))
+    # Before they are made: short lists may have many combinations.
+    check_runs(len(request["optimizers"]) * len(rates) * len(seeds), ("optimizers",))
+    contenders = [
+        Contender(_with_rate(optimizer, rate), seed, place)
+        for place, optimizer in enumerate(request["optimizers"])
+        for rate in rates
+        for seed in seeds
+    ]
+    if only is not None:
+        contenders = [contenders[only]]
+    return Comparison(contenders, plan_of(request, contenders[0].optimizer).recipe, begin, limits)
+
+
+def contender_of(request: LoadedCompare, number: int, surroundings: Surroundings) -> dict[str, Any]:
+    """Make the training of one contender in another process; return what `Comparison.take` takes."""
+    with part_context(surroundings) as context:
+        comparison = comparison_of(request, context, number)
+        try:
+            reserving(context)(comparison.nbytes)
+            while not comparison.finished:
+                context.ticket.look()
+                comparison.advance()
+        finally:
+            comparison.close()
+        return comparison.saved()
 
 
 def _with_rate(optimizer: Selection[Optimizer], rate: float | None) -> Selection[Optimizer]:
@@ -308,11 +396,13 @@ def start(
     checkpoint: Checkpoint | None = None,
     place: Path = ("optimizer",),
     more_steps: int = 0,
+    spread: Spread | None = None,
 ) -> Training:
     """Return a training that is ready for its first step.
 
     `reserve` is called with the bytes it needs, `admit` waits for a slot, and `place` is the path of the optimizer in
-    the request, for messages. It makes `more_steps` after those that the request asks for.
+    the request, for messages. It makes `more_steps` after those that the request asks for. `spread`
+    computes blocks of shards.
     """
     task = task._replace(frozen=request["frozen"])
     return Training(
@@ -327,6 +417,7 @@ def start(
         admit=admit,
         watch=context.ticket,
         place=place,
+        spread=spread,
     )
 
 
@@ -345,6 +436,7 @@ def plan_of(request: LoadedTraining, optimizer: Selection[Optimizer], more_steps
         include=trace.include,
         checkpoint_every=trace.checkpoint_every,
         more_steps=more_steps,
+        shards=request.get("shards"),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any, cast
 
 from flask import Blueprint
@@ -16,20 +17,32 @@ from service.api.examples import GRADIENTS, Example
 from service.api.function_answers import cautions_of
 from service.api.insight_examples import VERIFY
 from service.api.network_request import built, in_terms_of, task_and_feed
+from service.api.sharing import Surroundings, part_context, shared_by, surroundings_of
+from service.cluster.values import name_of
 from service.engine.cautions import Caution
 from service.engine.graph.plan import Program
 from service.engine.insight.verify.budget import MOST
 from service.engine.insight.verify.formula import FunctionVerifyTask
 from service.engine.insight.verify.search import ClaimDiagnosis
-from service.engine.insight.verify.verdict import TensorVerdict, Verdict, Verdicts
-from service.engine.insight.verify.verified import EVALUATIONS, NetworkVerifyTask, Submission, VerifyOptions
+from service.engine.insight.verify.verdict import TensorVerdict, Verdict, Verdicts, joined
+from service.engine.insight.verify.verified import (
+    EVALUATIONS,
+    NetworkVerify,
+    NetworkVerifyTask,
+    Submission,
+    VerifyOptions,
+)
 from service.engine.insight.verify.words import changes_for, of_diagnosis, of_first_wrong, of_verdict, unexplained
+from service.engine.network.feed import Feed
+from service.engine.parallel import results_of
 from service.engine.texts import Tell, say, telling
 
 blueprint = Blueprint("verify", __name__)
 
 MISSED = {"rules": say("verify.missed.rules"), "data": say("verify.missed.data"), "pairs": say("verify.missed.pairs")}
 """The sentence about families of mistakes that were not all tried."""
+SUBMISSION_SECONDS = 0.005
+"""Roughly the time that a verdict on a wrong submission takes, in a small network."""
 SEARCHING = 0.15
 """The share of a request's time that the search for mistakes may take."""
 
@@ -101,16 +114,53 @@ def _of_network(request: LoadedVerify, wanted: VerifyOptions, context: Context) 
         context.mark_compiled(ready.nbytes)
         work = (EVALUATIONS + len(wanted.submissions)) * ready.subject.work
         context.weigh(ready.subject.program, work, numbers=len(wanted.submissions) * ready.side.size)
-        context.memory.need(context.loaded_bytes + ready.nbytes)
+        found = _shared(request, wanted, context)
+        if found is None:
+            found = _judged(ready, feed, wanted, context)
+        return found, list(ready.warnings)
 
-        def reserve(program: Program, work: float, nbytes: int) -> bool:
-            if context.loaded_bytes + nbytes > context.memory.account.most:
-                return False
-            context.reserve(program, work, nbytes)
-            return True
 
-        most = min(MOST, SEARCHING * context.runtime.settings.max_seconds)
-        return ready.run(feed, wanted, context.compiled, reserve, most, context.ticket), list(ready.warnings)
+def _judged(
+    ready: NetworkVerify, feed: Feed, wanted: VerifyOptions, context: Context, only: slice = slice(None)
+) -> Verdicts:
+    """Judge all submissions, or those at some places, in this process."""
+    context.memory.need(context.loaded_bytes + ready.nbytes)
+
+    def reserve(program: Program, work: float, nbytes: int) -> bool:
+        if context.loaded_bytes + nbytes > context.memory.account.most:
+            return False
+        context.reserve(program, work, nbytes)
+        return True
+
+    most = min(MOST, SEARCHING * context.runtime.settings.max_seconds)
+    return ready.run(feed, wanted, context.compiled, reserve, most, context.ticket, only)
+
+
+def _shared(request: LoadedVerify, wanted: VerifyOptions, context: Context) -> Verdicts | None:
+    """Let other processes judge the submissions; None if that is not worth while, or this process has to judge them
+    together because the time for the search is short."""
+    count = len(wanted.submissions)
+    executor = shared_by(context, SUBMISSION_SECONDS * count) if count > 1 else None
+    if executor is None:
+        return None
+    around = surroundings_of(context)
+    data = executor.share(name_of(request), request)
+    width = min(executor.width, count)
+    ends = [count * place // width for place in range(width + 1)]
+    futures = [executor.submit(verdicts_of, data, slice(start, stop), around) for start, stop in pairwise(ends)]
+    found = joined(results_of(futures, context.ticket))
+    if found is not None:
+        context.hand_over()
+    return found
+
+
+def verdicts_of(request: LoadedVerify, only: slice, surroundings: Surroundings) -> Verdicts:
+    """Judge the submissions at some places of a request in another process."""
+    options = request["layout"], request.get("tolerance"), request.get("learning_rate")
+    wanted = VerifyOptions(_submissions(request), *options)
+    with part_context(surroundings) as context, in_terms_of(request):
+        task, feed = task_and_feed(cast("LoadedNetwork", request), context.limits)
+        return _judged(built(NetworkVerifyTask(task), feed, context), feed, wanted, context, only)
 
 
 def _verdict(verdict: Verdict, tell: Tell) -> dict[str, Any]:

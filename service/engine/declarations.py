@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
@@ -33,6 +34,13 @@ class Declaration:
     """Defaults that differ where the option `convention` has that value."""
     refuse: Callable[..., tuple[str, str] | None] | None = None
     """`refuse(**options)`: an option that does not fit the others, and the reason; None: all fit."""
+    registry: str = ""
+    """The path of the registry; empty for a block that no request can name."""
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        if self.registry:
+            return _declared, (self.build.__module__, self.registry, self.name)
+        return _described, (type(self), vars(self))
 
 
 D = TypeVar("D", bound=Declaration)
@@ -51,8 +59,30 @@ class Selection(Generic[D]):
     def name(self) -> str:
         return self.declaration.name
 
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[D, dict[str, Any]]]:
+        return _selected, (self.declaration, dict(self.options))
+
     def __repr__(self) -> str:
         return f"{self.name}({', '.join(f'{key}={value!r}' for key, value in self.options.items())})"
+
+
+def _described(kind: type[D], details: dict[str, Any]) -> D:
+    return kind(**details)
+
+
+def _selected(declaration: D, options: dict[str, Any]) -> Selection[D]:
+    return Selection(declaration, MappingProxyType(options))
+
+
+_REGISTRIES: dict[str, Registry[Any]] = {}
+"""All registries by their paths: a block is pickled as its registry and its name."""
+
+
+def _declared(module: str, registry: str, name: str) -> Declaration:
+    """Return a block that another process has pickled; `module` declares it."""
+    import_module(module)
+    found: Declaration = _REGISTRIES[registry][name]
+    return found
 
 
 class Registry(Generic[D]):
@@ -70,6 +100,7 @@ class Registry(Generic[D]):
         self._type = declaration
         self._by_name: dict[str, D] = {}
         self._aliases: dict[str, str] = {}
+        _REGISTRIES[self.path] = self
 
     def declare(
         self, name: str, *, en: str, zh: str, options: Sequence[Option] = (), **details: Any
@@ -79,6 +110,7 @@ class Registry(Generic[D]):
         def register(build: F) -> F:
             declaration = self._type(
                 name=name,
+                registry=self.path,
                 build=build,
                 options=tuple(options),
                 description=MappingProxyType({"en": en, "zh": zh}),

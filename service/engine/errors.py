@@ -32,7 +32,8 @@ class Fault:
 
 
 class EngineError(Exception):
-    """The base class of all errors by which the engine refuses or stops a computation."""
+    """The base class of all errors by which the engine refuses or stops a computation. Pickle can write them, because a
+    computation may be made in another process."""
 
 
 class InvalidRequest(EngineError):
@@ -42,6 +43,9 @@ class InvalidRequest(EngineError):
         self.faults = tuple(faults)
         super().__init__("; ".join(fault.detail for fault in self.faults))
 
+    def __reduce__(self) -> tuple[type[InvalidRequest], tuple[tuple[Fault, ...]]]:
+        return type(self), (self.faults,)
+
 
 class LimitExceeded(EngineError):
     """The request would cost more than the limit called `name` allows."""
@@ -50,6 +54,9 @@ class LimitExceeded(EngineError):
         self.name, self.asked, self.allowed, self.path = name, asked, allowed, path
         super().__init__(f"{name}: {asked} asked, {allowed} allowed")
 
+    def __reduce__(self) -> tuple[type[LimitExceeded], tuple[str, float, float, Path]]:
+        return type(self), (self.name, self.asked, self.allowed, self.path)
+
 
 class ExtraMissing(EngineError):
     """A request needs the packages of the optional extra `extra`, which are not installed here."""
@@ -57,6 +64,9 @@ class ExtraMissing(EngineError):
     def __init__(self, extra: str, reason: str) -> None:
         self.extra, self.reason = extra, reason
         super().__init__(f"{reason}; install 'nabla[{extra}]'")
+
+    def __reduce__(self) -> tuple[type[ExtraMissing], tuple[str, str]]:
+        return type(self), (self.extra, self.reason)
 
 
 class Stopped(EngineError):

@@ -42,9 +42,10 @@ class Executor(Protocol):
         """Compute `function(*arguments)` at some time. The function belongs to a module, by its name there. It gets the
         value of an argument that `share` returned."""
 
-    def share(self, name: str, value: Any) -> Any:
+    def share(self, name: str, value: Any, *, keep: bool = True) -> Any:
         """Return an argument for `submit` that stands for `value`. `name` says what the value is: equal names mean
-        equal values, so that a value travels at most once to each process."""
+        equal values, so that a value travels at most once to each process. Without `keep` the processes forget it as
+        soon as this argument is gone: no later computation will have a value of this name."""
 
 
 class Computed(Generic[T]):
@@ -77,7 +78,7 @@ class InTurn:
     def submit(self, function: Callable[..., T], /, *arguments: Any) -> Future[T]:
         return Computed(function, *arguments)
 
-    def share(self, name: str, value: Any) -> Any:
+    def share(self, name: str, value: Any, *, keep: bool = True) -> Any:
         return value
 
 

@@ -230,7 +230,7 @@ def test_trainings_that_learn_have_nothing_but_notes(post: Post, recipe: dict[st
 
 
 def test_a_training_that_takes_too_long_tells_what_it_saw(make_client: MakeClient) -> None:
-    client = make_client(max_seconds=1.0)
+    client = make_client(max_seconds=0.5)
     response = client.post(PATH, json=line(1e-9, 1_000_000))
     assert response.status_code == 200
     assert response.json["status"] == "cancelled" and response.json["training"]["status"] == "cancelled"
@@ -308,7 +308,7 @@ def test_targets_of_a_sweep_suit_its_loss(post: Post, loss: str) -> None:
 
 
 def test_a_sweep_that_takes_too_long_has_the_networks_so_far(make_client: MakeClient) -> None:
-    client = make_client(max_seconds=2.0)
+    client = make_client(max_seconds=0.7)
     sweep = {
         "depths": list(range(1, 41)),
         "activations": ["tanh", "relu", "gelu"],

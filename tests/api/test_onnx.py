@@ -9,7 +9,7 @@ import pytest
 from service.engine.onnx import file, read
 from tests.conftest import Post
 from tests.engine.onnx.models import INT64, model, node, perceptron, value
-from tests.support import assert_problem, faults
+from tests.support import answered, assert_problem, faults
 
 DATA = perceptron()
 X = np.random.default_rng(5).standard_normal((3, 4))
@@ -136,6 +136,27 @@ def test_an_input_that_decides_is_known(post: Post):
     data = model(nodes, [value("x", ["batch", "n"]), value("n", [], INT64)], [value("y")], weights)
     answer = post({"network": onnx(data), "inputs": {"x": [[1.0, 2.0, 3.0]], "n": 3}}, "/v1/forward")
     assert answer.get_json()["outputs"] == [[0.0, 2.0, 6.0]]
+
+
+def test_an_input_that_decides_is_whole_in_every_batch_and_shard(post: Post):
+    steps = [node("MatMul", ["x", "w"], ["all"]), node("Slice", ["all", "start", "end", "axis"], ["y"])]
+    weights = {"w": np.ones((2, 3), np.float32), "start": np.array([0]), "axis": np.array([1])}
+    data = model(steps, [value("x", ["b", 2]), value("end", [1], INT64)], [value("y", ["b", "k"])], weights)
+    body = {
+        "network": onnx(data),
+        "inputs": {"x": [[1, 2], [3, 4], [5, 6], [1, 0.5], [2, 0]], "end": [2]},
+        "targets": [[1, 2]] * 5,
+        "loss": "mean_squared_error",
+        "epochs": 2,
+        "shuffle": False,
+    }
+    for optimizer in ("sgd", "newton"):
+        for plan in ({}, {"batch_size": 2}):
+            asked = body | plan | {"optimizer": optimizer}
+            theirs = answered(post, asked, "/v1/train")
+            ours = answered(post, asked | {"shards": 1}, "/v1/train")
+            assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-9)
+            assert [step["loss"] for step in ours["steps"]] == pytest.approx([step["loss"] for step in theirs["steps"]])
 
 
 def test_indices_are_checked_where_they_come_in(post: Post):

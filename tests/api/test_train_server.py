@@ -191,14 +191,14 @@ def test_a_bounded_number_of_streams_leaves_the_others_their_answers(trainer: Se
             assert list(short.records())[-1]["status"] == "completed"
     wait_for(lambda: opened(trainer) == 0, SOON)
     with ExitStack() as held:  # the places of those that were cut are free again, and no more
-        full(trainer, held)
+        full(trainer, held, trace={"every": 1})
         assert_problem(trainer.post(body, PATH, Accept=NDJSON), "busy")
     wait_for(lambda: opened(trainer) == 0, SOON)
 
 
-def full(server: Server, held: ExitStack) -> list[Stream]:
-    """Open as many streams as one client may have at once."""
-    streams = [held.enter_context(Stream(server, endless(**SILENT))) for _ in range(STREAMS)]
+def full(server: Server, held: ExitStack, **changes: Any) -> list[Stream]:
+    """Open as many streams as one client may have at once; without changes they compute as long as they are open."""
+    streams = [held.enter_context(Stream(server, endless(**(changes or SILENT)))) for _ in range(STREAMS)]
     for stream in streams:
         next(stream.records())
     assert opened(server) == STREAMS

@@ -139,6 +139,35 @@ class Comparison:
             self.rows.append(Row(contender))
             self._training = self._start(contender)
             self._training.restore(training)
+        elif self._waiting:
+            self._begin()
+
+    def leave(self) -> None:
+        """Leave the trainings that have not ended to others, whose rows `take` takes. The present one begins anew."""
+        if self._training is not None:
+            self.close()
+            self._waiting.append(self.rows.pop().contender)
+            self.curves.pop()
+
+    def take(self, saved: Mapping[str, Any]) -> Row:
+        """Add the row of the next contender, from what `saved` returned of a comparison of this one alone."""
+        contender = self._waiting.pop()
+        row = Row(contender, **saved["ended"][0])
+        self.rows.append(row)
+        self.curves.append(saved["curves"][0])
+        found = [Caution.restored(each) for each in saved["warnings"]]
+        self.warnings += [caution for caution in found if caution is not None and caution not in self.warnings]
+        return row
+
+    def go_on(self) -> None:
+        """Make the trainings here that were left to others and have not ended."""
+        if self._training is None and self._waiting:
+            self._begin()
+
+    def _begin(self) -> None:
+        contender = self._waiting.pop()
+        self._add(contender)
+        self._training = self._start(contender)
 
     @property
     def count(self) -> int:
@@ -157,7 +186,7 @@ class Comparison:
 
     @property
     def finished(self) -> bool:
-        return self._training is None
+        return self._training is None and not self._waiting
 
     @property
     def best(self) -> int | None:
@@ -176,9 +205,7 @@ class Comparison:
             return None
         row = self._end(training)
         if self._waiting:
-            contender = self._waiting.pop()
-            self._add(contender)
-            self._training = self._start(contender)
+            self._begin()
         return row
 
     def _record(self, step: Step) -> None:

@@ -55,6 +55,8 @@ class BatchObjective(ABC):
     flat: Array
     """All parameters, the trained ones first."""
     parameters: Array
+    elsewhere = False
+    """Whether other processes compute most of it, for which it waits."""
     rows: Array | None
     """The indices of the samples of the step that began last; None: all samples."""
     samples: int
@@ -233,7 +235,7 @@ class NetworkObjective(BatchObjective):
         derivation = self._compile(hessian_of(self._run.evaluation.task))
         if derivation.work > most_work:
             raise LimitExceeded("operations", derivation.work, most_work)
-        feed = rows_of(self._feed, self.rows)
+        feed = rows_of(self._feed, self.rows, self._task.definition.known_inputs)
         feed.parameters, feed.step = tree_of(self.vector.pieces, self.flat), self._step
         return np.asarray(derivation.run(feed, watch=self.watch).result)
 
@@ -296,14 +298,14 @@ def hessian_of(task: Task) -> DerivativeTask:
     return DerivativeTask(task, "hessian", "loss", "parameters")
 
 
-def rows_of(feed: Feed, rows: Array | None) -> Feed:
-    """Return the feed of some samples; None: of all."""
+def rows_of(feed: Feed, rows: Array | None, known: frozenset[str]) -> Feed:
+    """Return the feed of some samples; None: of all. The inputs `known` are no samples."""
     if rows is None:
         return replace(feed)
     weights = feed.sample_weights
     return replace(
         feed,
-        inputs={name: array[rows] for name, array in feed.inputs.items()},
+        inputs={name: array if name in known else array[rows] for name, array in feed.inputs.items()},
         targets={name: array[rows] for name, array in feed.targets.items()},
         sample_weights=None if weights is None else weights[rows],
     )

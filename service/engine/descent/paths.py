@@ -58,6 +58,11 @@ class Paths:
                 arrays = {name: value for name, value in everything.items() if isinstance(value, np.ndarray)}
                 states.append({name: value.T.copy() for name, value in arrays.items()})
 
+    @property
+    def recorded(self) -> list[Array]:
+        """The arrays that snapshots are copied into, without states."""
+        return [self.points, self.values, *([] if self.gradients is None else [self.gradients])]
+
     @cached_property
     def states(self) -> list[dict[str, Array]]:
         """The recorded optimizer states of each group by name, (recorded steps, runs of the group, variables)."""
@@ -69,9 +74,7 @@ class Paths:
     @property
     def arrays(self) -> list[Array]:
         """All recorded arrays, to check that their numbers are finite."""
-        arrays = [self.points, self.values]
-        arrays += [] if self.gradients is None else [self.gradients]
-        return arrays + [state for states in self.states for state in states.values()]
+        return self.recorded + [state for states in self.states for state in states.values()]
 
     def of(self, run: int, ended: int, end: Snapshot) -> dict[str, Any]:
         """Return the recorded path of one run by name: points, values, and what else the plan includes. The run ended

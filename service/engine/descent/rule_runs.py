@@ -85,8 +85,9 @@ class RuleRuns:
     def _drawn(self, noise: GradientNoise, step: int) -> Array:
         """Draw the noise of a step, the same for all optimizers: (variables, starts)."""
         generator = np.random.Generator(np.random.PCG64([noise.seed, NOISE, step]))
-        drawn: Array = noise.scale * generator.standard_normal(self.plan.starts.shape)
-        return drawn.T
+        count, dimension = self.plan.starts.shape
+        drawn: Array = noise.scale * generator.standard_normal((noise.of or count, dimension))
+        return drawn[noise.first : noise.first + count].T
 
     def update_of(self, run: int) -> Update | None:
         """Return the update that moves a run; None for a run whose optimizer is a search."""

@@ -78,7 +78,7 @@ class Runs:
         self.ended_at = np.full(plan.runs, plan.steps)
         self._ended: Array | None = None
         """Which runs have ended, as soon as one has."""
-        self._resting = self.positions.copy()
+        self.resting = self.positions.copy()
         """The points where runs ended."""
         self.first: Array = np.empty(0)
         """The values at the starts."""
@@ -117,7 +117,7 @@ class Runs:
             "status": self.status,
             "ended_at": self.ended_at,
             "ended": self._ended,
-            "resting": self._resting,
+            "resting": self.resting,
             "first": self.first,
             "kinks": {run: (kink.kind, kink.text) for run, kink in self.kinks.items()},
             "rules": [group.update.saved() for group in self.rules.groups],
@@ -132,14 +132,20 @@ class Runs:
             self._before = saved["before"].copy()
         self.status[...], self.ended_at[...] = saved["status"], saved["ended_at"]
         self._ended = None if saved["ended"] is None else saved["ended"].copy()
-        self._resting[...] = saved["resting"]
+        self.resting[...] = saved["resting"]
         if saved["first"].size:
             self._set_bounds(saved["first"].copy())
         self.kinks = {run: PointProblem(kind, None, text) for run, (kind, text) in saved["kinks"].items()}
         for group, update in zip(self.rules.groups, saved["rules"], strict=True):
             group.update.restore(update)
         self.searches.restore(saved["searches"])
-        without_float_warnings(self._evaluate)
+        without_float_warnings(self.evaluate)
+
+    def take_ends(self, step: int, first: Array) -> None:
+        """Be finished after so many steps, with the positions, status and resting points that were set from outside.
+        `first` are the values at the starts."""
+        self.step, self.finished = step, True
+        self._set_bounds(first)
 
     def compiled(self, points: int, order: int) -> Function:
         """Return the compiled function for so many points, with derivatives up to an order."""
@@ -158,7 +164,7 @@ class Runs:
         if self.searches.in_step:
             self._move_searches()
             return None
-        self._evaluate()
+        self.evaluate()
         self._check()
         snapshot = self._record()
         if self.step == self.plan.steps or (self._ended is not None and bool(self._ended.all())):
@@ -171,7 +177,8 @@ class Runs:
         self._move()
         return snapshot
 
-    def _evaluate(self) -> None:
+    def evaluate(self) -> None:
+        """Compute values and gradients at the positions."""
         for call in self._calls:
             call()
 
@@ -217,7 +224,7 @@ class Runs:
         if self._ended is not None:
             met = met & ~self._ended
         if met.any():
-            self._resting[:, met] = self.positions[:, met]
+            self.resting[:, met] = self.positions[:, met]
             self.status[met] = status
             self.ended_at[met] = self.step
             self._ended = met.copy() if self._ended is None else self._ended | met
@@ -251,7 +258,7 @@ class Runs:
     def _finish_step(self) -> None:
         self.step += 1
         if self._ended is not None:
-            np.copyto(self.positions, self._resting, where=self._ended)
+            np.copyto(self.positions, self.resting, where=self._ended)
 
     def cancel(self) -> None:
         """Make no more steps."""
@@ -260,7 +267,7 @@ class Runs:
             in_step = self.searches.in_step
             if in_step:  # undo the half of a step
                 self.positions[...] = self._before
-            without_float_warnings(self._evaluate)
+            without_float_warnings(self.evaluate)
             without_float_warnings(self._check)
             if not in_step:
                 self._record()

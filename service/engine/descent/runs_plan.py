@@ -35,6 +35,10 @@ class GradientNoise(NamedTuple):
 
     scale: float
     seed: int
+    first: int = 0
+    """The number of the first start, where a plan has only some of the starts of another."""
+    of: int | None = None
+    """The number of starts of the other plan; None: the plan has all."""
 
 
 class Bounds(NamedTuple):

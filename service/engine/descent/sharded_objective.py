@@ -82,6 +82,7 @@ class ShardedObjective(BatchObjective):
         self.total_work = everything.work
         self.calls = self._main.calls
         self.program = self._main.program
+        self.elsewhere = spread is not None and self.work >= spread.least_work
         admit(self)
         reserve(self.nbytes)
         self._memory = Workspaces(watch)
@@ -132,7 +133,7 @@ class ShardedObjective(BatchObjective):
         derivation = self._compile(hessian_of(self._now.task))
         if derivation.work > most_work:
             raise LimitExceeded("operations", derivation.work, most_work)
-        feed = rows_of(self._feed, self.rows)
+        feed = rows_of(self._feed, self.rows, self._now.task.definition.known_inputs)
         feed.parameters, feed.step = tree_of(self.vector.pieces, self.flat), self._step
         return np.asarray(derivation.run(feed, watch=self.watch).result)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-import numpy as np
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
 from service.engine.arrays import Array, is_finite
 from service.engine.cautions import Caution, caution
 from service.engine.compiling import Compiler
@@ -26,7 +29,6 @@ from service.engine.network.feed import Feed
 from service.engine.network.shard_sums import Spread
 from service.engine.network.task import Task
 from service.engine.watch import Watch
-from typing import Any
 
 
 @dataclass

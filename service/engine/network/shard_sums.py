@@ -55,6 +55,10 @@ class Spread(Protocol):
     """Other processes that compute blocks of shards."""
 
     @property
+    def least_work(self) -> float:
+        """The floating-point operations of an evaluation below which it is quicker not to ask them."""
+
+    @property
     def width(self) -> int:
         """The number of blocks that they compute at once."""
 

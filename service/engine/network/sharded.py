@@ -183,7 +183,7 @@ class Sharded:
         """Return loss and gradient of a batch, and the rows of the program's outputs that `wanted` names. `divisors`
         are those of the batch. `spread` computes blocks of shards, if it is given."""
         span = Span(self.shards, 0, self.shards.count, 0, batch.rows, batch.feed.seed, batch.step, divisors, wanted)
-        if spread is None:
+        if spread is None or self.work < spread.least_work:
             sums = sums_over(self.programs, memory, span, flat, batch.feed, watch)
         else:
             sums = self._spread(spread, span, flat, batch.feed, watch)

@@ -14,6 +14,9 @@ import numpy as np
 
 from service.engine.arrays import Array
 
+UNEVEN = 1.25
+"""How much longer the busiest worker may compute, so that blocks are larger and fewer."""
+
 
 @dataclass(frozen=True)
 class Shards:
@@ -37,10 +40,12 @@ class Shards:
         return slice(first * self.size, min(stop * self.size, self.samples))
 
     def blocks(self, width: int) -> list[range]:
-        """Return the shards in aligned blocks, the largest of which there are at least `width`, if there can be."""
-        length = 1
-        while math.ceil(self.count / (2 * length)) >= width and length < self.count:
-            length *= 2
+        """Return the shards in aligned blocks for `width` workers: the largest blocks with which the last worker ends
+        about as early as with the best ones. Few blocks have few sums to send."""
+        lengths = [1 << level for level in range(self.count.bit_length())]
+        # The shards that the busiest worker computes.
+        most = {length: length * math.ceil(math.ceil(self.count / length) / width) for length in lengths}
+        length = max(each for each in lengths if most[each] <= UNEVEN * min(most.values()))
         return [range(first, min(first + length, self.count)) for first in range(0, self.count, length)]
 
 

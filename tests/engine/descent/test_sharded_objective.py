@@ -104,6 +104,20 @@ def test_a_training_goes_on_from_its_checkpoint_with_the_same_bits():
     assert last.loss == end.loss
 
 
+def test_a_training_goes_on_from_what_it_saved_with_the_same_bits():
+    asked = {"steps": 6, "batch_size": 4, "shards": 3, "validation": VALIDATION}
+    whole, end = train(NOISY, X, Y, "adam", **asked)
+    first = training(NOISY, X, Y, "adam", **asked)
+    records = [first.advance(), first.advance()]
+    second = training(NOISY, X, Y, "adam", **asked)
+    second.restore(first.saved())
+    first.close()
+    rest, last = finish(second)
+    assert told(records + rest) == told(whole)
+    assert_same_trees(last.parameters, end.parameters)
+    assert last.loss == end.loss
+
+
 def test_dead_units_and_misread_outputs_are_told_as_without_shards():
     dead = network(dense("hidden", 3, "relu"), dense("out", 2))
     parameters = {

@@ -250,7 +250,7 @@ def exact(name: str, dtype: str, options: dict) -> Callable[[float], list[mpf]]:
         # The zeros of these are exact, since they are no differences.
         exact_zeros = name in SIMPLE
         right = settled(lambda: along(at, 1), believe_zeros=exact_zeros)
-        if closed is not None and at != 0.0:
+        if (exact_zeros and at not in KINKS) or (closed is not None and at != 0.0):
             return right  # closed forms have no kinks but that of |x|
         left = settled(lambda: along(at, -1), believe_zeros=exact_zeros)
         with mp.workdps(60):

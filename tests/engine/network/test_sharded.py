@@ -82,6 +82,8 @@ def assert_same(whole, sharded, relative=1e-13):
 class Others:
     """A spread over the threads of an executor, each with a compiler of its own."""
 
+    least_work = 0.0
+
     def __init__(self, executor, width):
         self.executor, self.width = executor, width
         self.spans = []
@@ -135,7 +137,8 @@ def test_the_sums_of_aligned_blocks_give_the_tree_for_any_width():
         for width in range(1, 9):
             blocks = shards.blocks(width)
             assert [number for block in blocks for number in block] == list(range(count))
-            assert len(blocks) >= min(width, count)
+            busiest = len(blocks[0]) * -(-len(blocks) // width)
+            assert busiest <= 1.25 * -(-count // width)
             lengths = {len(block) for block in blocks[:-1]} or {1}
             assert len(lengths) == 1 and bin(lengths.pop()).count("1") == 1
             top = TreeSum(3, "float64")
@@ -265,7 +268,7 @@ def test_the_bits_do_not_depend_on_who_computes_how_many_shards():
                     for name, array in arrays_of(result):
                         np.testing.assert_array_equal(array, dict(arrays_of(wanted))[name], name, strict=True)
                     assert result.warnings == wanted.warnings
-                assert len({span.first for span in others.spans}) >= min(width, sharded.shards.count)
+                assert len({span.first for span in others.spans}) >= min(width, 2)
 
 
 class Leaving:

@@ -143,23 +143,37 @@ class NetworkSweep:
     def advance(self) -> Run | None:
         """Diagnose the next network; return None, and end the sweep, where the time ran out meanwhile."""
         try:
-            run = self._advance()
+            run = self._advance(self.asked.seeds[len(self.runs)])
         except DeadlineExceeded:
             self.cancel("the time ran out while a network was diagnosed")
             return None
+        return self.take(run)
+
+    def take(self, run: Run) -> Run:
+        """Add the diagnosis of the next network, which was made here or elsewhere, and return it with its number."""
         self.done += 1
+        run.number = self.done
         self.runs.append(run)
         self._count(run.findings)
         if len(self.runs) == len(self.asked.seeds):
             self._end_recipe()
         return run
 
-    def _advance(self) -> Run:
+    @property
+    def recipes(self) -> int:
+        """The number of combinations of depth, activation and initializer."""
+        return len(self._recipes)
+
+    def of_recipe(self, place: int) -> list[Run]:
+        """Diagnose the networks of one combination, with all seeds, for the sweep of another process to take."""
+        self._place = place
+        return [self._advance(seed) for seed in self.asked.seeds]
+
+    def _advance(self, seed: int) -> Run:
         depth, activation, initializer = self._recipes[self._place]
         if self._evaluation is None:
             with sealing():
                 self._evaluation = self._task(depth, activation, initializer).compile(self.limits, None, self.watch)
-        seed = self.asked.seeds[len(self.runs)]
         diagnosis = diagnose(self._evaluation, self.feed(seed), self.watch)
         loss = math.nan if diagnosis.result.loss is None else float(diagnosis.result.loss)
         verdict, _ = verdict_of(diagnosis.findings)

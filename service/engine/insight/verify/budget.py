@@ -53,12 +53,17 @@ class Budget:
     def __init__(self, gradient: float, most: float, held: int, reserve: Reserve, watch: Watch | None) -> None:
         """Set the limit from the costs, in seconds, of the right gradient and of the largest search (`most`). `held`
         are the bytes of the verdict itself."""
-        self.left = min(max(LEAST, SHARE * gradient), most)
+        self.left = self._whole = min(max(LEAST, SHARE * gradient), most)
         self.watch = watch
         self.missed: dict[str, None] = {}
         """Families of mistakes that were not tried completely: `rules`, `data` or `pairs`."""
         self._reserve = reserve
         self._held = held
+
+    @property
+    def spent_share(self) -> float:
+        """The share of the whole budget that is spent."""
+        return 1.0 - self.left / self._whole
 
     def spend(self, seconds: float) -> None:
         """Count seconds of work that is done in any case."""

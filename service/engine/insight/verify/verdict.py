@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from service.engine.arrays import Array
 from service.engine.insight.verify.search import ClaimDiagnosis
@@ -89,3 +89,13 @@ class Verdicts:
     finite: bool = True
     missed: Sequence[str] = ()
     """Families of mistakes that were not tried completely, as that would have taken too long."""
+    spent: float = 0.0
+    """The share of the budget that the search for mistakes took."""
+
+
+def joined(parts: Sequence[Verdicts]) -> Verdicts | None:
+    """Return the verdicts on all claims of a request, of which each part has judged some; None if the budget might not
+    have sufficed for all together: then what was tried would depend on the parts."""
+    if any(part.missed for part in parts) or sum(part.spent for part in parts) > 1.0:
+        return None
+    return replace(parts[0], verdicts=[verdict for part in parts for verdict in part.verdicts])

@@ -102,9 +102,11 @@ class NetworkVerify(TrainedNetwork):
         reserve: Reserve = lambda program, work, nbytes: True,
         most: float = MOST,
         watch: Watch | None = None,
+        only: slice = slice(None),
     ) -> Verdicts:
-        """Judge every claim of a request. The search for mistakes may take `most` seconds, as `Budget` counts them.
-        Raises `InvalidRequest` when the numbers do not fit, and what `reserve` and `watch` raise."""
+        """Judge every claim of a request, or `only` those at some places. The search for mistakes may take `most`
+        seconds, as `Budget` counts them. Raises `InvalidRequest` when the numbers do not fit, and what `reserve` and
+        `watch` raise."""
         read, faults = [], []
         for submission in wanted.submissions:
             claim = self.claims.read(submission.claimed, wanted.layout, submission.place)
@@ -122,9 +124,9 @@ class NetworkVerify(TrainedNetwork):
             raise InvalidRequest([Fault(("inputs",), detail)])
         budget = Budget(self.cost, most, self.nbytes + 16 * self.side.size * len(read), reserve, watch)
         judge = NetworkJudge(self, rounding, named, compiled, wanted.learning_rate, budget, feed)
-        verdicts = [without_float_warnings(judge.verdict, claim) for claim in read]
+        verdicts = [without_float_warnings(judge.verdict, claim) for claim in read[only]]
         tree = leaves.tree() if feed.parameters is None else None
-        return Verdicts(rounding.value, verdicts, tree, True, tuple(budget.missed))
+        return Verdicts(rounding.value, verdicts, tree, True, tuple(budget.missed), budget.spent_share)
 
 
 class NetworkJudge(Judge):

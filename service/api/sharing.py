@@ -1,0 +1,166 @@
+"""Parts of a computation: the surroundings in which another process computes one, and their results in order.
+
+The functions that compute parts stand beside the works that they are parts of. They get what they need as arguments:
+another process may have other settings.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from service.api.context import Context, Runtime, runtime_of
+from service.capacity.admission import Ticket
+from service.capacity.costs import CALL_SECONDS, OPERATION_SECONDS
+from service.cluster.inside import unwanted
+from service.cluster.values import name_of
+from service.config import Settings
+from service.engine.limits import Limits
+from service.engine.parallel import Executor, Future, InTurn
+from service.observing.timer import Timer
+from service.problems import Problem
+
+N = TypeVar("N")
+T = TypeVar("T")
+
+LEAST_SECONDS = 0.25
+"""Estimated seconds below which a computation stays in this process: sending its parts takes up to a fifth of that."""
+AHEAD = 2
+"""Parts for each process that are submitted at once: one that it computes, and one that waits there."""
+WAIT_SECONDS = 0.05
+"""Seconds that `InOrder.next` waits for a result, at most."""
+LATER_SECONDS = 10.0
+"""Seconds after which a cluster that could not be used is tried again."""
+
+log = logging.getLogger("nabla.error")
+
+
+class _PartTicket(Ticket):
+    """The ticket of a part. It waits for no slot and has no deadline: the process computes nothing else, and whoever
+    waits for the part tells when it is not wanted any more."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        self.deadline = math.inf
+
+    def weigh(self, cost: float, *, alone: bool = False) -> None:
+        """Note the cost; a part needs no slot."""
+        self.cost = cost
+
+
+class Surroundings(NamedTuple):
+    """What a computation takes along to the process that computes a part of it."""
+
+    settings: Settings
+    """Those of the server that decide what may be computed, without secrets and addresses."""
+    limits: Limits
+    """The limits of the whole computation."""
+    loaded_bytes: int
+    """The bytes that the request takes."""
+
+
+def surroundings_of(context: Context) -> Surroundings:
+    """Return what the parts of a computation take along."""
+    settings = context.runtime.settings
+    names = [item.name for item in fields(Settings) if item.name.startswith(("max_", "cached_", "pooled_"))]
+    return Surroundings(
+        Settings(**{name: getattr(settings, name) for name in names}), context.limits, context.loaded_bytes
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def _runtime(settings: Settings) -> Runtime:
+    """Return the objects that all parts in this process share. They have no executor: a part has no parts."""
+    return runtime_of(settings)
+
+
+@contextmanager
+def part_context(surroundings: Surroundings) -> Iterator[Context]:
+    """Return the context in which another process computes a part."""
+    runtime = _runtime(surroundings.settings)
+    ticket = _PartTicket(runtime.admission, "", time.monotonic())
+    ticket.left = unwanted()
+    environ = {"PATH_INFO": "part"}
+    with runtime.memory.reservation() as memory:
+        nbytes = surroundings.loaded_bytes
+        yield Context(
+            runtime, Timer(), memory, nbytes, ticket, environ, "ndjson", False, own_limits=surroundings.limits
+        )
+
+
+def seconds_of(work: float, calls: float) -> float:
+    """Return roughly the seconds that so many floating-point operations take, in so many calls of NumPy."""
+    return work * OPERATION_SECONDS + calls * CALL_SECONDS
+
+
+def shared_by(context: Context, seconds: float) -> Executor | None:
+    """Return what shall compute the parts of a computation that takes so many seconds; None: this process does all."""
+    executor = context.executor
+    return None if isinstance(executor, InTurn) or seconds < LEAST_SECONDS else executor
+
+
+class InOrder(Generic[N, T]):
+    """The results of parts that others compute, in the order of the parts. A few parts are ahead of the results."""
+
+    def __init__(
+        self,
+        executor: Executor,
+        function: Callable[[Any, N, Surroundings], T],
+        data: Any,
+        parts: Sequence[N],
+        surroundings: Surroundings,
+    ) -> None:
+        """Compute `function(data, part, surroundings)` for each part. Nothing travels before `next` is called."""
+        self._executor, self._function, self._data, self._surroundings = executor, function, data, surroundings
+        self._parts = deque(parts)
+        self._shared: Any = None
+        self._waiting: deque[Future[T]] = deque()
+
+    def next(self) -> T | None:
+        """Return the next result, or None if it does not come within `WAIT_SECONDS`. Raises what computing it raised,
+        and `Problem` 503 if nobody computes."""
+        if self._shared is None:
+            self._shared = self._executor.share(name_of(self._data), self._data)
+        while self._parts and len(self._waiting) < AHEAD * self._executor.width:
+            submitted = self._executor.submit(self._function, self._shared, self._parts[0], self._surroundings)
+            self._waiting.append(submitted)
+            self._parts.popleft()
+        if not self._waiting:
+            return None
+        try:
+            result = self._waiting[0].result(WAIT_SECONDS)
+        except TimeoutError:
+            return None
+        self._waiting.popleft()
+        return result
+
+    @property
+    def all_taken(self) -> bool:
+        """Whether `next` has returned all results."""
+        return not (self._parts or self._waiting)
+
+    @property
+    def ahead(self) -> int:
+        """The number of parts that are done, although their turn has not come."""
+        return sum(future.done() for future in self._waiting)
+
+    def close(self) -> None:
+        """Give up the parts that are not done. A second call does nothing."""
+        while self._waiting:
+            self._waiting.pop().cancel()
+
+
+def is_later(error: Problem) -> bool:
+    """Return whether a part failed because nobody could compute it now, and not because of what it is."""
+    later = error.status == 503
+    if later:
+        log.warning("parts are computed in this process: %s", error.detail)
+    return later
