@@ -3,11 +3,14 @@
 import copy
 import re
 import warnings
+from typing import Any
+
 import openapi_spec_validator
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from hypothesis import HealthCheck, settings
+
 from service import openapi
 from service.api.endpoint import in_order
 from service.api.examples import XOR_NETWORK, XOR_PARAMETERS, misspelt
@@ -17,7 +20,6 @@ from service.engine.network.layers import layers
 from service.problems import KINDS, MEDIA_TYPE
 from tests.conftest import Post
 from tests.support import every, openapi_document, strict_json, violations
-from typing import Any
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # its own dependencies warn while they are imported
@@ -409,14 +411,7 @@ FEW = with_fewer_blocks(DOCUMENT)
 REPEATED = (
     *("/v1/forward", "/v1/derivatives", "/v1/train", "/v1/train/compare"),
     *("/v1/graph", "/v1/gradients/check", "/v1/gradients/verify", "/v1/gradients/explain", "/v1/landscape"),
-<<<<<<< .merge_file_Irvhq3
-    "/v1/gradients/diagnose",
-    "/v1/runs",
-||||||| .merge_file_A7B3cn
-    "/v1/gradients/diagnose",
-=======
-    *("/v1/gradients/diagnose", "/v1/networks"),
->>>>>>> .merge_file_6Km8F9
+    *("/v1/gradients/diagnose", "/v1/networks", "/v1/runs"),
 )
 """Most of what these take is the network of `/v1/gradients`. The cases that Schemathesis makes for every keyword of a
 schema take seconds, so they are tried there; here random ones with one network. Options of optimizers and schedules
