@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from flask import Blueprint
-
 from schemas.evaluation import ForwardRequest, ForwardResponse, GradientsRequest, GradientsResponse, LoadedEvaluation
 from service.api.answers import answer_bytes, listed, number, unnamed
 from service.api.context import Context
 from service.api.endpoint import post
-from service.api.examples import FORWARD, GRADIENTS, Example
+from service.api.examples import Example, FORWARD, GRADIENTS
 from service.api.layouts import layout_of
 from service.api.network_request import also_parameters, compiled, in_terms_of, task_and_feed
 from service.api.parts import spread_of
@@ -19,6 +16,7 @@ from service.engine.network.evaluate import EvaluationTask, LayerValues, Result
 from service.engine.network.feed import Feed
 from service.engine.network.sharded import Sharded
 from service.engine.network.task import Task
+from typing import Any
 
 blueprint = Blueprint("evaluation", __name__)
 
@@ -70,7 +68,7 @@ def gradients(request: LoadedEvaluation, context: Context) -> dict[str, Any]:
 
 def _evaluate(request: LoadedEvaluation, context: Context) -> Result:
     include = request["include"]
-    with in_terms_of(request):
+    with in_terms_of(request, may_have_shards="targets" in request):
         task, feed = task_and_feed(request, context.limits, include)
         if "shards" in request:
             return _in_shards(request, context, task, feed)
@@ -102,7 +100,10 @@ def _in_shards(request: LoadedEvaluation, context: Context, task: Task, feed: Fe
     )
     if "parameters" not in request["include"]:
         request.pop("parameters", None)
-    result = sharded.run(feed, context.ticket, spread=spread_of(request, context), consume=True)
+    spread = spread_of(request, context)
+    result = sharded.run(feed, context.ticket, spread=spread, consume=True)
+    if spread is not None:
+        context.hand_over()
     context.timer.mark("compute")
     return result
 
