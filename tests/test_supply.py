@@ -3,12 +3,14 @@
 import json
 import re
 import subprocess
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
+
 from scripts import audit, sbom
 from service import __version__
 from tests.support import ROOT, read_yaml, strict_json
-from types import SimpleNamespace
-from typing import Any
 
 LOCK = (ROOT / "requirements" / "image.txt").read_text()
 

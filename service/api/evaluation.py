@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from flask import Blueprint
+
 from schemas.evaluation import ForwardRequest, ForwardResponse, GradientsRequest, GradientsResponse, LoadedEvaluation
 from service.api.answers import answer_bytes, listed, number, unnamed
 from service.api.context import Context
 from service.api.endpoint import post
-from service.api.examples import Example, FORWARD, GRADIENTS
+from service.api.examples import FORWARD, GRADIENTS, Example
 from service.api.layouts import layout_of
 from service.api.network_request import also_parameters, compiled, in_terms_of, task_and_feed
 from service.api.parts import spread_of
@@ -16,7 +19,6 @@ from service.engine.network.evaluate import EvaluationTask, LayerValues, Result
 from service.engine.network.feed import Feed
 from service.engine.network.sharded import Sharded
 from service.engine.network.task import Task
-from typing import Any
 
 blueprint = Blueprint("evaluation", __name__)
 
