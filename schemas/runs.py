@@ -148,7 +148,7 @@ class FinishedRunSchema(RunSchema):
     )
 
 
-class RunsSchema(StrictSchema):
+class RunListSchema(StrictSchema):
     """A page of the runs of a key, the newest first."""
 
     runs = fields.List(fields.Nested(RunSchema), required=True)

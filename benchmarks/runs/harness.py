@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from scripts import postgres
+from service.runner.process import NICENESS
 
 ROOT = Path(__file__).parents[2]
 HOST = "127.0.0.1"
-NICE = 10
+NICE = os.nice(0) + NICENESS
 """The niceness by which a runner is told from the other workers."""
 DATABASES = ("sqlite", "postgresql")
 LOST = (OSError, http.client.HTTPException)

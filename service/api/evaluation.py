@@ -70,7 +70,7 @@ def gradients(request: LoadedEvaluation, context: Context) -> dict[str, Any]:
 
 def _evaluate(request: LoadedEvaluation, context: Context) -> Result:
     include = request["include"]
-    with in_terms_of(request):
+    with in_terms_of(request, may_have_shards="targets" in request):
         task, feed = task_and_feed(request, context.limits, include)
         if "shards" in request:
             return _in_shards(request, context, task, feed)

@@ -128,6 +128,6 @@ def time_text(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def as_json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+def as_json(value: Any, status: int = 200, media_type: str = wire.JSON) -> Response:
     """Return a response with a value as JSON."""
-    return Response(wire.document(value), status, content_type=wire.JSON, headers=dict(headers or {}))
+    return Response(wire.document(value), status, content_type=media_type)

@@ -232,9 +232,9 @@ class RunStream:
         return b"".join(Events.step({"step": step_of(line)}, line) for line in lines.splitlines())
 
     def _end(self, entry: RunEntry) -> bytes:
+        hold(self.memory, TEXT_FACTOR * entry.result_size)
         with _reading:
             result = self.store.runs.result(self.owner, entry.id)
-        hold(self.memory, TEXT_FACTOR * len(result or b""))
         return self.format.end(b"".join(written(end_of(entry, result), self.base64)))
 
     def _problem(self, error: Exception) -> Problem:

@@ -17,11 +17,11 @@ from schemas.runs import (
     LoadedRun,
     ResumeRequest,
     RunEndSchema,
+    RunListSchema,
     RunPageSchema,
     RunRecordSchema,
     RunRequest,
     RunSchema,
-    RunsSchema,
     StartedRunSchema,
 )
 from service import wire
@@ -64,6 +64,8 @@ RECORDS, MOST_RECORDS = 100, 1000
 """Default and largest number of records on a page."""
 PAGE_BYTES = 1 << 20
 """Bytes of records that are read for a page, unless a single chunk of the database has more."""
+TYPED = "application/json; tensors=base64"
+"""The media type of a response whose tensors are typed arrays."""
 RESUME_BYTES = 4096
 """Bytes of the body of a request to go on with a run, at most."""
 
@@ -178,7 +180,7 @@ def _idempotency_key(environ: Mapping[str, Any]) -> str | None:
     "/v1/runs",
     summary="Your runs",
     tag="Runs",
-    gives=RunsSchema(),
+    gives=RunListSchema(),
     parameters=(
         {
             "name": "status",
@@ -225,12 +227,12 @@ def show_run(id: str) -> Response:  # noqa: A002 (the name in the path)
     _, base64 = wire.form_and_base64(request.environ, streams=False)
     with asking() as asked:
         entry = _find(asked, id)
+        hold(asked.memory, TEXT_FACTOR * entry.result_size)
         result = asked.store.runs.result(asked.owner, id) if entry.status in ENDED else None
-        hold(asked.memory, TEXT_FACTOR * len(result or b""))
         ended = None if result is None else end_of(entry, result)
         pieces = wire.document_in_pieces(_told(entry) | {"result": ended}, base64)
-    media_type = "application/json; tensors=base64" if base64 else wire.JSON
-    return Response(pieces, content_type=media_type, headers={"Content-Length": str(sum(map(len, pieces)))})
+    headers = {"Content-Length": str(sum(map(len, pieces)))}
+    return Response(pieces, content_type=TYPED if base64 else wire.JSON, headers=headers)
 
 
 @describe(
@@ -339,13 +341,12 @@ def _page(asked: Asking, entry: RunEntry, after: int, limit: int) -> Response:
     page = lines[:limit]
     last = step_of(page[-1]) if page else after
     follows = cut or entry.status not in ENDED or runs.records(owner, entry.id, last, 1)
-    return as_json(
-        {
-            "steps": Written([b"[", b",".join(page), b"]"]),
-            "status": entry.status,
-            "next": last if follows else None,
-        }
-    )
+    told = {
+        "steps": Written([b"[", b",".join(page), b"]"]),
+        "status": entry.status,
+        "next": last if follows else None,
+    }
+    return as_json(told, media_type=TYPED if entry.base64 else wire.JSON)
 
 
 # --- changing -----------------------------------------------------------------------------------

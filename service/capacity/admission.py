@@ -183,7 +183,8 @@ class Admission:
                 if not full:
                     detail = f"As many streams of this client are open as a worker serves at once: {lane.share}."
                 # A stream ends at its deadline at the latest; on average, one ends every `service / slots` seconds.
-                again = min(ends - now, lane.service / lane.slots)
+                # The stream of a run has no deadline, and may stay for hours.
+                again = min(ends - now, lane.service / lane.slots, self.seconds)
                 raise Problem("busy", detail, headers=retry_after(again))
             lane.running[ticket] = now
 

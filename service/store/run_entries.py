@@ -78,6 +78,8 @@ class RunEntry(NamedTuple):
     extra_steps: int
     fingerprint: str
     state_step: int | None
+    result_size: int
+    """Bytes of the result. 0: there is none."""
     now: float
     """Time of this reading."""
 

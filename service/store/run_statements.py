@@ -96,6 +96,7 @@ ENTRY = (
         runs.c.extra_steps,
         runs.c.fingerprint,
         runs.c.state_step,
+        runs.c.result_size,
         Now(),
     )
     .order_by(runs.c.created.desc(), runs.c.id.desc())

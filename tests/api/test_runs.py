@@ -16,6 +16,7 @@ from service.api.examples import COMPARE, DESCEND, TRAIN
 from service.api.run_kinds import KINDS
 from service.api.run_requests import cut
 from service.api.runs_examples import RUNS
+from service.api.state_file import state_bytes
 from tests.api.runs import LINE, NDJSON, PATH, UNKNOWN, Hand, compute, lines, run_of, runs_of, started
 from tests.conftest import MakeClient
 from tests.support import assert_described, assert_problem, every, faults, strict_json, xor
@@ -89,7 +90,7 @@ def test_what_is_told_of_a_run_is_as_its_schema_says(client: FlaskClient, schema
     assert told["rate"] == pytest.approx(200 / told["seconds"])
     assert told["bytes"] > len(json.dumps(body["request"]))
     page = client.get(PATH).json
-    assert_described(schemas, "Runs", page)
+    assert_described(schemas, "RunList", page)
     assert page["runs"] == [{key: value for key, value in told.items() if key != "result"}]
     assert (page["count"], page["bytes"], page["next"]) == (1, told["bytes"], None)
     steps = client.get(f"{PATH}/{name}/steps", headers={"Accept": JSON}).json
@@ -111,6 +112,9 @@ def test_tensors_are_lists_or_typed_arrays(client: FlaskClient) -> None:
     for name, is_typed in ((plain, False), (typed, True)):
         for record in lines(streams[name]):
             assert isinstance(record["parameters"]["line"]["kernel"], dict) is is_typed
+    pages = {name: client.get(f"{PATH}/{name}/steps", headers={"Accept": JSON}) for name in (plain, typed)}
+    assert [each.headers["Content-Type"] for each in pages.values()] == [JSON, TYPED]
+    assert isinstance(pages[typed].json["steps"][0]["parameters"]["line"]["kernel"], dict)
     asked = lines(client.get(f"{PATH}/{plain}/steps", headers={"Accept": f"{NDJSON}; tensors=base64"}))
     assert isinstance(asked[-1]["parameters"]["line"]["kernel"], dict)
 
@@ -280,6 +284,23 @@ def test_a_run_may_cost_more_than_a_request(make_runs: MakeClient) -> None:
     assert client.get(f"{PATH}/{started(client, body)}").json["of"] == 50_000
     compared = dict(COMPARE["xor"]) | {"steps": 20_000, "trace": {"every": 20_000}}
     assert client.get(f"{PATH}/{started(client, {'kind': 'compare', 'request': compared})}").json["of"] == 120_000
+
+
+def test_a_result_is_read_within_the_memory_of_the_server(
+    make_runs: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = make_runs()
+    name = started(client)
+    Hand(client, name).finish(5, result=state_bytes({"status": "completed", "values": np.ones(200_000)}))
+    account = client.application.extensions["nabla.memory"]
+    monkeypatch.setattr(account, "total", account.aside + 2**20)
+    assert_problem(client.get(f"{PATH}/{name}"), "limit-exceeded")
+    (last,) = lines(client.get(f"{PATH}/{name}/steps"))
+    assert last["problem"]["type"] == "/problems/limit-exceeded"
+    assert client.get(PATH).json["runs"][0]["status"] == "completed"
+    monkeypatch.undo()
+    assert len(client.get(f"{PATH}/{name}").json["result"]["values"]) == 200_000
+    assert account.held == 0
 
 
 def test_nothing_stays_held_after_a_start(client: FlaskClient) -> None:
