@@ -190,8 +190,8 @@ class Runs:
     def claim(self, worker: str, seconds: float, fingerprint: str = "") -> Claim | None:
         """Claim a run for so many seconds: one that waits, or one whose lease is over. None: there is none.
 
-        The owners with the fewest running runs come first, of these the one whose last turn is longest ago, and then the
-        runs that wait longest. `worker` names this runner among all others; a run that is claimed under this name
+        The owners with the fewest running runs come first, of these the one whose last turn is longest ago, and then
+        the runs that wait longest. `worker` names this runner among all others; a run that is claimed under this name
         already is claimed anew. The run records `fingerprint`, the numerics of this runner, and the claim has that of
         the runner before.
         """
