@@ -22,11 +22,14 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 FROM base AS build
 WORKDIR /app
 # Every package is checked against its hash, and wheels only: nothing is compiled or run at installation.
-# pip stays outside the environment. Its cache lives in BuildKit, not in a layer.
+# The driver of PostgreSQL is among them. pip stays outside the environment. Its cache lives in BuildKit, not in a layer.
+# --build-arg LOCK=cluster adds Dask, for servers that share large requests and for the workers that they share them with.
+ARG LOCK=image
 RUN --mount=type=cache,target=/root/.cache/pip \
-    --mount=type=bind,source=requirements/runtime.txt,target=/tmp/runtime.txt \
+    --mount=type=bind,source=requirements,target=/tmp/requirements \
     python -m venv --without-pip /opt/venv \
-    && pip --python /opt/venv/bin/python install --require-hashes --only-binary=:all: --requirement /tmp/runtime.txt
+    && pip --python /opt/venv/bin/python install --require-hashes --only-binary=:all: \
+        --requirement "/tmp/requirements/${LOCK}.txt"
 COPY gunicorn.conf.py openapi.yaml ./
 COPY schemas schemas
 COPY service service

@@ -19,6 +19,28 @@ help: ## list the targets
 serve: $(VENV)/.runtime ## set everything up and serve on HOST:PORT (127.0.0.1:8000); NABLA_DEMO=off leaves the demo out
 	@$(BIN)/python scripts/demo.py --background; exec $(BIN)/python -m service serve
 
+.PHONY: worker
+worker: $(VENV)/.runtime ## compute runs, beside make serve or on another machine with the same NABLA_DATABASE
+	@exec $(BIN)/python -m service worker
+
+.PHONY: postgres
+postgres: ## a PostgreSQL of your own in .postgres, without rights and ports; it prints NABLA_DATABASE (apt install postgresql)
+	@exec $(PYTHON) scripts/postgres.py .postgres
+
+WORKERS ?= 2
+CLUSTER_PORT ?= 8786
+DASK := $(BIN)/python -m dask
+
+.PHONY: cluster
+cluster: $(VENV)/.dev ## start a Dask scheduler and WORKERS workers; then NABLA_CLUSTER=tcp://127.0.0.1:8786 make serve
+	@files=$$(mktemp -d); pids=; trap 'kill $$pids; rm -rf "$$files"' EXIT; trap 'exit 0' INT TERM; \
+	export OPENBLAS_NUM_THREADS=1; \
+	$(DASK) scheduler --host 127.0.0.1 --port $(CLUSTER_PORT) --no-dashboard & pids=$$!; \
+	for each in $$(seq $(WORKERS)); do \
+		$(DASK) worker tcp://127.0.0.1:$(CLUSTER_PORT) --nthreads 1 --no-nanny --no-dashboard \
+			--local-directory "$$files" & pids="$$pids $$!"; \
+	done; wait
+
 .PHONY: demo
 demo: $(VENV)/.runtime ## build the demo, the page at /, if it is not what demo/ and openapi.yaml say
 	@$(BIN)/python scripts/demo.py
@@ -74,8 +96,8 @@ attack: $(VENV)/.dev ## attack a server on loopback; ATTACK="heavy --seconds 60"
 	@$(BIN)/python -m benchmarks.attacks $(ATTACK)
 
 .PHONY: image
-image: ## build the container image; BASE=python:3.11-slim@sha256:... pins what it is made of
-	docker build $(if $(BASE),--build-arg BASE=$(BASE)) -t nabla .
+image: ## build the container image; BASE=python:3.11-slim@sha256:... pins what it is made of, LOCK=cluster adds Dask
+	docker build $(if $(BASE),--build-arg BASE=$(BASE)) $(if $(LOCK),--build-arg LOCK=$(LOCK)) -t nabla .
 
 .PHONY: sbom
 sbom: ## write sbom.json, the bill of materials of the lock
@@ -89,6 +111,10 @@ audit: $(VENV)-audit/.installed ## ask whether packages of the lock have known w
 lock: ## renew requirements/*.txt from pyproject.toml (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade \
 		pyproject.toml -o requirements/runtime.txt
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade \
+		-c requirements/runtime.txt --extra postgresql pyproject.toml -o requirements/image.txt
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade \
+		-c requirements/image.txt --extra postgresql --extra cluster pyproject.toml -o requirements/cluster.txt
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade \
 		-c requirements/runtime.txt --group dev pyproject.toml -o requirements/dev.txt
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade \

@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -45,7 +46,8 @@ def compose() -> tuple[dict[str, str], int]:
     """Return the service's environment variables and memory limit in bytes from docker-compose.yml."""
     service = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["nabla"]
     limit = str(service["mem_limit"]).lower()
-    return {key: str(value) for key, value in service["environment"].items()}, int(limit.rstrip("gb")) * 2**30
+    variables = {key: re.sub(r"\$\{\w+:-(.*?)\}", r"\1", str(value)) for key, value in service["environment"].items()}
+    return variables, int(limit.rstrip("gb")) * 2**30
 
 
 def network(*layers: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -188,7 +190,6 @@ def measure(clients: int, seconds: float) -> bool:
     environment, limit = compose()
     port = free_port()
     settings = {"PORT": str(port), "HOST": "127.0.0.1", "NABLA_LOG_REQUESTS": "false", "NABLA_LOG_LEVEL": "error"}
-    settings["NABLA_RUNNERS"] = "0"
     with cgroup(limit) as folder:
         start = [sys.executable, "-m", "gunicorn"]
         if folder is not None:  # the shell moves itself there, and becomes the server
@@ -197,7 +198,8 @@ def measure(clients: int, seconds: float) -> bool:
             start, cwd=ROOT, env={**os.environ, **environment, **settings}, stderr=subprocess.DEVNULL
         )
         try:
-            workers = _started(server.pid, int(environment["WEB_CONCURRENCY"]), port)
+            processes = int(environment["WEB_CONCURRENCY"]) + int(environment["NABLA_RUNNERS"])
+            workers = _started(server.pid, processes, port)
             promised = BASE + (1 + SLACK) * int(environment.get("NABLA_MAX_MEMORY_BYTES", Settings().max_memory_bytes))
             rows, passed = [], True
             size = int(environment.get("NABLA_MAX_BODY_BYTES", Settings().max_body_bytes)) // 4

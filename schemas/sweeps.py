@@ -14,7 +14,7 @@ from marshmallow import ValidationError, missing
 from schemas.common import about
 from schemas.components import Components, JSONSchema, by_name, list_of
 from schemas.fields import Message, StrictField, hint, object_schema, plain, shown
-from schemas.requests import MOST_DEPTH, TOO_DEEP, RequestSchema, nesting
+from schemas.requests import MOST_DEPTH, TOO_DEEP, RequestSchema, containers_in, nesting
 from schemas.training import LoadedTrain, TrainRequest, whole
 from service.engine.errors import MOST_ERRORS, Path
 
@@ -25,6 +25,11 @@ MOST_VALUES = 1000
 MOST_COMBINATIONS = 100_000
 MOST_KNOWN = 64
 """Loaded keys of requests that are remembered for later combinations."""
+MOST_CHECKED = 10_000
+"""Objects and lists that are read to validate values, in about a second. Values beyond are validated when their turn
+comes."""
+NUMBERS = 100
+"""Numbers of a list that take as long to read as an object, roughly."""
 TRAIN = TrainRequest()
 
 
@@ -89,8 +94,8 @@ class Sweep:
     def check(self) -> None:
         """Validate the first combination, and every other value in it.
 
-        Values are validated each for itself, because there may be many combinations. Values that fit each for itself
-        but not together make a training fail. Raises `ValidationError`.
+        Values are validated each for itself, because there may be many combinations, and only as many as take about a
+        second. Others, and values that do not fit together, make a training fail. Raises `ValidationError`.
         """
         start: Any = self.request
         for varied in self.vary:
@@ -99,7 +104,14 @@ class Sweep:
             TRAIN.read(start)
         except ValidationError as error:
             raise ValidationError(self._at_places(error.messages)) from None
-        errors = {varied.pointer: wrong for varied in self.vary if (wrong := _wrong(start, varied))}
+        errors: dict[str, Any] = {}
+        left = MOST_CHECKED
+        for varied in self.vary:
+            each = _effort(start[varied.path[0]])
+            wrong = _wrong(start, varied, 1 + left // each)
+            left = max(0, left - each * (len(varied.values) - 1))
+            if wrong:
+                errors[varied.pointer] = wrong
         if errors:
             raise ValidationError({"vary": errors})
         varying = {varied.path[0] for varied in self.vary}
@@ -263,12 +275,27 @@ def _overlaps(vary: list[Varied]) -> Iterator[tuple[str, Any]]:
                 yield varied.pointer, [Message(f"varies what {other.pointer!r} varies too")]
 
 
-def _wrong(start: dict[str, Any], varied: Varied) -> dict[int, Any]:
-    """Return the errors of the values after the first by their positions, each in the request `start`."""
+def _effort(value: Any) -> int:
+    """Return about how many objects and lists are read to validate a JSON value."""
+    effort, pending = 1, [value]
+    while pending:
+        item = pending.pop()
+        effort += 1
+        if isinstance(item, np.ndarray):
+            effort += item.size // NUMBERS
+        elif isinstance(item, dict | list):
+            effort += len(item) // NUMBERS
+            pending += containers_in(item)
+    return effort
+
+
+def _wrong(start: dict[str, Any], varied: Varied, most: int) -> dict[int, Any]:
+    """Return the errors of the values after the first by their positions, each in the request `start`, up to a position
+    of `most`."""
     key = str(varied.path[0])
     field = TRAIN.load_fields[key]
     wrong: dict[int, Any] = {}
-    for place, value in enumerate(varied.values[1:], 1):
+    for place, value in enumerate(varied.values[1:most], 1):
         try:
             field.deserialize(_replaced(start, varied.path, value)[key])
         except ValidationError as error:

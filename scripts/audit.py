@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-LOCK = Path(__file__).parents[1] / "requirements" / "runtime.txt"
+LOCK = Path(__file__).parents[1] / "requirements" / "image.txt"
 # The lock is complete, so pip need not resolve it. The other source, the package index, may be a mirror without any.
 COMMAND = ["-m", "pip_audit", "--disable-pip", "--require-hashes", "--progress-spinner", "off", "--format", "json"]
 SOURCE = ["--vulnerability-service", "osv", "--timeout", "10", "--requirement", str(LOCK)]

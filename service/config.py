@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any
 
 from service.engine.limits import Limits
@@ -252,7 +253,7 @@ class Settings:
         """Bytes of `max_memory_bytes` that only light requests may use, 36 MiB by default."""
         return self.max_memory_bytes // ASIDE_PART
 
-    @property
+    @cached_property
     def limits(self) -> Limits:
         """The limits that the engine enforces, taken from the settings that begin with `max_`."""
         return Limits(

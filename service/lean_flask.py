@@ -6,6 +6,7 @@ overrides methods that Flask and Werkzeug document, and every response stays the
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from functools import cached_property, lru_cache
 from typing import Any, cast
 
@@ -42,6 +43,9 @@ class Lean(Flask):
                 return answer
         return None
 
+    def do_teardown_request(self, *_: Any) -> None:
+        """Do nothing: no function waits for the end of a request, and to look for one takes 2 us."""
+
     def process_response(self, response: Response) -> Response:
         """Call the functions after a request, the last one first; there is no session to save."""
         for after in reversed(self.after_request_funcs.get(None, ())):
@@ -56,7 +60,9 @@ class Lean(Flask):
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
         """Return Flask's adapter, but without matching rules, which takes 20 us, if the path is known."""
-        environ = {} if request is None else request.environ
+        if request is None:
+            return None  # nothing builds URLs outside a request
+        environ = request.environ
         rule, host = self._posts.get(environ.get("PATH_INFO", "")), environ.get("HTTP_HOST")
         if rule is None or host is None or environ["REQUEST_METHOD"] != "POST" or "HTTP_UPGRADE" in environ:
             return super().create_url_adapter(request)
@@ -92,7 +98,18 @@ def _checked(scheme: str, host: str) -> str:
 
 
 class Document(Response):
-    """A response that has all its headers, so that Werkzeug need not compute any."""
+    """A response that has all its headers and its whole body, so that Werkzeug need not compute or wrap any."""
+
+    _is_awaited = False
+    """Whether a function is called once the response is sent."""
 
     def get_wsgi_headers(self, environ: Any) -> Headers:
         return self.headers
+
+    def call_on_close(self, func: Callable[[], Any]) -> Callable[[], Any]:
+        self._is_awaited = True
+        return super().call_on_close(func)
+
+    def get_app_iter(self, environ: Any) -> Iterable[bytes]:
+        """Return the pieces of the body themselves, unless something waits for their end."""
+        return super().get_app_iter(environ) if self._is_awaited else cast("Iterable[bytes]", self.response)

@@ -301,7 +301,8 @@ def from_engine(error: EngineError, seconds: float, backlog: float) -> Problem:
         asked, allowed = _number(error.asked), _number(error.allowed)
         name = error.name.replace("_", " ")
         text = f"The request asks for {_shown(asked)} {name}; the limit is {_shown(allowed)}."
-        listed = {"pointer": pointer(error.path), "detail": text, "limit": error.name}
+        advised = f"{text} {error.advice}" if error.advice else text
+        listed = {"pointer": pointer(error.path), "detail": advised, "limit": error.name}
         return Problem("limit-exceeded", text, [listed | {"asked": asked, "allowed": [allowed]}])
     if isinstance(error, DeadlineExceeded):
         text = f"The computation was stopped after {seconds:g} seconds, the limit of this server."

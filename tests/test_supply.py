@@ -10,9 +10,9 @@ import pytest
 
 from scripts import audit, sbom
 from service import __version__
-from tests.support import ROOT, strict_json
+from tests.support import ROOT, read_yaml, strict_json
 
-LOCK = (ROOT / "requirements" / "runtime.txt").read_text()
+LOCK = (ROOT / "requirements" / "image.txt").read_text()
 
 
 def test_the_bill_lists_what_the_lock_installs() -> None:
@@ -28,6 +28,31 @@ def test_the_bill_lists_what_the_lock_installs() -> None:
         r'^    "([a-z0-9-]+)[>=]', (ROOT / "pyproject.toml").read_text().split("[project.scripts]")[0], re.M
     )
     assert len(direct) >= 10 and set(direct) <= {part["name"] for part in bill["components"]}
+
+
+def test_the_image_with_dask_has_the_packages_of_the_image_and_dask() -> None:
+    own, other = (
+        dict(re.findall(r"^(\S+)==(\S+)(?: ;.*)? \\$", (ROOT / "requirements" / name).read_text(), re.MULTILINE))
+        for name in ("image.txt", "cluster.txt")
+    )
+    assert own.items() <= other.items()
+    assert {"dask", "distributed"} <= other.keys() - own.keys()
+
+
+def test_the_scheduler_of_the_compose_file_can_be_reached_by_the_service_and_its_workers_alone() -> None:
+    """Whoever reaches a scheduler of Dask runs code on all of its workers."""
+    document = read_yaml((ROOT / "docker-compose.yml").read_text())
+    services = document["services"]
+    assert document["networks"]["dask"] == {"internal": True}
+    there = {name for name, service in services.items() if "dask" in service.get("networks", ())}
+    assert there == {"nabla", "runner", "scheduler", "dask"}
+    for name in ("scheduler", "dask"):
+        service = services[name]
+        assert service["profiles"] == ["dask"] and service["networks"] == ["dask"] and "ports" not in service
+        assert service["image"] == services["nabla"]["image"] and "build" not in service
+        assert service["read_only"] and service["cap_drop"] == ["ALL"]
+    threads = services["dask"]["command"].index("--nthreads")
+    assert services["dask"]["command"][threads + 1] == "1"
 
 
 def test_the_same_lock_gives_the_same_bill(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -224,11 +224,12 @@ def _receive(held: Held, environ: dict[str, Any], takes: RequestSchema[Any], rea
     value, texts, nbytes = reads(environ, body, held.memory.need) or wire.parse(body, takes.fresh, held.memory.need)
     del body
     held.timer.mark("parse")
-    expanding = takes.file_bytes(value)
-    if expanding:
-        nbytes += expanding
-        held.memory.need(nbytes + (texts.nbytes if texts is not None else 0))
-    held.look_if_large()
+    if held.is_large:  # a small body counts as so many times its length that a file within it is included
+        expanding = takes.file_bytes(value)
+        if expanding:
+            nbytes += expanding
+            held.memory.need(nbytes + (texts.nbytes if texts is not None else 0))
+        held.ticket.look()
     return wire.Parsed(value, texts, nbytes)
 
 
@@ -241,7 +242,8 @@ def _validate(held: Held, takes: RequestSchema[R], value: dict[str, Any], texts:
     if texts is not None:
         texts.release()
     held.timer.mark("validate")
-    held.look_if_large()
+    if held.is_large:
+        held.ticket.look()
     return loaded
 
 
@@ -293,9 +295,11 @@ class Held:
     The edge gives back what it has made itself. `keep` leaves the rest held beyond the block.
     """
 
-    __slots__ = ("_is_large", "_kept", "_owns_memory", "_owns_ticket", "memory", "running", "ticket", "timer")
+    __slots__ = ("_kept", "_owns_memory", "_owns_ticket", "is_large", "memory", "running", "ticket", "timer")
 
     ticket: Ticket
+    is_large: bool
+    """Whether the request may have to wait for a slot, or end, between its steps. Small ones are over soon."""
 
     def __init__(self, environ: Mapping[str, Any], running: Runtime) -> None:
         memory: Reservation | None = environ.get("nabla.memory")
@@ -322,12 +326,7 @@ class Held:
             ticket.left = hung_up(environ)
             ticket.begin_blocking(nbytes)
         self.ticket = self.memory.waiter = ticket
-        self._is_large = nbytes > wire.LARGE_BODY
-
-    def look_if_large(self) -> None:
-        """Check whether a large request may go on: it may have to wait for a slot, or end. Small ones are over soon."""
-        if self._is_large:
-            self.ticket.look()
+        self.is_large = nbytes > wire.LARGE_BODY
 
     def reserve_until_sent(self, pieces: list[bytes]) -> Callable[[], None] | None:
         """Keep only as much memory reserved as the response takes while it is sent.

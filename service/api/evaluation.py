@@ -70,7 +70,7 @@ def gradients(request: LoadedEvaluation, context: Context) -> dict[str, Any]:
 
 def _evaluate(request: LoadedEvaluation, context: Context) -> Result:
     include = request["include"]
-    with in_terms_of(request):
+    with in_terms_of(request, may_have_shards="targets" in request):
         task, feed = task_and_feed(request, context.limits, include)
         if "shards" in request:
             return _in_shards(request, context, task, feed)
@@ -102,7 +102,10 @@ def _in_shards(request: LoadedEvaluation, context: Context, task: Task, feed: Fe
     )
     if "parameters" not in request["include"]:
         request.pop("parameters", None)
-    result = sharded.run(feed, context.ticket, spread=spread_of(request, context), consume=True)
+    spread = spread_of(request, context)
+    result = sharded.run(feed, context.ticket, spread=spread, consume=True)
+    if spread is not None:
+        context.hand_over()
     context.timer.mark("compute")
     return result
 

@@ -15,7 +15,7 @@ from service.api.context import Context
 from service.engine.arrays import Array
 from service.engine.compiling import Compilable, Compiled
 from service.engine.declarations import Selection
-from service.engine.errors import Fault, InvalidRequest
+from service.engine.errors import Fault, InvalidRequest, LimitExceeded
 from service.engine.graph.ir import sealing
 from service.engine.limits import Limits
 from service.engine.network.definition import Definition, KnownValues
@@ -27,6 +27,7 @@ from service.engine.network.parameters import ParameterVector
 from service.engine.network.prepare import prepare
 from service.engine.network.task import Task
 
+SHARDS_NEED_LESS = "With shards, the memory needs to hold only so many samples at a time."
 MOST_KNOWN = 4096
 """Numbers of an input that are part of a task."""
 
@@ -44,12 +45,16 @@ class NetworkTask(Compilable[B_co], Protocol[B_co]):
 
 
 class in_terms_of:  # noqa: N801 (it reads as a statement; a generator would take four times as long)
-    """A context manager that moves faults from the engine's places to those in the caller's request."""
+    """A context manager that moves faults from the engine's places to those in the caller's request.
 
-    __slots__ = ("request",)
+    If the request is one that may have shards but has none, a refusal for want of memory says so.
+    """
 
-    def __init__(self, request: Mapping[str, Any]) -> None:
+    __slots__ = ("may_have_shards", "request")
+
+    def __init__(self, request: Mapping[str, Any], *, may_have_shards: bool = False) -> None:
         self.request = request
+        self.may_have_shards = may_have_shards
 
     def __enter__(self) -> None:
         pass
@@ -57,6 +62,8 @@ class in_terms_of:  # noqa: N801 (it reads as a statement; a generator would tak
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, InvalidRequest):
             raise InvalidRequest([_told_in_terms_of(self.request, fault) for fault in error.faults]) from None
+        if isinstance(error, LimitExceeded) and error.name == "workspace_bytes" and self.may_have_shards:
+            error.advice = "" if "shards" in self.request else SHARDS_NEED_LESS
 
 
 def task_and_feed(request: LoadedNetwork, limits: Limits, include: frozenset[str] = frozenset()) -> tuple[Task, Feed]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import orjson
@@ -17,10 +17,10 @@ import orjson
 from schemas.evaluation import GradientsRequest, LoadedNetwork
 from schemas.networks import ONNX
 from schemas.stored import StoredNetwork, id_of
-from service.api.context import Context, Runtime, runtime_of
+from service.api.context import Context
 from service.api.network_request import losses_of
+from service.api.sharing import Surroundings, part_context, surroundings_of
 from service.api.stored import written
-from service.config import Settings
 from service.engine.arrays import Array
 from service.engine.declarations import Selection
 from service.engine.network.definition import Definition
@@ -56,12 +56,6 @@ class Samples(NamedTuple):
     weights: Array | None
 
 
-@cache
-def process() -> Runtime:
-    """Return the objects that all parts share which this process computes."""
-    return runtime_of(Settings.from_environment())
-
-
 @lru_cache(MOST_RECIPES)
 def described(recipe: Recipe) -> tuple[Definition, tuple[Selection[Loss], ...]]:
     """Return the network and the losses of a recipe, the same objects for equal recipes."""
@@ -76,16 +70,18 @@ def described(recipe: Recipe) -> tuple[Definition, tuple[Selection[Loss], ...]]:
     return definition, losses
 
 
-def shard_sums(recipe: Recipe, task: Task, span: Span, flat: Array, samples: Samples) -> Sums:
+def shard_sums(
+    recipe: Recipe, task: Task, span: Span, flat: Array, samples: Samples, surroundings: Surroundings
+) -> Sums:
     """Return the sums over a block of shards of a batch. `task` is that of the batch, without network and losses, which
-    the recipe has; `flat` are the parameters."""
+    the recipe has; `flat` are the parameters. Raises `Abandoned` when nobody waits any more."""
     definition, losses = described(recipe)
     task = task._replace(definition=definition, losses=losses)
-    compiled = process().compiled
-    programs = {size: compiled(EvaluationTask(part_of(task, size))) for size in span.shards.sizes}
     feed = Feed(samples.inputs, None, samples.targets, samples.weights)
-    with Workspaces() as memory:
-        return sums_over(programs, memory, span, flat, feed)
+    with part_context(surroundings) as context:
+        programs = {size: context.compiled(EvaluationTask(part_of(task, size))) for size in span.shards.sizes}
+        with Workspaces(context.ticket) as memory:
+            return sums_over(programs, memory, span, flat, feed, context.ticket)
 
 
 class Workers(Spread):
@@ -93,8 +89,8 @@ class Workers(Spread):
 
     least_work = WORTH_OPERATIONS
 
-    def __init__(self, executor: Executor, recipe: Recipe) -> None:
-        self._executor = executor
+    def __init__(self, executor: Executor, recipe: Recipe, surroundings: Surroundings) -> None:
+        self._executor, self._surroundings = executor, surroundings
         name = hashlib.sha256(b"".join(hashlib.sha256(part or b"").digest() for part in recipe)).hexdigest()
         self._recipe = executor.share(f"recipe/{name}", recipe)
         self._name = secrets.token_hex(16)
@@ -109,10 +105,11 @@ class Workers(Spread):
     def submit(self, task: Task, spans: Sequence[Span], flat: Array, feed: Feed) -> Sequence[Future[Sums]]:
         # The definition and the losses hold functions. The recipe has them in a form that can travel.
         plain = task._replace(definition=None, losses=None)  # type: ignore[arg-type]
-        parameters = self._share("parameters", flat)
+        parameters, around = self._share("parameters", flat), self._surroundings
+        blocks = [(span, self._samples_of(task, span, feed)) for span in spans]
         return [
-            self._executor.submit(shard_sums, self._recipe, plain, span, parameters, self._samples_of(task, span, feed))
-            for span in spans
+            self._executor.submit(shard_sums, self._recipe, plain, span, parameters, samples, around)
+            for span, samples in blocks
         ]
 
     def _samples_of(self, task: Task, span: Span, feed: Feed) -> Any:
@@ -139,7 +136,7 @@ def spread_of(request: LoadedNetwork, context: Context) -> Spread | None:
     """Return the processes that compute blocks of shards of a request. None: there are none, or it has no shards."""
     if "shards" not in request or isinstance(context.executor, InTurn):
         return None
-    return Workers(context.executor, recipe_of(request))
+    return Workers(context.executor, recipe_of(request), surroundings_of(context))
 
 
 def recipe_of(request: LoadedNetwork) -> Recipe:

@@ -41,12 +41,12 @@ class RunKind:
 
 
 def _train(request: LoadedTrain, context: Context, state: State | None, more_steps: int) -> LongWork:
-    with in_terms_of(request):
+    with in_terms_of(request, may_have_shards=True):
         return TrainingWork(request, context, state, more_steps)
 
 
 def _compare(request: LoadedCompare, context: Context, state: State | None, more_steps: int) -> LongWork:
-    with in_terms_of(request):
+    with in_terms_of(request, may_have_shards=True):
         return ComparisonWork(request, context, state)
 
 

@@ -71,7 +71,7 @@ def train(request: LoadedTrain, context: Context) -> dict[str, Any] | Response:
     continues the training as if it had never stopped. With `Accept: application/x-ndjson` or `text/event-stream` each
     step is sent as it is computed, and everything else at the end; closing the connection stops the training.
     """
-    with in_terms_of(request):
+    with in_terms_of(request, may_have_shards=True):
         work = TrainingWork(request, context)
     if context.form != "json":
         return respond(work, context)
@@ -102,7 +102,7 @@ def compare(request: LoadedCompare, context: Context) -> dict[str, Any]:
     Every optimizer runs with every learning rate and every seed. The response has the curves of all runs over the same
     steps, and a table of their ends.
     """
-    with in_terms_of(request):
+    with in_terms_of(request, may_have_shards=True):
         work = ComparisonWork(request, context)
     _, summary = collect(work, context)
     context.timer.mark("compute")

@@ -22,8 +22,6 @@ from service.cluster.values import Span, opened
 
 DONE, RAISED = "done", "raised"
 """How a part ended: with a result or with an exception."""
-NICE = 5
-"""How much less urgent than the server: short requests come before the parts of long ones."""
 
 
 class Named(NamedTuple):
@@ -122,7 +120,6 @@ def main() -> None:
     """Compute parts until the server ends. The argument of the command line is the descriptor of the socket."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.nice(NICE)
     sys.setswitchinterval(0.001)  # the reader must hear soon that a part is not wanted
     gc.set_threshold(20_000, 5, 1_000_000)  # as in the workers of the server
     process = Process(Connection(int(sys.argv[1])))

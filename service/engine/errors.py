@@ -52,6 +52,8 @@ class LimitExceeded(EngineError):
 
     def __init__(self, name: str, asked: float, allowed: float, path: Path = ()) -> None:
         self.name, self.asked, self.allowed, self.path = name, asked, allowed, path
+        self.advice = ""
+        """A sentence on how to ask for less."""
         super().__init__(f"{name}: {asked} asked, {allowed} allowed")
 
     def __reduce__(self) -> tuple[type[LimitExceeded], tuple[str, float, float, Path]]:

@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from service.api.context import Runtime
@@ -162,7 +162,7 @@ class Execution:
 
         claim, runtime = self.claim, self.runtime
         kind = KINDS[claim.kind]
-        self.unwanted_since = None
+        self.unwanted_since, self.cancelled = None, ""
         self.known = max(claim.step, self.standing.step)
         self.caught_up = self.known == 0
         ticket = memory.waiter = ticket_of(runtime, self._is_unwanted)
@@ -361,9 +361,10 @@ class Execution:
         )
 
     def _failed(self, reason: str) -> str:
-        """End the run as failed, with the records so far."""
+        """End the run as failed, with the records so far if there is room for them."""
         if self.lines:
-            self._store(None)
+            with suppress(QuotaExceeded):
+                self._store(None)
         self._patiently(lambda: self.runs.fail(self.claim, reason))
         return self._ended("failed", reason)
 

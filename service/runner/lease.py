@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 SECONDS = 15.0
 """The time in seconds for which the database grants a lease. A run of a dead runner waits so long for another one."""
-BEAT_SECONDS = 1.0
-"""Time in seconds after which the thread reports, if the computation has not."""
+BEAT_SECONDS = 0.8
+"""Time in seconds after which the thread reports, if the computation has not. With the write it is below a second."""
 
 log = logging.getLogger("nabla.runner")
 

@@ -11,6 +11,7 @@ import orjson
 import pytest
 from marshmallow import ValidationError
 
+from schemas import sweeps
 from service import wire
 from service.api.context import Context, Runtime, runtime_of
 from service.api.long_work import LongWork
@@ -42,7 +43,7 @@ EVERYTHING = ["gradients", "parameters", "state", "updates", "effective_learning
 
 @pytest.fixture(scope="module")
 def runtime() -> Runtime:
-    return runtime_of(Settings())
+    return runtime_of(Settings(pooled_bytes=0))  # so that no work finds the memory of the one before
 
 
 class Run:
@@ -224,6 +225,9 @@ SWEEPS: dict[str, dict[str, Any]] = {
     "rates and seeds": sweep({"/optimizer/learning_rate": [0.1, 0.01, 1e200], "/seed": [1, 2]}, seed=...),
     "shapes": sweep({"/network/layers/0/units": [1, 3], "/batch_size": [2, 5]}, **VALIDATED),
     "some that fail": sweep({"/clip": [{"norm": 1.0}, {"value": 1.0}], "/optimizer": ["adam", "l_bfgs"]}),
+    "a warning about the first one": sweep(
+        {"/seed": [2, 8]}, network=LINE, loss="poisson", inputs=[[1.0, 1.0]], targets=[[1.0]]
+    ),
     "lengths": sweep({"/epochs": [1, 3], "/optimizer/type": ["sgd", "nadam"]}, steps=..., batch_size=2),
 }
 
@@ -426,3 +430,13 @@ def test_searches_are_interrupted_in_the_middle_of_a_step(runtime: Runtime, monk
         one.cancel("enough")
         other.cancel("enough")
         assert ended(one) == ended(other)
+
+
+def test_values_that_take_long_to_validate_fail_when_their_turn_comes(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeps, "MOST_CHECKED", 10)
+    run = Run(runtime, "sweep", sweep({"/network/layers/0/units": [1, 2, 3, 4, "many"]}))
+    ends = [orjson.loads(record) for record in run.whole()[0]]
+    assert [end["status"] for end in ends] == ["completed"] * 4 + ["failed"]
+    assert "takes an integer" in ends[-1]["reason"]

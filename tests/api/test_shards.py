@@ -2,11 +2,10 @@
 
 import base64
 import itertools
-import multiprocessing
 import pickle
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from service.api.examples import COMPARE, GRADIENTS, TRAIN
+from service.api.network_request import SHARDS_NEED_LESS
 from service.api.parts import MOST_RECIPES, Recipe, Workers, described
 from service.capacity.admission import Ticket
 from service.engine.parallel import Computed, Executor
@@ -109,27 +109,10 @@ class Travelling:
         values = [pickle.loads(self.shared[each]) if isinstance(each, str) else each for each in arguments]
         return Computed(function, *values)
 
-    def share(self, name: str, value: Any) -> Any:
+    def share(self, name: str, value: Any, *, keep: bool = True) -> Any:
         written = pickle.dumps(value)
         assert self.shared.setdefault(name, written) == written
         return name
-
-
-class Processes:
-    """Two processes of their own."""
-
-    width = 2
-
-    def __init__(self, pool: ProcessPoolExecutor) -> None:
-        self.pool = pool
-        self.parts = 0
-
-    def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Future[Any]:
-        self.parts += 1
-        return self.pool.submit(function, *arguments)
-
-    def share(self, name: str, value: Any) -> Any:
-        return value
 
 
 @pytest.fixture
@@ -171,16 +154,6 @@ def test_the_answer_has_the_same_bytes_for_any_number_of_processes(post: Post, m
 
 
 @pytest.mark.usefixtures("eager")
-def test_two_processes_give_the_same_bytes(post: Post, make_client: MakeClient) -> None:
-    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        for path, body in CASES[::2]:
-            executor = Processes(pool)
-            response = with_executor(make_client, executor).post(path, json=body | {"shards": 3})
-            assert response.get_data() == post(body | {"shards": 3}, path).get_data()
-            assert executor.parts >= 2
-
-
-@pytest.mark.usefixtures("eager")
 def test_samples_travel_once_and_parameters_once_for_each_evaluation(make_client: MakeClient) -> None:
     executor = Travelling(2)
     body = {key: value for key, value in TRAINING.items() if key not in ("validation", "batch_size", "epochs")}
@@ -217,7 +190,7 @@ class Endless:
         self.futures.append(Future())
         return self.futures[-1]
 
-    def share(self, name: str, value: Any) -> Any:
+    def share(self, name: str, value: Any, *, keep: bool = True) -> Any:
         return value
 
 
@@ -305,6 +278,7 @@ def test_a_batch_that_is_too_large_for_the_memory_is_computed_in_shards(make_cli
     for path, asked in (("/v1/gradients", body), ("/v1/train", training)):
         refused = assert_problem(client.post(path, json=asked), "limit-exceeded")
         assert "workspace" in refused["detail"]
+        assert refused["errors"][0]["detail"].endswith(SHARDS_NEED_LESS)
         assert_alike(answered(posting(client), asked | {"shards": 300}, path), answered(post, asked, path))
 
 

@@ -251,6 +251,14 @@ def test_a_run_that_fails_says_why_and_keeps_its_records(
     assert len(lines_of(runtime, run)) == 2
 
 
+def test_a_run_fails_where_there_is_no_room_for_its_last_records(make_fake: MakeFake, tmp_path: Path) -> None:
+    runtime = runtime_of(Settings(data=str(tmp_path), max_run_bytes=1000))
+    request = training(5)
+    add(runtime, request)
+    make_fake(200, raising(RuntimeError(), at=100))
+    assert compute(with_settings(runtime, max_run_bytes=2**30)) == "failed"
+
+
 def test_a_request_that_is_not_valid_here_fails_with_its_fault(runtime: Runtime) -> None:
     """The request was valid when it came; a machine with lower limits, or an earlier version, may think otherwise."""
     run = add(runtime, training(5, loss="mean_squard_error"))

@@ -21,6 +21,7 @@ from service.store.upgrade import upgrade
 from tests.store.running import LIMITS
 
 NAMES = count()
+MEMORY = "/dev/shm"
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +36,8 @@ def postgresql() -> Iterator[URL]:
     user = None
     if os.geteuid() == 0:  # initdb refuses to run as root
         user = next((each.pw_name for each in pwd.getpwall() if each.pw_name in ("postgres", "nobody")), None)
-    folder = Path(tempfile.mkdtemp(prefix="nabla-pg-"))
+    # In memory where there is some to write to: a database is a thousand files, which are removed again.
+    folder = Path(tempfile.mkdtemp(prefix="nabla-pg-", dir=MEMORY if os.access(MEMORY, os.W_OK) else None))
     try:
         if user is not None:
             shutil.chown(folder, user)

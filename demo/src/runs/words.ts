@@ -4,7 +4,7 @@ import type { RunEntry } from './service'
 
 const ENDS = ['completed', 'stopped', 'diverged', 'cancelled', 'failed'] as const
 /** The word of `runs.status` for how a run stands. */
-export type Word = 'looking' | 'sending' | 'waiting' | 'computing' | 'paused' | 'stopping' | (typeof ENDS)[number]
+export type Word = 'looking' | 'sending' | 'lost' | 'waiting' | 'computing' | 'paused' | 'stopping' | (typeof ENDS)[number]
 
 export function wordOf(entry: RunEntry, stopping = false): Word {
   const end = ENDS.find((each) => each === entry.status)
