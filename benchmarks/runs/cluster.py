@@ -29,7 +29,9 @@ from benchmarks.measure import Timing, blas, duration, free_port, in_turns, inst
 from schemas.evaluation import GradientsRequest
 from schemas.sweeps import SweepRequest
 from service.api.context import Context, Runtime, runtime_of
+from service.api.network_request import task_and_feed
 from service.api.parts import Recipe, Workers
+from service.api.sharing import surroundings_of
 from service.api.sweeps import SweepWork
 from service.cluster.dask_cluster import Cluster
 from service.cluster.pool import Pool
@@ -100,17 +102,15 @@ def gradient() -> Callable[[Executor | None], tuple[float, str]]:
     loaded = GradientsRequest().read({**asked, "inputs": inputs, "targets": targets, "shards": SHARD})
     runtime = runtime_of(Settings())
     context = _context(runtime)
-    from service.api.network_request import task_and_feed
-
     task, feed = task_and_feed(loaded, context.limits)
     parameters = Sharded(runtime.compiled, task, SHARD, context.limits).run(replace(feed)).parameters
     sharded = Sharded(runtime.compiled, task, SHARD, context.limits)
-    recipe = Recipe(orjson.dumps(asked))
+    recipe, around = Recipe(orjson.dumps(asked)), surroundings_of(context)
 
     def measure(executor: Executor | None) -> tuple[float, str]:
         own = Feed(feed.inputs, parameters, feed.targets, None, feed.seed)
         began = time.perf_counter()
-        result = sharded.run(own, spread=None if executor is None else Workers(executor, recipe))
+        result = sharded.run(own, spread=None if executor is None else Workers(executor, recipe, around))
         seconds = time.perf_counter() - began
         digest = hashlib.sha256(np.asarray(result.loss).tobytes())
         for layer in result.gradients.values():

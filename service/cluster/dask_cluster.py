@@ -114,7 +114,9 @@ class Cluster:
             security = distributed.Security(
                 tls_ca_file=ca, tls_client_cert=certificate, tls_client_key=key, require_encryption=True
             )
-        client = distributed.Client(self.address, security=security, timeout=CONNECT_SECONDS, set_as_default=False)
+        client = distributed.Client(
+            self.address, security=security, timeout=CONNECT_SECONDS, set_as_default=False, direct_to_workers=True
+        )
         return Session(client)
 
 

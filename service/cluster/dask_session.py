@@ -103,6 +103,8 @@ class Session:
         """The values at workers, by address and name; the one used last comes last."""
         self._parts: dict[Part, asyncio.Task[None]] = {}
         self._looked = 0.0
+        self._served = -PATIENCE
+        """When there was a worker that fits."""
         self._looking: asyncio.Task[None] | None = None
         try:
             self.look_if_old()
@@ -120,13 +122,13 @@ class Session:
 
     @property
     def width(self) -> int:
-        """The number of parts that are computed at once."""
+        """The number of parts that are computed at once; 1 while the workers have just been lost."""
         threads = self._threads
-        return sum(threads.get(address, 0) for address in self.fitting)
+        return max(1, sum(threads.get(address, 0) for address in self.fitting))
 
     def refuse_without_workers(self) -> None:
-        """Raise `Problem` 503 that names the workers if none of them fits."""
-        if not self.fitting:
+        """Raise `Problem` 503 that names the workers if none of them fits, and none did a moment ago."""
+        if not self.fitting and time.monotonic() > self._served + PATIENCE:
             raise self._none_fits()
 
     def look_if_old(self) -> None:
@@ -220,6 +222,8 @@ class Session:
         for address in [address for address in self.reports if address not in threads]:
             del self.reports[address]
         self._looked = time.monotonic()
+        if self.fitting:
+            self._served = self._looked
         for key in [key for key in self._values if key[0] not in threads]:
             del self._values[key]
         for part, task in self._parts.items():

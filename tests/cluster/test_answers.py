@@ -1,6 +1,8 @@
 """Large requests that other processes share are answered with the bytes of one process, however many there are."""
 
 import copy
+import os
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -123,13 +125,32 @@ def check(app: Flask, executor: Executor, answers: dict[str, bytes]) -> None:
         assert names, f"{name} was computed here"
 
 
+def check_with_a_loss(app: Flask, executor: Executor, answers: dict[str, bytes], *names: str) -> None:
+    """Check answers while one of the processes is killed."""
+    for name in names:
+        victim, submit = executor.submit(os.getpid).result(), executor.submit
+        left = [victim]
+
+        def killing(function: Callable[..., Any], /, *arguments: Any) -> Any:
+            part = submit(function, *arguments)  # noqa: B023
+            if left:  # noqa: B023
+                os.kill(left.pop(), signal.SIGKILL)  # noqa: B023
+            return part
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(executor, "submit", killing)
+            assert answer(app, name) == answers[name], name
+        assert not left
+
+
 def test_a_pool_gives_the_bytes_of_one_process(answers: dict[str, bytes]) -> None:
-    app = create_app(Settings(pool=3))
+    app = create_app(Settings(pool=2))
     pool = app.extensions["nabla"].executor
     assert isinstance(pool, Pool)
     for width in (1, 2, 3):
-        pool.width = width  # what the computation is cut by
+        pool.width = width  # by which computations are cut; there are two processes
         check(app, pool, answers)
+    check_with_a_loss(app, pool, answers, "gradients", "compare")
     pool.close()
 
 
@@ -146,4 +167,6 @@ def test_dask_gives_the_bytes_of_one_process(
     monkeypatch.setattr(Session, "fitting", property(lambda session: fitting(session)[:1]))
     assert cluster.width == 1
     check(app, cluster, answers)
+    monkeypatch.undo()
+    check_with_a_loss(app, cluster, answers, "gradients")
     cluster.close()

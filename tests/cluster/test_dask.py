@@ -148,6 +148,7 @@ def test_only_workers_with_the_same_numerics_serve(local: Any, cluster: Cluster,
         stranger = next(address for address, said in session.reports.items() if said.fingerprint != fingerprint())
         monkey = pytest.MonkeyPatch()
         monkey.setattr(session, "_threads", {stranger: 1})
+        monkey.setattr(session, "_served", 0.0)
         with pytest.raises(Problem) as problem:
             session.refuse_without_workers()
         monkey.undo()

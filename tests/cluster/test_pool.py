@@ -100,7 +100,8 @@ def test_a_process_that_dies_is_replaced_and_its_part_computed_again(pool: Pool,
     assert results_of([pool.submit(np.size, token) for _ in range(3)]) == [10] * 3
 
 
-def test_a_part_that_kills_its_processes_is_given_up(pool: Pool) -> None:
+def test_a_part_that_kills_its_processes_is_given_up(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.cluster.pool.ATTEMPTS", 2)
     with pytest.raises(Problem) as problem:
         pool.submit(tasks.die).result()
     assert problem.value.status == 503 and "Retry-After" in problem.value.headers

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
+import numpy as np
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
-
-import numpy as np
-
 from service.engine.arrays import Array
 from service.engine.cautions import Caution
 from service.engine.declarations import Selection
@@ -18,6 +15,7 @@ from service.engine.descent.optimizers.declaration import Optimizer
 from service.engine.descent.training import Training
 from service.engine.errors import LimitExceeded, Path
 from service.engine.limits import Limits
+from typing import Any, NamedTuple
 
 MOST_TRAININGS = 100
 CURVES = ("loss", "gradient_norm", "learning_rate", "validation_loss")
@@ -79,9 +77,15 @@ class Comparison:
         first = self._waiting.pop()
         self._training: Training | None = start(first)
         steps, every = self._training.steps, self._training.plan.every
+<<<<<<< .merge_file_nkrmg7
         self.steps_each = steps
         """The steps of each training, at most."""
         self.steps: Array = np.unique(np.append(np.arange(1, steps + 1, min(every, steps)), steps))
+||||||| .merge_file_yRfeKQ
+        self.steps: Array = np.unique(np.append(np.arange(1, steps + 1, min(every, steps)), steps))
+=======
+        self.steps: Array = np.append(np.arange(1, steps, min(every, steps)), steps)
+>>>>>>> .merge_file_d4a8rx
         """The numbers of the steps at which curves have values."""
         self._add(first)
         try:
