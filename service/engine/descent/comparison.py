@@ -77,15 +77,9 @@ class Comparison:
         first = self._waiting.pop()
         self._training: Training | None = start(first)
         steps, every = self._training.steps, self._training.plan.every
-<<<<<<< .merge_file_nkrmg7
         self.steps_each = steps
         """The steps of each training, at most."""
-        self.steps: Array = np.unique(np.append(np.arange(1, steps + 1, min(every, steps)), steps))
-||||||| .merge_file_yRfeKQ
-        self.steps: Array = np.unique(np.append(np.arange(1, steps + 1, min(every, steps)), steps))
-=======
         self.steps: Array = np.append(np.arange(1, steps, min(every, steps)), steps)
->>>>>>> .merge_file_d4a8rx
         """The numbers of the steps at which curves have values."""
         self._add(first)
         try:
