@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-import numpy as np
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
 from service.engine.arrays import Array
 from service.engine.cautions import Caution
 from service.engine.declarations import Selection
@@ -15,7 +18,6 @@ from service.engine.descent.optimizers.declaration import Optimizer
 from service.engine.descent.training import Training
 from service.engine.errors import LimitExceeded, Path
 from service.engine.limits import Limits
-from typing import Any, NamedTuple
 
 MOST_TRAININGS = 100
 CURVES = ("loss", "gradient_norm", "learning_rate", "validation_loss")
