@@ -46,6 +46,14 @@ from service.problems import Problem
 
 ALONE = "in process"
 SAMPLES, SHARD = 8192, 1024
+ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "2",
+    "MALLOC_MMAP_THRESHOLD_": "33554432",
+    "MALLOC_TRIM_THRESHOLD_": "268435456",
+    "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
+}
+"""What the image sets for all its processes; all contenders have it."""
 OVERHEAD_SECONDS, OVERHEAD_SHARE = 0.3, 0.05
 """The most that one Dask worker may add to a gradient, in seconds, and to a sweep, as a share."""
 
@@ -54,7 +62,7 @@ OVERHEAD_SECONDS, OVERHEAD_SHARE = 0.3, 0.05
 def dask(width: int) -> Iterator[Cluster]:
     """Start a scheduler and workers on the loopback interface, and connect to them."""
     port = free_port()
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(packaged("openapi.yaml").parent)}
+    environment = {**os.environ, "PYTHONPATH": str(packaged("openapi.yaml").parent)}
     address = f"tcp://127.0.0.1:{port}"
     commands = [["scheduler", "--host", "127.0.0.1", "--port", str(port), "--dashboard-address", ":0"]]
     commands += [["worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard"]] * width
@@ -189,6 +197,9 @@ def compare(
 
 
 def main() -> None:
+    if not ENVIRONMENT.items() <= os.environ.items():  # the allocator reads it when a process starts
+        command = [sys.executable, "-m", "benchmarks.runs.cluster", *sys.argv[1:]]
+        os.execve(sys.executable, command, {**os.environ, **ENVIRONMENT})
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--widths", default="1,2,3")

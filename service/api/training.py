@@ -138,6 +138,8 @@ class TrainingWork:
                 self.training.restore(state)
             nbytes = self.training.memory
             context.mark_compiled(nbytes)
+            if self.elsewhere:
+                context.hand_over()
             if context.form == "json":
                 context.memory.need(context.loaded_bytes + 4 * nbytes + NUMBER_BYTES * self.training.trace_elements)
         except BaseException:
