@@ -401,11 +401,11 @@ def resume_run(id: str) -> Response:  # noqa: A002
     with asking() as asked:
         before = _find(asked, id)
         _check_resume(before, steps, asked.store.settings)
-        entry = asked.store.runs.resume(asked.owner, id, steps)
+        entry, resumed = asked.store.runs.resume(asked.owner, id, steps)
         if entry is None:
             raise _unknown(id)
-        if entry.status in ENDED:
-            raise _conflict(entry, "it cannot go on")
+        if not resumed:
+            raise _conflict(entry, "it was resumed or changed at this moment, and not by this request")
     return as_json(_told(entry), 202)
 
 

@@ -444,6 +444,20 @@ def test_more_steps_give_what_a_longer_run_gives(client: FlaskClient) -> None:
     assert client.get(f"{PATH}/{short}").json["attempt"] == 2
 
 
+def test_one_of_two_clients_that_resume_a_run_at_once_is_told_that_it_did_not(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = started(client)
+    Hand(client, name).finish(5)
+
+    def check(*given: Any) -> None:
+        runs_of(client).resume("", name, 3)  # the other client, between the look and the change
+
+    monkeypatch.setattr("service.api.runs._check_resume", check)
+    assert_problem(client.post(f"{PATH}/{name}/resume", json={"steps": 7}), "conflict", {"steps": 7})
+    assert client.get(f"{PATH}/{name}").json["of"] == 8
+
+
 def test_what_the_status_of_a_run_does_not_allow_is_a_conflict(client: FlaskClient) -> None:
     name = started(client)
     assert "queued" in assert_problem(client.post(f"{PATH}/{name}/resume"), "conflict")["detail"]
