@@ -65,6 +65,7 @@ def running(folder: Path, *options: str) -> Iterator[str]:
 
 def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".postgres")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the server ends too
     try:
         with running(folder) as address:
             print(

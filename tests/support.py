@@ -101,8 +101,9 @@ def strict_json(content: bytes | str) -> Any:
         raise AssertionError(f"{word} is not JSON")
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        assert len(dict(pairs)) == len(pairs), "a key stands twice"
-        return dict(pairs)
+        found = dict(pairs)
+        assert len(found) == len(pairs), "a key stands twice"
+        return found
 
     return json.loads(content, parse_constant=refuse, object_pairs_hook=once)
 

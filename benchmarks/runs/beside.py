@@ -15,12 +15,14 @@ import statistics
 import time
 from typing import Any
 
-from benchmarks.runs.harness import HOST, Follower, Server, database, serving
+from benchmarks.runs.harness import HOST, Follower, Server, database, end_orderly, serving
 from benchmarks.runs.kill import training
 from service.api.examples import GRADIENTS
 
 XOR = json.dumps({key: value for key, value in GRADIENTS["xor"].items() if key != "include"})
 BAR = 1.5
+LAYERS = 5
+"""Convolutional layers of the run with long steps; a step then takes some seconds."""
 
 
 def requests(port: int, seconds: float) -> list[float]:
@@ -71,8 +73,14 @@ def beside(server: Server, rounds: int, seconds: float) -> None:
 
 def silences(server: Server) -> None:
     """Print for runs of several kinds the longest time between two lines of their streams, and between two reports."""
-    wide = {"type": "dense", "units": 3000, "activation": "tanh"}
-    slow = training(3) | {"network": {"layers": [wide, wide, wide, {"type": "dense", "units": 1}]}, "batch_size": 64}
+    filters = {"type": "conv2d", "filters": 64, "kernel_size": 3, "padding": "same", "activation": "tanh"}
+    slow = training(3) | {
+        "network": {"layers": [*[filters] * LAYERS, {"type": "global_max_pooling2d"}, {"type": "dense", "units": 1}]},
+        "inputs": [[[[(x * y) % 7] for x in range(64)] for y in range(64)]],
+        "targets": [[1]],
+        "batch_size": 1,
+        "optimizer": "sgd",
+    }
     compare = {key: value for key, value in training(3000).items() if key != "optimizer"}
     compare |= {"optimizers": ["sgd", "adam"], "learning_rates": [0.001, 0.01]}
     sweep = {"request": training(300), "vary": {"/seed": list(range(10))}}
@@ -82,7 +90,7 @@ def silences(server: Server) -> None:
         "optimizers": ["adam", "sgd"],
         "steps": 20_000,
     }
-    short = ("train, short steps", "train", training(30_000))
+    short = ("train, short steps", "train", training(8000))
     for words, kind, request in (
         short,
         ("train, long steps", "train", slow),
@@ -114,6 +122,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=3.0)
     options = parser.parse_args()
+    end_orderly()
     with database("sqlite") as environment, serving(environment, web=1) as server:
         if options.rounds:
             beside(server, options.rounds, options.seconds)

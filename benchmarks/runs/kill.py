@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmarks.runs.harness import DATABASES, Follower, Server, database, serving
+from benchmarks.runs.harness import DATABASES, Follower, Server, database, end_orderly, serving
 from scripts.postgres import NotInstalled
 from service.app import create_app
 from service.config import Settings
@@ -133,6 +133,7 @@ def main() -> None:
     parser.add_argument("--database", choices=(*DATABASES, "both"), default="both")
     parser.add_argument("--seed", type=int, default=1, help="of the moments of the kills")
     options = parser.parse_args()
+    end_orderly()
     request = training(options.steps)
     lines, summary = undisturbed(request)
     for kind in DATABASES if options.database == "both" else (options.database,):

@@ -14,7 +14,7 @@ from collections import Counter
 
 import orjson
 
-from benchmarks.runs.harness import DATABASES, ROOT, database
+from benchmarks.runs.harness import DATABASES, ROOT, database, end_orderly
 from benchmarks.runs.kill import training
 from scripts.postgres import NotInstalled
 from service.api.context import runtime_of
@@ -76,6 +76,7 @@ def main() -> None:
     parser.add_argument("--runners", type=int, default=8)
     parser.add_argument("--database", choices=(*DATABASES, "both"), default="both")
     options = parser.parse_args()
+    end_orderly()
     for kind in DATABASES if options.database == "both" else (options.database,):
         try:
             print(measure(kind, options.runs, options.runners), flush=True)

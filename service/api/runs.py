@@ -253,8 +253,9 @@ def show_run(id: str) -> Response:  # noqa: A002 (the name in the path)
         {
             "name": "limit",
             "in": "query",
-            "schema": {"type": "integer", "minimum": 1, "maximum": MOST_RECORDS, "default": RECORDS},
-            "description": "how many records a page has, at most; a stream has no pages",
+            # No default: Swagger UI would send it with a stream too.
+            "schema": {"type": "integer", "minimum": 1, "maximum": MOST_RECORDS},
+            "description": f"how many records a page has, at most ({RECORDS}); a stream has no pages",
         },
         {
             "name": "Last-Event-ID",

@@ -166,6 +166,26 @@ def test_examples_say_what_they_show(fresh: Docs) -> None:
     assert json.loads(problem)["errors"][0]["pointer"] == "#/parameter"
 
 
+def test_the_steps_of_a_run_are_shown_as_a_stream_or_a_page(fresh: Docs, server: Server) -> None:
+    body = json.dumps({"kind": "train", "request": TRAIN["checkpoints"]}).encode()
+    run = server.post(body, "/v1/runs").json["id"]
+    assert server.post(b"", f"/v1/runs/{run}/cancel").json["status"] == "cancelled"
+    fresh.open("run_steps")
+    fresh.what(
+        "const input = operation('run_steps').querySelector('tr[data-param-name=id] input');"
+        "Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set.call(input, arguments[0]);"
+        "input.dispatchEvent(new Event('input', { bubbles: true }));"
+        "input.dispatchEvent(new FocusEvent('focusout', { bubbles: true }))",
+        run,
+    )
+    status, text = fresh.execute("run_steps", "text/event-stream")
+    assert status == 200 and re.findall(r"^event: (\w+)$", text, re.MULTILINE) == ["end"]
+    fresh.what("operation('run_steps').querySelector('.btn-clear').click()")
+    status, text = fresh.execute("run_steps")
+    assert (status, json.loads(text)["next"]) == (200, None)
+    assert fresh.complaints == []
+
+
 @pytest.mark.parametrize("name", ["train", "function_descend"])
 def test_a_stream_is_shown_as_its_lines(fresh: Docs, name: str) -> None:
     fresh.open(name)

@@ -81,7 +81,7 @@ class Comparison:
         steps, every = self._training.steps, self._training.plan.every
         self.steps_each = steps
         """The steps of each training, at most."""
-        self.steps: Array = np.unique(np.append(np.arange(1, steps + 1, min(every, steps)), steps))
+        self.steps: Array = np.append(np.arange(1, steps, min(every, steps)), steps)
         """The numbers of the steps at which curves have values."""
         self._add(first)
         try:

@@ -76,8 +76,7 @@ class RunsPlan:
     @property
     def recorded(self) -> Array:
         """The numbers of steps after which points are recorded."""
-        steps: Array = np.unique(np.append(np.arange(0, self.steps + 1, min(self.every, self.steps)), self.steps))
-        return steps
+        return np.append(np.arange(0, self.steps, min(self.every, self.steps)), self.steps)
 
     @property
     def signs(self) -> Array:

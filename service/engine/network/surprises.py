@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 
@@ -107,9 +108,15 @@ def slopes(activation: Selection[Activation], z: Array) -> Array:
 
 def _has_flat_part(activation: Selection[Activation]) -> bool:
     """Return whether the derivative is exactly 0 somewhere, but not everywhere."""
-    if activation.declaration.acts_on != "element":
+    return _is_flat_in_parts(activation.declaration, tuple(activation.options.items()))
+
+
+@lru_cache(maxsize=256)
+def _is_flat_in_parts(declaration: Activation, options: tuple[tuple[str, Any], ...]) -> bool:
+    """Return the same for an activation and its options; to differentiate it takes longer than to compile a layer."""
+    if declaration.acts_on != "element":
         return False
-    flat = slopes(activation, np.array([-10.0, -0.1, 0.1, 10.0])) == 0.0
+    flat = slopes(Selection(declaration, dict(options)), np.array([-10.0, -0.1, 0.1, 10.0])) == 0.0
     return bool(flat.any() and not flat.all())
 
 
