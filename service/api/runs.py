@@ -68,6 +68,7 @@ TYPED = "application/json; tensors=base64"
 """The media type of a response whose tensors are typed arrays."""
 RESUME_BYTES = 4096
 """Bytes of the body of a request to go on with a run, at most."""
+MORE_STEPS = ResumeRequest()
 
 IDENTIFIER = {
     "name": "id",
@@ -382,7 +383,7 @@ def cancel_run(id: str) -> Response:  # noqa: A002
     "/v1/runs/{id}/resume",
     summary="Go on with a run",
     tag="Runs",
-    takes=ResumeRequest(),
+    takes=MORE_STEPS,
     gives=RunSchema(),
     examples=MORE,
     mistake=NO_MORE,
@@ -445,7 +446,7 @@ def _more_steps(environ: dict[str, Any]) -> int | None:
             return None
         wire.check_content_type(environ)
         value = wire.parse(body, (), memory.need).value
-        loaded: dict[str, Any] = ResumeRequest().load(value)
+        loaded: dict[str, Any] = MORE_STEPS.load(value)
     except ValidationError as error:
         raise from_validation(error, value) from None
     finally:
