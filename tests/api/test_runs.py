@@ -264,6 +264,7 @@ def test_errors_are_those_of_the_endpoint_one_level_below(client: FlaskClient) -
         ({"max_run_steps": 100}, {"steps": 101}, "steps", "#/request/steps"),
         ({"max_run_operations": 1000}, {"steps": 1000}, "operations", "#/request"),
         ({"max_run_bytes": 100}, {}, "run_bytes", "#/request"),
+        ({"max_run_bytes": 1000}, {}, "run_bytes", "#/request"),
         ({"max_layers": 1}, {"network": {"layers": [{"type": "dense", "units": 1}] * 2}}, "layers", "#/request"),
     ],
 )

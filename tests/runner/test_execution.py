@@ -339,6 +339,37 @@ def test_a_run_is_cancelled_at_the_limits_of_the_server(often: None, runtime: Ru
     assert len(lines_of(runtime, run)) == entry.step == result_of(runtime, run)["steps_done"]
 
 
+@pytest.mark.parametrize("most", [20_000, 100_000])
+@pytest.mark.parametrize(
+    ("kind", "request_"),
+    [
+        ("train", training(3000)),
+        ("train", training(90, trace={"include": ["parameters", "gradients"]})),
+        ("sweep", {"request": training(2), "vary": {"/seed": list(range(1000))}}),
+        (
+            "descend",
+            {
+                "expression": "x^2+y^2",
+                "starts": [[1, 2], [3, 4]],
+                "optimizers": [{"type": "adam", "learning_rate": 1e-4}],
+                "steps": 100_000,
+            },
+        ),
+    ],
+)
+def test_a_run_that_reaches_its_room_has_left_enough_for_its_result(
+    often: None, tmp_path: Path, kind: str, request_: dict[str, Any], most: int
+) -> None:
+    runtime = runtime_of(Settings(data=str(tmp_path), max_run_bytes=most))  # the store itself refuses more
+    run = add(runtime, request_, kind)
+    compute(runtime)
+    entry = entry_of(runtime, run)
+    assert entry.status == "cancelled", entry.reason
+    assert f"{most:,} bytes for one run" in (entry.reason or "") and entry.size <= most
+    assert entry.state_step is not None and result_of(runtime, run)["status"] == "cancelled"
+    assert orjson.loads(lines_of(runtime, run)[-1])["step"] >= 1
+
+
 def test_where_the_owner_has_no_more_room_a_run_ends_with_what_is_stored(often: None, tmp_path: Path) -> None:
     runtime = runtime_of(Settings(data=str(tmp_path), max_run_bytes=30_000))  # the store itself refuses more
     run = add(runtime, training(2000))
