@@ -197,8 +197,8 @@ class Execution:
         """Compute steps until the run ends or is given back."""
         next_look = 0.0
         self.at_end = KINDS[self.claim.kind].end_size(size_of(work.state()))
+        now = time.monotonic()
         while not work.finished:
-            now = time.monotonic()
             if now >= next_look:
                 next_look = now + LOOK_SECONDS
                 if self.stop.is_set() or (self.lease.others_wait and self._own_seconds() > SLICE_SECONDS):
@@ -211,6 +211,7 @@ class Execution:
             self._collect(work.advance())
             if self._has_no_room():
                 next_look = 0.0
+            now = time.monotonic()  # after the step: the record of a long one is written at once
             if now >= self.next_keep or self.held >= HELD_BYTES:
                 self._keep(work)
         return self._finish(work)

@@ -221,6 +221,24 @@ def make_fake(monkeypatch: pytest.MonkeyPatch) -> MakeFake:
     return make
 
 
+def test_records_and_states_of_long_steps_are_stored_before_the_next_step(
+    make_fake: MakeFake, monkeypatch: pytest.MonkeyPatch, runtime: Runtime
+) -> None:
+    for name in ("KEEP_SECONDS", "LONGEST_KEEP_SECONDS", "STATE_SECONDS"):
+        monkeypatch.setattr(execution, name, 0.02)
+    monkeypatch.setattr(execution, "SHARE", 0.0)
+    seen: list[tuple[int, int | None]] = []
+
+    def do(step: int, context: Context) -> None:
+        seen.append((len(lines_of(runtime, run)), entry_of(runtime, run).state_step))
+        time.sleep(0.03)
+
+    make_fake(4, do)
+    run = add(runtime, training(4))
+    assert compute(runtime) == "completed"
+    assert seen == [(0, None), (1, 1), (2, 2), (3, 3)]
+
+
 def raising(error: BaseException, at: int = 3) -> Do:
     def do(step: int, context: Context) -> None:
         if step == at:
