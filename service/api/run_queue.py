@@ -38,13 +38,16 @@ def queue(running: Runtime) -> dict[str, int] | None:
 
 
 def runs_by_status(store: Store) -> dict[str, float]:
-    """Return the number of runs of each status, for the metrics; nothing where this process has not opened the store.
+    """Return the number of runs of each status, for the metrics.
 
-    Raises `StoreError`.
+    Nothing where this process has not opened the store, or the database does not answer, which the store logs.
     """
     if not store.is_open:
         return {}
-    counts = store.runs.counts()
+    try:
+        counts = store.runs.counts()
+    except StoreError:
+        return {}
     return {status: float(counts.get(status, 0)) for status in STATUSES}
 
 

@@ -121,3 +121,4 @@ def test_the_queue_is_told_without_a_database_and_with_one(monkeypatch: pytest.M
 
     monkeypatch.setattr(Runs, "counts", away)
     wait_for(lambda: queue(runtime) is None)
+    assert runs_by_status(runtime.store) == {}
