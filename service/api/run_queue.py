@@ -12,8 +12,8 @@ import weakref
 from collections.abc import Mapping
 from pathlib import Path
 
+from schemas.runs import RUN_STATUSES
 from service.api.context import Runtime
-from service.store.run_entries import STATUSES
 from service.store.store import Store, file_of
 from service.store_errors import StoreError
 
@@ -45,7 +45,7 @@ def runs_by_status(store: Store) -> dict[str, float]:
     if not store.is_open:
         return {}
     counts = store.runs.counts()
-    return {status: float(counts.get(status, 0)) for status in STATUSES}
+    return {status: float(counts.get(status, 0)) for status in RUN_STATUSES}
 
 
 class _Counting:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-STATUSES = ("queued", "running", "completed", "stopped", "diverged", "cancelled", "failed")
-"""All statuses of runs."""
+BY_OWNER = "cancelled by its owner"
+"""The reason of a run that its owner has cancelled."""
 
 
 class NewRun(NamedTuple):
