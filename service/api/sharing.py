@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +16,7 @@ from dataclasses import fields
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from service.api.context import Context, Runtime, runtime_of
-from service.capacity.admission import Ticket
+from service.capacity.admission import FreeTicket
 from service.capacity.costs import CALL_SECONDS, OPERATION_SECONDS
 from service.cluster.inside import unwanted
 from service.cluster.values import name_of
@@ -40,20 +39,6 @@ LATER_SECONDS = 10.0
 """Seconds after which a cluster that could not be used is tried again."""
 
 log = logging.getLogger("nabla.error")
-
-
-class _PartTicket(Ticket):
-    """The ticket of a part. It waits for no slot and has no deadline: the process computes nothing else, and whoever
-    waits for the part tells when it is not wanted any more."""
-
-    __slots__ = ()
-
-    def __post_init__(self) -> None:
-        self.deadline = math.inf
-
-    def weigh(self, cost: float, *, alone: bool = False) -> None:
-        """Note the cost; a part needs no slot."""
-        self.cost = cost
 
 
 class Surroundings(NamedTuple):
@@ -86,7 +71,7 @@ def _runtime(settings: Settings) -> Runtime:
 def part_context(surroundings: Surroundings) -> Iterator[Context]:
     """Return the context in which another process computes a part."""
     runtime = _runtime(surroundings.settings)
-    ticket = _PartTicket(runtime.admission, "", time.monotonic())
+    ticket = FreeTicket(runtime.admission, "", time.monotonic())
     ticket.left = unwanted()
     environ = {"PATH_INFO": "part"}
     with runtime.memory.reservation() as memory:
@@ -159,7 +144,7 @@ class InOrder(Generic[N, T]):
 
 
 def is_later(error: Problem) -> bool:
-    """Return whether a part failed because nobody could compute it now, and not because of what it is."""
+    """Return whether a part failed because nobody could compute it now, and not because of what it is. Log that."""
     later = error.status == 503
     if later:
         log.warning("parts are computed in this process: %s", error.detail)

@@ -33,9 +33,7 @@ from service.store.tables import blobs, owners, parts, records, runs
 RESUMABLE = ("completed", "stopped", "cancelled", "failed")
 MOST_FAILURES = 5
 """Number of attempts, without the state moving on, after which a run fails."""
-HOPELESS = (
-    f"{MOST_FAILURES} attempts ended before a new state was stored: processes were stopped or lacked memory"
-)
+HOPELESS = f"{MOST_FAILURES} attempts ended before a new state was stored: processes were stopped or lacked memory"
 REMOVED = "removed"
 """Status of a run that no owner has any more, until all of it is deleted."""
 AT_ONCE = 2000
