@@ -129,8 +129,8 @@ def gradient() -> Callable[[Executor | None], tuple[float, str]]:
     return measure
 
 
-def sweep() -> Callable[[Executor | None], tuple[float, str]]:
-    """Return a function that times a sweep of 64 trainings with an executor, or without one."""
+def sweep(trainings: int) -> Callable[[Executor | None], tuple[float, str]]:
+    """Return a function that times a sweep of trainings with an executor, or without one."""
     random = np.random.default_rng(0)
     request = {
         "network": {"layers": [{"type": "dense", "units": 64, "activation": "tanh"}, {"type": "dense", "units": 1}]},
@@ -140,7 +140,7 @@ def sweep() -> Callable[[Executor | None], tuple[float, str]]:
         "optimizer": {"type": "adam", "learning_rate": 0.01},
         "steps": 300,
     }
-    rates, seeds = np.geomspace(1e-4, 1e-1, 8).tolist(), list(range(8))
+    rates, seeds = np.geomspace(1e-4, 1e-1, trainings // 8).tolist(), list(range(8))
     runtime = runtime_of(Settings())
 
     def measure(executor: Executor | None) -> tuple[float, str]:
@@ -203,6 +203,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--widths", default="1,2,3")
+    parser.add_argument("--trainings", type=int, default=64, help="of the sweep, a multiple of 8")
     parser.add_argument("--only", choices=("gradient", "sweep"))
     options = parser.parse_args()
     widths = [int(each) for each in options.widths.split(",")]
@@ -213,7 +214,7 @@ def main() -> None:
             f"gradient of 784-1024-10 on {SAMPLES:,} samples in shards of {SHARD:,}", gradient(), options.rounds, widths
         )
     if options.only != "gradient":
-        compare("sweep of 64 trainings", sweep(), options.rounds, widths)
+        compare(f"sweep of {options.trainings} trainings", sweep(options.trainings), options.rounds, widths)
 
 
 if __name__ == "__main__":

@@ -272,7 +272,8 @@ class Session:
                     break
             _settle(part, _lost())
         except Exception as error:
-            _settle(part, error)
+            # Dask has errors of its own for a client that it has closed.
+            _settle(part, error if self.client.status == "running" else away())
         finally:
             part.take_back = lambda: None
             part.call, part.values = b"", ()
@@ -285,8 +286,12 @@ class Session:
         for shared in part.values:
             self._values.pop((part.worker, shared.name), None)
         part.worker = ""
-        with suppress(OSError, TimeoutError, CancelledError):  # `_keep_looking` finds out too
+        try:
             await self._look()
+        except (OSError, TimeoutError, CancelledError) as error:  # it is the scheduler that is gone
+            log.error("the connection to the cluster is lost: %s", error or "no answer")
+            self.close()
+            _settle(part, away())
 
     async def _attempt(self, part: Part) -> None:
         """Compute a part at one worker. Raises `CancelledError` of one kind or the other if the worker is lost."""

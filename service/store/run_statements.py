@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from schemas.runs import UNFINISHED
+from service.store.run_entries import BY_OWNER
+from service.store.tables import blobs, owners, parts, records, runs
 from sqlalchemy import (
     BigInteger,
     BindParameter,
@@ -21,16 +22,16 @@ from sqlalchemy import (
     select,
     true,
     tuple_,
+    union_all,
     update,
 )
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
-
-from schemas.runs import UNFINISHED
-from service.store.run_entries import BY_OWNER
-from service.store.tables import blobs, owners, parts, records, runs
+from typing import Any
 
 RESUMABLE = ("completed", "stopped", "cancelled", "failed")
+RECENT_SECONDS = 900.0
+"""Seconds for which a turn of an owner counts against its next one."""
 MOST_FAILURES = 5
 """Number of attempts, without the state moving on, after which a run fails."""
 HOPELESS = f"{MOST_FAILURES} attempts ended before a new state was stored: processes were stopped or lacked memory"
@@ -224,11 +225,19 @@ _BUSY = (
     .group_by(runs.c.owner)
     .subquery()
 )
+# When the last turn of an owner ended: that of a run which was given back, or which ended. Without it an owner with
+# many runs would have as many turns before another owner's first one. As one query with OR, SQLite would read all rows.
+_TURN = union_all(
+    select(runs.c.owner, runs.c.queued_at.label("at")).where(runs.c.status == "queued", runs.c.attempt > 0),
+    select(runs.c.owner, runs.c.ended).where(runs.c.ended >= Now() - RECENT_SECONDS, runs.c.attempt > 0),
+).subquery()
+_LAST_TURN = select(_TURN.c.owner, func.max(_TURN.c.at).label("at")).group_by(_TURN.c.owner).subquery()
 _NEXT = (
     select(runs.c.id)
     .join_from(runs, _BUSY, runs.c.owner == _BUSY.c.owner, isouter=True)
+    .join(_LAST_TURN, runs.c.owner == _LAST_TURN.c.owner, isouter=True)
     .where(_IS_FREE_FOR)
-    .order_by(func.coalesce(_BUSY.c.running, 0), runs.c.queued_at, runs.c.id)
+    .order_by(func.coalesce(_BUSY.c.running, 0), func.coalesce(_LAST_TURN.c.at, 0.0), runs.c.queued_at, runs.c.id)
     .limit(1)
     .with_for_update(skip_locked=True, of=runs)
     .correlate(None)

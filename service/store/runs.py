@@ -190,9 +190,10 @@ class Runs:
     def claim(self, worker: str, seconds: float, fingerprint: str = "") -> Claim | None:
         """Claim a run for so many seconds: one that waits, or one whose lease is over. None: there is none.
 
-        The owners with the fewest running runs come first, then the runs that wait longest. `worker` names this runner
-        among all others; a run that is claimed under this name already is claimed anew. The run records `fingerprint`,
-        the numerics of this runner, and the claim has that of the runner before.
+        The owners with the fewest running runs come first, of these the one whose last turn is longest ago, and then
+        the runs that wait longest. `worker` names this runner among all others; a run that is claimed under this name
+        already is claimed anew. The run records `fingerprint`, the numerics of this runner, and the claim has that of
+        the runner before.
         """
         asked = {"new_worker": worker, "lease": seconds}
         with self.database.reading() as connection:  # runners ask again and again, and a writer would block others

@@ -216,13 +216,13 @@ def test_a_scheduler_that_goes_fails_its_parts_and_later_requests_at_once(
     wire.cut()
     for part in waiting:
         with pytest.raises(Problem) as problem:
-            part.result(30.0)
+            part.result(120.0)
         assert problem.value.status == 503 and "Retry-After" in problem.value.headers
     began = time.monotonic()
     for _ in range(3):
         with pytest.raises(Problem, match="cannot be reached"):
             cluster.submit(tasks.large, 3)
-    assert time.monotonic() - began < 10.0  # nothing listens: Dask itself would try for half a minute
+    assert time.monotonic() - began < 25.0  # nothing listens: Dask itself would try for half a minute
     wire.join()
     time.sleep(0.3)
     assert cluster.submit(tasks.large, 3).result().tolist() == [0.0, 1.0, 2.0]
@@ -271,7 +271,7 @@ def test_certificates_let_this_server_in_and_nobody_else(tmp_path: Path) -> None
         address = local.scheduler_address
         assert address.startswith("tls://")
         cluster = Cluster(Settings(cluster=address, cluster_ca=str(tmp_path / "ca.pem"), **own))
-        assert cluster.submit(tasks.large, 3).result(30.0).tolist() == [0.0, 1.0, 2.0]
+        assert cluster.submit(tasks.large, 3).result(120.0).tolist() == [0.0, 1.0, 2.0]
         cluster.close()
         stranger = {
             "cluster_certificate": str(tmp_path / "stranger.pem"),

@@ -23,7 +23,7 @@ from tests.support import ROOT
 random = np.random.default_rng(5)
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -115,7 +115,7 @@ def test_a_part_that_nobody_waits_for_ends(pool: Pool, tmp_path: Path) -> None:
     assert parts[2].cancel()
     assert not parts[0].cancel() and not parts[1].cancel()
     with pytest.raises(Abandoned):
-        parts[0].result(20.0)
+        parts[0].result(120.0)
     assert marker.exists()
 
 

@@ -127,20 +127,49 @@ def test_a_claim_tells_the_numerics_of_the_runner_before(kept: Runs) -> None:
         assert entry is not None and entry.fingerprint == fingerprint
 
 
+def add_later(kept: Runs, owner: str) -> str:
+    """Add a run whose time differs from those before."""
+    time.sleep(0.002)  # SQLite's clock has a resolution of a millisecond
+    return kept.add(owner, new(), MANY)[0]
+
+
 def test_owners_with_few_running_runs_come_first_and_then_those_that_wait_longest(kept: Runs) -> None:
     def add(owner: str) -> str:
-        time.sleep(0.002)  # SQLite's clock has a resolution of a millisecond
-        return kept.add(owner, new(), MANY)[0]
+        return add_later(kept, owner)
 
     alice, bob = [add("alice") for _ in range(3)], [add("bob") for _ in range(2)]
     order = [claimed(kept, f"runner {number}") for number in range(3)]
     assert [claim.id for claim in order] == [alice[0], bob[0], alice[1]]
     assert keep(kept, order[0], 0, 0).others_wait
     kept.release(order[0])
-    assert [claimed(kept, f"next {number}").id for number in range(3)] == [alice[2], bob[1], alice[0]]
+    assert [claimed(kept, f"next {number}").id for number in range(3)] == [bob[1], alice[2], alice[0]]
     assert kept.claim("a", 60.0) is None
     released = kept.find("alice", alice[0])
     assert released is not None and released.attempt == 2
+
+
+@pytest.mark.parametrize("runs_end", [False, True])
+def test_an_owner_with_many_runs_has_one_turn_before_that_of_another(kept: Runs, runs_end: bool) -> None:
+    alice = [add_later(kept, "alice") for _ in range(4)]
+    turns: list[str] = []
+
+    def turn(runs_end: bool) -> None:
+        time.sleep(0.002)
+        claim = claimed(kept)
+        turns.append(claim.id)
+        if runs_end:
+            kept.finish(claim, "completed", None, None, 0, 0, at(1), None, None)
+        else:
+            kept.release(claim)
+
+    turn(runs_end)
+    bob = add_later(kept, "bob")
+    for _ in range(3):
+        turn(runs_end=False)
+    carol = add_later(kept, "carol")
+    for _ in range(3):
+        turn(runs_end=False)
+    assert turns == [alice[0], bob, alice[1], bob, carol, alice[2], bob]
 
 
 def test_the_same_idempotency_key_gives_the_same_run(kept: Runs) -> None:
