@@ -330,7 +330,7 @@ class SweepWork(_Work):
             work = self.sweep.admit(largest)
         except LimitExceeded as error:
             # The caller sent no network that could be made smaller.
-            raise LimitExceeded(error.name, error.asked, error.allowed, ("sweep",)) from None
+            raise error.at(("sweep",)) from None
         context.mark_compiled(largest.program.nbytes)
         largest.feeder.check(self.sweep.feed(0))
         admission_of(context)(largest.program, work, len(largest.program.nodes) * asked.count, 1)

@@ -84,7 +84,7 @@ def _counts_of(store: Store) -> Counts | None:
     """Ask the database; None if that is not possible. A database that is not there yet is not made."""
     try:
         file = file_of(store.settings)
-        if file is not None and not file.exists():
+        if file is not None and not os.path.exists(file):
             return NONE if _may_be_made(file) else None
         counts = store.runs.counts()
         return {name: counts.get(name, 0) for name in ("queued", "running")} | {"runners": store.runs.runners()}
@@ -94,7 +94,7 @@ def _counts_of(store: Store) -> Counts | None:
 
 def _may_be_made(file: Path) -> bool:
     """Return whether a file and its folders can be made, as far as that is seen without making them."""
-    there = next(folder for folder in file.parents if folder.exists())
+    there = next(folder for folder in file.parents if os.path.exists(folder))
     return there.is_dir() and os.access(there, os.W_OK)
 
 

@@ -293,7 +293,7 @@ def run_steps(id: str) -> Response:  # noqa: A002
         ticket.open_stream()
         ticket.deadline = float("inf")
         ticket.give_slot_back()
-        stream = RunStream(
+        response = RunStream(
             running.store,
             environ,
             entry,
@@ -303,11 +303,7 @@ def run_steps(id: str) -> Response:  # noqa: A002
             ticket=ticket,
             memory=held.memory,
             admission=running.admission,
-        )
-        media_type = stream.format.media_type + ("; tensors=base64" if base64 else "")
-        # The second header tells nginx not to wait for more.
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        response = Response(stream, content_type=media_type, headers=headers)
+        ).response(base64)
         response.call_on_close(held.keep())
         return response
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from schemas.runs import UNFINISHED
-from service.store.run_entries import BY_OWNER
-from service.store.tables import blobs, owners, parts, records, runs
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     BindParameter,
@@ -27,7 +26,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
-from typing import Any
+
+from schemas.runs import UNFINISHED
+from service.store.run_entries import BY_OWNER
+from service.store.tables import blobs, owners, parts, records, runs
 
 RESUMABLE = ("completed", "stopped", "cancelled", "failed")
 RECENT_SECONDS = 900.0
