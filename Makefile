@@ -58,7 +58,7 @@ test: $(VENV)/.dev ## set everything up and run every check and test
 	@$(BIN)/python scripts/demo.py || [ $$? = 3 ]
 	@said=$$(mktemp -d); trap 'rm -rf "$$said"' EXIT; \
 	$(MAKE) --no-print-directory lint >"$$said/lint" 2>&1 & lint=$$!; \
-	$(BIN)/python -m pytest $(BROWSER) >"$$said/browser" 2>&1 & browser=$$!; \
+	$(BIN)/python -m pytest -p no:schemathesis $(BROWSER) >"$$said/browser" 2>&1 & browser=$$!; \
 	$(BIN)/python -m pytest -n $$($(BIN)/python -c 'import os; print(os.cpu_count() or 1)') --dist worksteal \
 		$(BROWSER:%=--ignore=%); tested=$$?; \
 	wait $$browser; browsed=$$?; wait $$lint; linted=$$?; cat "$$said/browser" "$$said/lint"; \

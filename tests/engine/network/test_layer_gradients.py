@@ -76,6 +76,14 @@ class Compiled:
         return fine, abs(fine - coarse) + ROUNDINGS * np.finfo(float).eps * size / STEP, size
 
 
+def differs_in_training(example):
+    """Return whether a layer has another graph in training than in inference."""
+    graphs = [
+        compiled(example.definition, example.inputs(0), training=training).model.graph for training in (False, True)
+    ]
+    return str(graphs[0]) != str(graphs[1])
+
+
 def check(example, training):
     """Compare the gradients of parameters and inputs along a direction. Return whether the loss is a number."""
     network = Compiled(example, training)
@@ -110,6 +118,10 @@ def test_gradients_agree_with_differences(declaration, training):
 @EVERY_LAYER
 def test_gradients_agree_with_differences_for_any_option(declaration, training):
     for option, examples in variations(declaration):
+        if training:  # most layers compute the same in both modes, which one check covers
+            examples = [example for example in examples if differs_in_training(example)]
+            if not examples:
+                continue
         checked = [check(example, training) for example in examples]
         assert any(checked), f"no value of {option!r} but the default could be tried; see layer_examples.py"
 
