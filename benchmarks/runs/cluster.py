@@ -1,4 +1,4 @@
-"""What it costs, and what it brings, to share large requests among processes and machines.
+"""Costs and gains of sharing large requests among processes and machines.
 
     python -m benchmarks.runs.cluster [--rounds 5] [--widths 1,2,3] [--only gradient|sweep]
 

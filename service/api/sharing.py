@@ -42,7 +42,7 @@ log = logging.getLogger("nabla.error")
 
 
 class Surroundings(NamedTuple):
-    """What a computation takes along to the process that computes a part of it."""
+    """The settings and limits that travel with a part to the process that computes it."""
 
     settings: Settings
     """Those of the server that decide what may be computed, without secrets and addresses."""
@@ -53,7 +53,7 @@ class Surroundings(NamedTuple):
 
 
 def surroundings_of(context: Context) -> Surroundings:
-    """Return what the parts of a computation take along."""
+    """Return the surroundings of the parts of a computation."""
     settings = context.runtime.settings
     names = [item.name for item in fields(Settings) if item.name.startswith(("max_", "cached_", "pooled_"))]
     return Surroundings(

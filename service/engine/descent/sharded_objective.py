@@ -26,8 +26,7 @@ from service.engine.watch import Watch
 class ShardedObjective(BatchObjective):
     """The loss of a network, each batch of which is computed in shards, here or by a spread.
 
-    The Hessian is an exception: it is computed of the whole batch at once. Optimizers that need it are limited to few
-    parameters, and it is not used for anything else but words.
+    The Hessian is that of the whole batch at once: the optimizers that need it allow few parameters.
     """
 
     def __init__(

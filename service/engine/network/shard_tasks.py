@@ -1,4 +1,4 @@
-"""What belongs to a batch and to none of its shards: penalties, and the sums of weights by which a mean divides."""
+"""Tasks about a whole batch and none of its shards: penalties, and the sums of weights by which a mean divides."""
 
 from __future__ import annotations
 
