@@ -398,8 +398,9 @@ def resume_run(id: str) -> Response:  # noqa: A002
         entry = asked.store.runs.resume(asked.owner, id, steps)
         if entry is None:
             raise unknown(id)
-        if entry.status in ENDED:
-            raise conflict(entry, "it cannot go on")
+        # Another request may have changed it in between.
+        if entry.status in ENDED or entry.extra_steps != before.extra_steps + (steps or 0):
+            raise conflict(entry, "another request has changed it in this moment")
     return as_json(described(entry), 202)
 
 
