@@ -34,7 +34,7 @@ from tests.support import network, xor
 POSTS = {
     f"{operation.path} {name}": (operation.path, dict(body))
     for operation in ENDPOINTS
-    if operation.method == "POST"
+    if operation.method == "POST" and "{" not in operation.path
     for name, body in operation.examples.items()
 }
 
@@ -90,7 +90,7 @@ def test_programs_and_graphs_are_gone_when_they_are_evicted(
     programs, workspaces = made(monkeypatch, plan.Program), made(monkeypatch, plan.Workspace)
     graphs = made(monkeypatch, Graph)
     answer = client.post(path, json=body, headers={"Accept": accept}, buffered=True)
-    assert answer.status_code in (200, 201, 406)
+    assert answer.status_code in (200, 201, 202, 406)
     if answer.status_code == 200 and path != "/v1/networks":  # which compiles nothing
         assert any(program() for program in programs) or path in INTERPRETED
         assert any(graph() for graph in graphs) or path.startswith("/v1/functions")

@@ -138,7 +138,7 @@ def many(server: Server, count: int, path: str) -> set[int]:
 def test_logs_of_a_server_are_complete_when_it_has_stopped() -> None:
     port = "0"
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("NABLA_", "PROMETHEUS_"))}
-    environment |= {"PORT": port, "WEB_CONCURRENCY": "2", "NABLA_LOG_FORMAT": "json"}
+    environment |= {"PORT": port, "WEB_CONCURRENCY": "2", "NABLA_LOG_FORMAT": "json", "NABLA_RUNNERS": "0"}
     command = [sys.executable, "-m", "gunicorn"]
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE

@@ -11,7 +11,7 @@ from tests.api.training import EVENTS, NDJSON, training
 from tests.conftest import Post
 from tests.support import Server, every, strict_json, xor
 
-ASKED = [operation for operation in ENDPOINTS if operation.method == "POST"]
+ASKED = [operation for operation in ENDPOINTS if operation.method == "POST" and "{" not in operation.path]
 LISTED = [operation.path for operation in ENDPOINTS if operation.method == "GET" and "{" not in operation.path]
 
 
@@ -25,7 +25,7 @@ def assert_one_newline(content: bytes) -> None:
 def test_documents(post: Post, operation: Endpoint, accept: str) -> None:
     body = next(iter(operation.examples.values()))
     response = post(body, operation.path, Accept=accept)
-    assert response.status_code in (200, 201)
+    assert response.status_code in (200, 201, 202)
     assert_one_newline(response.get_data())
     assert response.content_length == len(response.get_data())
 

@@ -17,7 +17,7 @@ from service.engine.network.evaluate import EvaluationTask
 from service.engine.onnx import file
 from service.problems import KINDS, Problem, pointer
 from tests.conftest import MakeClient, Post
-from tests.support import PROBLEM, Server, assert_problem, every, faults, head, network, strict_json, xor
+from tests.support import LOOPBACK, PROBLEM, Server, assert_problem, every, faults, head, network, strict_json, xor
 
 GRADIENTS = "/v1/gradients"
 
@@ -114,6 +114,11 @@ def conflict(make: MakeClient, _: pytest.MonkeyPatch) -> TestResponse:
     return client.post(f"/v1/runs/{run}/cancel")
 
 
+def cluster_unavailable(make: MakeClient, _: pytest.MonkeyPatch) -> TestResponse:
+    long = xor(loss="mse", optimizers=["sgd", "adam"], steps=100_000, include=...)
+    return make(cluster=f"tcp://{LOOPBACK}:1").post("/v1/train/compare", json=long)
+
+
 MADE: dict[str, Callable[[MakeClient, pytest.MonkeyPatch], TestResponse]] = {
     "malformed-body": lambda make, _: make().post(GRADIENTS, data=b"{", content_type="application/json"),
     "bad-request": bad_request,
@@ -137,6 +142,7 @@ MADE: dict[str, Callable[[MakeClient, pytest.MonkeyPatch], TestResponse]] = {
     "store-unavailable": store_unavailable,
     "store-full": store_full,
     "conflict": conflict,
+    "cluster-unavailable": cluster_unavailable,
 }
 
 

@@ -109,7 +109,6 @@ WHOLE = state_bytes({"a": np.arange(5.0), "b": [1, (2.5, None)], "c": np.float32
         _with_header(b'{"arrays":[[["<f8"],[1]]],"state":{}}', bytes(16)),
         _with_header(b'{"arrays":[],"state":{"$items":[[{"$items":[]},1]]}}'),
         _with_header(b'{"arrays":[],"state":' + b"[" * 10**5 + b"]" * 10**5 + b"}"),
-        _with_header(b'{"arrays":[],"state":{"a":1' + b"0" * 10**4 + b"}}"),
     ],
 )
 def test_bytes_that_are_no_state_raise_one_error(content: bytes) -> None:

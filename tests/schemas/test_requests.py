@@ -253,7 +253,11 @@ def kinds_of(hint: Any) -> tuple[type, ...]:
     return (dict,) if is_typeddict(found) else (found,)
 
 
-@every("operation", [each for each in ENDPOINTS if each.takes], ids=lambda each: each.path)
+# The view of /v1/runs cuts the request of the kind out of the body before the schema reads it.
+WHOLE = [each for each in ENDPOINTS if each.takes and each.path != "/v1/runs"]
+
+
+@every("operation", WHOLE, ids=lambda each: each.path)
 def test_requests_are_loaded_into_what_their_type_says(operation: Endpoint) -> None:
     """Types are checked by mypy; that values are of these types, nobody else checks."""
     schema: Any = operation.takes

@@ -63,7 +63,7 @@ class Budget:
     @property
     def spent_share(self) -> float:
         """The share of the whole budget that is spent."""
-        return 1.0 - self.left / self._whole
+        return 1.0 - self.left / self._whole if self._whole else 1.0
 
     def spend(self, seconds: float) -> None:
         """Count seconds of work that is done in any case."""
