@@ -62,8 +62,12 @@ class RollingWork:
         self.context, self.beside, self.known = context, beside, known
         self.streamed = context.form != "json"
         self.rolling = Runs(context.compiled, expression, plan, context.limits, self._reserve, admission_of(context))
-        if state is not None:
-            self.rolling.restore(state)
+        try:
+            if state is not None:
+                self.rolling.restore(state)
+        except BaseException:
+            self.rolling.close()
+            raise
         context.mark_compiled(self.rolling.memory)
         self.reason = ""
         self._before_end: dict[str, Any] | None = None
