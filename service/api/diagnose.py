@@ -22,7 +22,7 @@ from service.api.insight_examples import DIAGNOSE
 from service.api.network_request import built, compiled, in_terms_of, task_and_feed
 from service.api.sharing import InOrder, Surroundings, part_context, seconds_of, shared_by, surroundings_of
 from service.api.streaming import admission_of, collect, respond
-from service.api.training import reserving, start
+from service.api.training_request import reserving, start
 from service.capacity.costs import NODE_SECONDS
 from service.engine.arrays import Array
 from service.engine.errors import DeadlineExceeded, Fault, InvalidRequest, LimitExceeded

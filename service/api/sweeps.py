@@ -26,7 +26,7 @@ from service.api.sharing import (
     shared_by,
     surroundings_of,
 )
-from service.api.training import reserving, start
+from service.api.training_request import reserving, start
 from service.engine.descent.cost import RULE_CALLS, no_need
 from service.engine.descent.training import Training
 from service.engine.errors import EngineError, InvalidRequest, LimitExceeded, Stopped
