@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
-from typing import Any, Generic, NamedTuple, TypeVar
-
 from service.api.context import Context, Runtime, runtime_of
-from service.capacity.admission import Ticket
+from service.capacity.admission import FreeTicket
 from service.capacity.costs import CALL_SECONDS, OPERATION_SECONDS
 from service.cluster.inside import unwanted
 from service.cluster.values import name_of
@@ -26,6 +23,7 @@ from service.engine.limits import Limits
 from service.engine.parallel import Executor, Future, InTurn
 from service.observing.timer import Timer
 from service.problems import Problem
+from typing import Any, Generic, NamedTuple, TypeVar
 
 N = TypeVar("N")
 T = TypeVar("T")
@@ -46,22 +44,8 @@ LATER_SECONDS = 10.0
 log = logging.getLogger("nabla.error")
 
 
-class _PartTicket(Ticket):
-    """The ticket of a part. It waits for no slot and has no deadline: the process computes nothing else, and whoever
-    waits for the part tells when it is not wanted any more."""
-
-    __slots__ = ()
-
-    def __post_init__(self) -> None:
-        self.deadline = math.inf
-
-    def weigh(self, cost: float, *, alone: bool = False) -> None:
-        """Note the cost; a part needs no slot."""
-        self.cost = cost
-
-
 class Surroundings(NamedTuple):
-    """What a computation takes along to the process that computes a part of it."""
+    """The settings and limits that travel with a part to the process that computes it."""
 
     settings: Settings
     """Those of the server that decide what may be computed, without secrets and addresses."""
@@ -72,7 +56,7 @@ class Surroundings(NamedTuple):
 
 
 def surroundings_of(context: Context) -> Surroundings:
-    """Return what the parts of a computation take along."""
+    """Return the surroundings of the parts of a computation."""
     settings = context.runtime.settings
     names = [item.name for item in fields(Settings) if item.name.startswith(("max_", "cached_", "pooled_"))]
     return Surroundings(
@@ -90,7 +74,7 @@ def _runtime(settings: Settings) -> Runtime:
 def part_context(surroundings: Surroundings) -> Iterator[Context]:
     """Return the context in which another process computes a part."""
     runtime = _runtime(surroundings.settings)
-    ticket = _PartTicket(runtime.admission, "", time.monotonic())
+    ticket = FreeTicket(runtime.admission, "", time.monotonic())
     ticket.left = unwanted()
     environ = {"PATH_INFO": "part"}
     with runtime.memory.reservation() as memory:
@@ -191,7 +175,7 @@ def several(
 
 
 def is_later(error: Problem) -> bool:
-    """Return whether a part failed because nobody could compute it now, and not because of what it is."""
+    """Return whether a part failed because nobody could compute it now, and not because of what it is. Log that."""
     later = error.status == 503
     if later:
         log.warning("parts are computed in this process: %s", error.detail)

@@ -1,4 +1,4 @@
-"""What a worker of the cluster computes for this service: its report, and the parts of computations.
+"""The functions that a worker of the cluster runs for this service: its report, and the parts of computations.
 
 Calls, values and results are pickles of ours, which Dask carries as bytes. Arrays that Dask itself takes apart and puts
 together may begin at any byte, and NumPy sums such arrays in other blocks, which gives other bits.
@@ -6,15 +6,14 @@ together may begin at any byte, and NumPy sums such arrays in other blocks, whic
 
 from __future__ import annotations
 
-import gc
 import pickle
 import threading
+import gc
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
-
 from service.cluster.inside import computing
-from service.cluster.process import DONE, RAISED, Named, written
+from service.cluster.process import DONE, Named, RAISED, written
 from service.engine.fingerprint import describe, fingerprint
+from typing import Any, NamedTuple
 
 SHARED_BYTES = 256 * 2**20
 """Memory of shared values that each worker keeps for later parts, at most, as pickles and once more as they are."""
@@ -23,14 +22,14 @@ OTHER = "other"
 
 
 class Report(NamedTuple):
-    """What a worker says about its numerics; an empty fingerprint means that it cannot say."""
+    """The numerics of a worker, in its own words; an empty fingerprint means that it cannot say."""
 
     fingerprint: str
     about: str
 
 
 def report() -> Report:
-    """Return what decides about the bits of this worker.
+    """Return the report of this worker.
 
     The server asks once, before the first part. From then on the garbage collector leaves alone what Dask has made,
     which takes three percent of small steps.

@@ -17,6 +17,7 @@ from service.api.run_kinds import KINDS
 from service.api.run_requests import cut
 from service.api.runs_examples import RUNS
 from service.api.state_file import state_bytes
+from service.store.runs import Runs
 from tests.api.runs import LINE, NDJSON, PATH, UNKNOWN, Hand, compute, lines, run_of, runs_of, started
 from tests.conftest import MakeClient
 from tests.support import assert_described, assert_problem, every, faults, strict_json, xor
@@ -442,6 +443,22 @@ def test_more_steps_give_what_a_longer_run_gives(client: FlaskClient) -> None:
     one, other = (client.get(f"{PATH}/{name}/steps", buffered=True).get_data() for name in (short, long))
     assert one == other
     assert client.get(f"{PATH}/{short}").json["attempt"] == 2
+
+
+def test_of_two_requests_for_more_steps_at_once_one_is_a_conflict(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = started(client)
+    Hand(client, name).finish(5)
+    resume = Runs.resume
+
+    def second(runs: Runs, owner: str, run: str, steps: int | None) -> Any:
+        resume(runs, owner, run, 3)
+        return resume(runs, owner, run, steps)
+
+    monkeypatch.setattr(Runs, "resume", second)
+    assert_problem(client.post(f"{PATH}/{name}/resume", json={"steps": 7}), "conflict")
+    assert client.get(f"{PATH}/{name}").json["of"] == 8
 
 
 def test_what_the_status_of_a_run_does_not_allow_is_a_conflict(client: FlaskClient) -> None:
