@@ -16,13 +16,16 @@ import secrets
 import subprocess
 import sys
 import time
-import numpy as np
-import orjson
-import service.app  # noqa: F401 (all endpoints)
-from benchmarks.measure import Timing, blas, duration, free_port, in_turns, installed, table, typical_ratio
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import orjson
+
+import service.app  # noqa: F401 (all endpoints)
+from benchmarks.measure import Timing, blas, duration, free_port, in_turns, installed, table, typical_ratio
 from schemas.evaluation import GradientsRequest
 from schemas.sweeps import SweepRequest
 from service.api.context import Context, Runtime, runtime_of
@@ -40,7 +43,6 @@ from service.engine.parallel import Executor
 from service.observing.timer import Timer
 from service.packaged import packaged
 from service.problems import Problem
-from typing import Any
 
 ALONE = "in process"
 SAMPLES, SHARD = 8192, 1024

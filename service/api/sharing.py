@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from typing import Any, Generic, NamedTuple, TypeVar
+
 from service.api.context import Context, Runtime, runtime_of
 from service.capacity.admission import FreeTicket
 from service.capacity.costs import CALL_SECONDS, OPERATION_SECONDS
@@ -23,7 +25,6 @@ from service.engine.limits import Limits
 from service.engine.parallel import Executor, Future, InTurn
 from service.observing.timer import Timer
 from service.problems import Problem
-from typing import Any, Generic, NamedTuple, TypeVar
 
 N = TypeVar("N")
 T = TypeVar("T")

@@ -6,14 +6,15 @@ together may begin at any byte, and NumPy sums such arrays in other blocks, whic
 
 from __future__ import annotations
 
+import gc
 import pickle
 import threading
-import gc
 from collections.abc import Callable, Sequence
-from service.cluster.inside import computing
-from service.cluster.process import DONE, Named, RAISED, written
-from service.engine.fingerprint import describe, fingerprint
 from typing import Any, NamedTuple
+
+from service.cluster.inside import computing
+from service.cluster.process import DONE, RAISED, Named, written
+from service.engine.fingerprint import describe, fingerprint
 
 SHARED_BYTES = 256 * 2**20
 """Memory of shared values that each worker keeps for later parts, at most, as pickles and once more as they are."""
