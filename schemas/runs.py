@@ -29,7 +29,8 @@ RUN_STATUSES: Mapping[str, str] = {
     "cancelled": "its owner cancelled it, or it reached a limit of this server",
     "failed": "it could not be computed to its end; the reason says why",
 }
-ENDED = frozenset(RUN_STATUSES) - {"queued", "running"}
+UNFINISHED = ("queued", "running")
+ENDED = frozenset(RUN_STATUSES) - {*UNFINISHED}
 """The statuses of runs that have ended."""
 STATUS = about("; ".join(f"{name}: {meaning}" for name, meaning in RUN_STATUSES.items()))
 
@@ -130,7 +131,7 @@ class RunSchema(StartedRunSchema):
     created = fields.DateTime(required=True)
     started = fields.DateTime(required=True, allow_none=True, metadata=about("when a runner took it first"))
     ended = fields.DateTime(required=True, allow_none=True)
-    bytes = fields.Integer(required=True, metadata=about("that it takes: request, records, checkpoint and result"))
+    bytes = fields.Integer(required=True, metadata=about("that it takes: request, records, state and result"))
     fingerprint = fields.String(
         required=True,
         allow_none=True,

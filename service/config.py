@@ -135,7 +135,7 @@ class Settings:
     max_run_steps: int = field(default=100_000_000, metadata={"about": "steps of a run"})
     max_run_operations: int = field(default=10**16, metadata={"about": "estimated floating-point operations of a run"})
     max_run_bytes: int = field(
-        default=256 * MEBI, metadata={"about": "what is kept of one run: its request, its records and its checkpoint"}
+        default=256 * MEBI, metadata={"about": "what is kept of one run: its request, records, state and result"}
     )
     run_days: float = field(default=30.0, metadata={"about": "days after which a run that ended is removed, 0: never"})
     pool: int = field(

@@ -51,7 +51,7 @@ def training(steps: int, seed: int = 7) -> dict[str, Any]:
 
 @dataclass
 class Outcome:
-    """What happened to one run, and what the client got of it."""
+    """The end of one run, and the records that the client got of it."""
 
     runners_killed: int
     workers_killed: int

@@ -62,8 +62,12 @@ class RollingWork:
         self.context, self.beside, self.known = context, beside, known
         self.streamed = context.form != "json"
         self.rolling = Runs(context.compiled, expression, plan, context.limits, self._reserve, admission_of(context))
-        if state is not None:
-            self.rolling.restore(state)
+        try:
+            if state is not None:
+                self.rolling.restore(state)
+        except BaseException:
+            self.rolling.close()
+            raise
         context.mark_compiled(self.rolling.memory)
         self.reason = ""
         self._before_end: dict[str, Any] | None = None
@@ -269,7 +273,7 @@ def basins(request: LoadedSurface, context: Context, points: Array, shape: tuple
         work = BasinsWork(request["expression"], plan, context, beside)
     except LimitExceeded as error:
         place = "resolution" if error.path[:1] == ("starts",) or not error.path else str(error.path[0])
-        raise LimitExceeded(error.name, error.asked, error.allowed, (_IN_SURFACE.get(place, place),)) from None
+        raise error.at((_IN_SURFACE.get(place, place),)) from None
     except InvalidRequest as error:
         faults = [replace(fault, path=(_IN_SURFACE.get(str(fault.path[0]), fault.path[0]),)) for fault in error.faults]
         raise InvalidRequest(faults) from None

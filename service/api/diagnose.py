@@ -22,7 +22,7 @@ from service.api.insight_examples import DIAGNOSE
 from service.api.network_request import built, compiled, in_terms_of, task_and_feed
 from service.api.sharing import InOrder, Surroundings, part_context, seconds_of, shared_by, surroundings_of
 from service.api.streaming import admission_of, collect, respond
-from service.api.training import reserving, start
+from service.api.training_request import reserving, start
 from service.capacity.costs import NODE_SECONDS
 from service.engine.arrays import Array
 from service.engine.errors import DeadlineExceeded, Fault, InvalidRequest, LimitExceeded
@@ -330,7 +330,7 @@ class SweepWork(_Work):
             work = self.sweep.admit(largest)
         except LimitExceeded as error:
             # The caller sent no network that could be made smaller.
-            raise LimitExceeded(error.name, error.asked, error.allowed, ("sweep",)) from None
+            raise error.at(("sweep",)) from None
         context.mark_compiled(largest.program.nbytes)
         largest.feeder.check(self.sweep.feed(0))
         admission_of(context)(largest.program, work, len(largest.program.nodes) * asked.count, 1)

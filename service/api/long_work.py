@@ -8,7 +8,7 @@ from service.api.streaming import Work
 
 
 class Standing(NamedTuple):
-    """How far a work has come."""
+    """The step that a work has reached."""
 
     step: int
     """Steps that are done. Of several trainings, the steps of all together."""

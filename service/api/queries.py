@@ -1,4 +1,4 @@
-"""What the endpoints without a JSON body share: query parameters, pages, times, and the way to the database."""
+"""The common parts of endpoints without a JSON body: query parameters, pages, times, and the way to the database."""
 
 from __future__ import annotations
 

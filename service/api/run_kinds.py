@@ -11,12 +11,13 @@ from schemas.functions import DescendRequest, LoadedDescend
 from schemas.requests import RequestSchema
 from schemas.sweeps import LoadedSweep, SweepRequest
 from schemas.training import CompareRequest, LoadedCompare, LoadedTrain, TrainRequest
+from service.api.comparisons import ComparisonWork
 from service.api.context import Context
 from service.api.descents import DescendWork
 from service.api.long_work import LongWork
 from service.api.network_request import in_terms_of
 from service.api.sweeps import SweepWork
-from service.api.training import ComparisonWork, TrainingWork
+from service.api.training import TrainingWork
 
 State = dict[str, Any]
 

@@ -12,8 +12,8 @@ import weakref
 from collections.abc import Mapping
 from pathlib import Path
 
+from schemas.runs import RUN_STATUSES
 from service.api.context import Runtime
-from service.store.run_entries import STATUSES
 from service.store.store import Store, file_of
 from service.store_errors import StoreError
 
@@ -48,7 +48,7 @@ def runs_by_status(store: Store) -> dict[str, float]:
         counts = store.runs.counts()
     except StoreError:
         return {}
-    return {status: float(counts.get(status, 0)) for status in STATUSES}
+    return {status: float(counts.get(status, 0)) for status in RUN_STATUSES}
 
 
 class _Counting:
@@ -87,7 +87,7 @@ def _counts_of(store: Store) -> Counts | None:
     """Ask the database; None if that is not possible. A database that is not there yet is not made."""
     try:
         file = file_of(store.settings)
-        if file is not None and not file.exists():
+        if file is not None and not os.path.exists(file):
             return NONE if _may_be_made(file) else None
         counts = store.runs.counts()
         return {name: counts.get(name, 0) for name in ("queued", "running")} | {"runners": store.runs.runners()}
@@ -97,7 +97,7 @@ def _counts_of(store: Store) -> Counts | None:
 
 def _may_be_made(file: Path) -> bool:
     """Return whether a file and its folders can be made, as far as that is seen without making them."""
-    there = next(folder for folder in file.parents if folder.exists())
+    there = next(folder for folder in file.parents if os.path.exists(folder))
     return there.is_dir() and os.access(there, os.W_OK)
 
 

@@ -140,7 +140,7 @@ def within(key: str, value: Any = None) -> Iterator[None]:
     except InvalidRequest as error:
         raise _moved(from_faults(error, value), key) from None
     except LimitExceeded as error:
-        raise LimitExceeded(error.name, error.asked, error.allowed, (key, *error.path)) from None
+        raise error.at((key, *error.path)) from None
     except Problem as problem:
         raise _moved(problem, key) from None
 

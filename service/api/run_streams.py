@@ -20,10 +20,9 @@ import orjson
 from schemas.runs import ENDED
 from service.api.state_file import state_of
 from service.api.stored import hold
-from service.api.streaming import HEARTBEAT, Events, Lines, stopping
+from service.api.streaming import HEARTBEAT, Events, Stream, stopping
 from service.capacity.admission import Admission, Ticket
 from service.capacity.memory import Reservation
-from service.observing.metrics import OPEN_STREAMS, count_stream
 from service.problems import Problem, from_store, from_unexpected
 from service.store.store import Store
 from service.store_errors import NoStore, StoreError
@@ -121,7 +120,7 @@ def watching(store: Store, owner: str, entry: RunEntry) -> Iterator[Watched]:
                 del _watched[key]
 
 
-class RunStream:
+class RunStream(Stream):
     """The body of a response that streams a run: iterating over it reads records, and waits for new ones.
 
     It ends with the end of the run, with a problem, when the server stops, or when the client leaves.
@@ -141,35 +140,17 @@ class RunStream:
         admission: Admission,
     ) -> None:
         """Begin after the step `after`. The tensors of the end are typed arrays if `base64`."""
-        self.store, self.environ, self.entry = store, environ, entry
+        super().__init__(form, environ)
+        self.store, self.entry = store, entry
         self.owner: str = environ["nabla.key"]
         self.after = after
         self.events = form == "sse"
-        self.format = Events if self.events else Lines
         self.base64 = base64
         self.ticket, self.memory, self.admission = ticket, memory, admission
-        self.outcome = "disconnected"
-        self.closed = False
-        OPEN_STREAMS.inc()
 
-    def __iter__(self) -> Iterator[bytes]:
-        try:
-            with watching(self.store, self.owner, self.entry) as watched:
-                yield from self._pieces(watched)
-        except Exception as error:
-            self.outcome = "failed"
-            environ = self.environ
-            document = self._problem(error).document(environ["nabla.request_id"], environ.get("SCRIPT_NAME", ""))
-            yield self.format.error(document)
-        finally:
-            self.close()
-
-    def close(self) -> None:
-        """Count the outcome of the stream. A second call does nothing."""
-        if not self.closed:
-            self.closed = True
-            OPEN_STREAMS.dec()
-            count_stream(self.outcome)
+    def pieces(self) -> Iterator[bytes]:
+        with watching(self.store, self.owner, self.entry) as watched:
+            yield from self._pieces(watched)
 
     def _pieces(self, watched: Watched) -> Iterator[bytes]:
         if self.events:
@@ -237,7 +218,7 @@ class RunStream:
             result = self.store.runs.result(self.owner, entry.id)
         return self.format.end(b"".join(written(end_of(entry, result), self.base64)))
 
-    def _problem(self, error: Exception) -> Problem:
+    def problem(self, error: Exception) -> Problem:
         if isinstance(error, Problem):
             return error
         if isinstance(error, StoreError):

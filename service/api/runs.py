@@ -39,9 +39,9 @@ from service.api.queries import (
     integer_of,
     limit_of,
     query,
-    time_text,
 )
-from service.api.run_kinds import KINDS, RunKind
+from service.api.run_answers import ID, check_resume, conflict, described, entry_of, unknown
+from service.api.run_kinds import KINDS
 from service.api.run_requests import KEY, one_by_one, read_request, read_run, within
 from service.api.run_streams import NONE, TEXT_FACTOR, RunStream, end_of, later, step_of
 from service.api.runs_examples import MORE, NO_MORE, RESUMED, RUN_ID, RUNS, UNTRAINABLE
@@ -58,8 +58,6 @@ if TYPE_CHECKING:
 
 blueprint = Blueprint("runs", __name__)
 
-ID = re.compile(r"[0-9a-f]{32}")
-"""The pattern of the id of a run."""
 IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
 RECORDS, MOST_RECORDS = 100, 1000
 """Default and largest number of records on a page."""
@@ -210,7 +208,7 @@ def list_runs() -> Response:
     last = page[-1] if len(found) > limit else None
     return as_json(
         {
-            "runs": list(map(_told, page)),
+            "runs": list(map(described, page)),
             "next": None if last is None else cursor(last.created, last.id),
             "count": usage.runs,
             "bytes": usage.size,
@@ -231,11 +229,11 @@ def show_run(id: str) -> Response:  # noqa: A002 (the name in the path)
     query(request.environ, ())
     _, base64 = wire.form_and_base64(request.environ, streams=False)
     with asking() as asked:
-        entry = _find(asked, id)
+        entry = entry_of(asked, id)
         hold(asked.memory, TEXT_FACTOR * entry.result_size)
         result = asked.store.runs.result(asked.owner, id) if entry.status in ENDED else None
         ended = None if result is None else end_of(entry, result)
-        pieces = wire.document_in_pieces(_told(entry) | {"result": ended}, base64)
+        pieces = wire.document_in_pieces(described(entry) | {"result": ended}, base64)
     headers = {"Content-Length": str(sum(map(len, pieces)))}
     return Response(pieces, content_type=TYPED if base64 else wire.JSON, headers=headers)
 
@@ -290,7 +288,7 @@ def run_steps(id: str) -> Response:  # noqa: A002
         ticket = held.ticket
         ticket.go_to_storage()
         asked = Asking(environ["nabla.key"], running.store, held)
-        entry = _find(asked, id)
+        entry = entry_of(asked, id)
         if form == "json":
             return _page(asked, entry, after, count)
         # Records have the form that was chosen when the run was started.
@@ -298,7 +296,7 @@ def run_steps(id: str) -> Response:  # noqa: A002
         ticket.open_stream()
         ticket.deadline = float("inf")
         ticket.give_slot_back()
-        stream = RunStream(
+        response = RunStream(
             running.store,
             environ,
             entry,
@@ -308,11 +306,7 @@ def run_steps(id: str) -> Response:  # noqa: A002
             ticket=ticket,
             memory=held.memory,
             admission=running.admission,
-        )
-        media_type = stream.format.media_type + ("; tensors=base64" if base64 else "")
-        # The second header tells nginx not to wait for more.
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        response = Response(stream, content_type=media_type, headers=headers)
+        ).response(base64)
         response.call_on_close(held.keep())
         return response
 
@@ -373,13 +367,13 @@ def cancel_run(id: str) -> Response:  # noqa: A002
     """
     query(request.environ, ())
     with asking() as asked:
-        before = _find(asked, id)
+        before = entry_of(asked, id)
         if before.status in ENDED:
-            raise _conflict(before, "one that has ended cannot be cancelled")
+            raise conflict(before, "one that has ended cannot be cancelled")
         entry = asked.store.runs.cancel(asked.owner, id)
         if entry is None:
-            raise _unknown(id)
-    return as_json(_told(entry))
+            raise unknown(id)
+    return as_json(described(entry))
 
 
 @describe(
@@ -404,14 +398,14 @@ def resume_run(id: str) -> Response:  # noqa: A002
     query(environ, ())
     steps = _more_steps(environ)
     with asking() as asked:
-        before = _find(asked, id)
-        _check_resume(before, steps, asked.store.settings)
+        before = entry_of(asked, id)
+        check_resume(before, steps, asked.store.settings)
         entry, resumed = asked.store.runs.resume(asked.owner, id, steps)
         if entry is None:
-            raise _unknown(id)
+            raise unknown(id)
         if not resumed:
-            raise _conflict(entry, "it was resumed or changed at this moment, and not by this request")
-    return as_json(_told(entry), 202)
+            raise conflict(entry, "it was resumed or changed at this moment, and not by this request")
+    return as_json(described(entry), 202)
 
 
 @describe(
@@ -429,7 +423,7 @@ def remove_run(id: str) -> Response:  # noqa: A002
     with asking() as asked:
         removed = ID.fullmatch(id) is not None and asked.store.runs.remove(asked.owner, id)
     if not removed:
-        raise _unknown(id)
+        raise unknown(id)
     return Response(status=204)
 
 
@@ -456,64 +450,3 @@ def _more_steps(environ: dict[str, Any]) -> int | None:
     finally:
         memory.release()
     return loaded.get("steps")
-
-
-def _check_resume(entry: RunEntry, steps: int | None, settings: Settings) -> None:
-    """Raise `Problem` 409 and 422, and `LimitExceeded`, for a run that cannot go on in this way."""
-    kind: RunKind | None = KINDS.get(entry.kind)
-    extendable = kind is not None and kind.extendable
-    if entry.status not in ENDED:
-        raise _conflict(entry, "it goes on by itself")
-    if entry.status == "diverged":
-        raise _conflict(entry, "more steps would make no more of it; start another one")
-    if steps is not None and not extendable:
-        detail = f"a run of the kind {entry.kind} takes no more steps than its request asks for"
-        raise Problem("invalid", f"#/steps: {detail}", [{"pointer": "#/steps", "detail": detail}])
-    if steps is None and entry.status in ("completed", "stopped"):
-        raise _conflict(entry, "send 'steps' to let it make more" if extendable else "there is nothing left to do")
-    if steps is not None and entry.of + steps > settings.max_run_steps:
-        raise LimitExceeded("run_steps", entry.of + steps, settings.max_run_steps, ("steps",))
-
-
-def _find(asked: Asking, name: str) -> RunEntry:
-    """Return the run with this id. Raises `Problem` 404 where the caller has no such run."""
-    entry = asked.store.runs.find(asked.owner, name) if ID.fullmatch(name) else None
-    if entry is None:
-        raise _unknown(name)
-    return entry
-
-
-def _unknown(name: str) -> Problem:
-    """Return the problem 404 for an id that the caller does not have."""
-    shown = name if len(name) <= 60 else name[:60] + "…"
-    return Problem("not-found", f"No run with the id {shown!r} is here; GET /v1/runs lists yours.")
-
-
-def _conflict(entry: RunEntry, consequence: str) -> Problem:
-    """Return the problem 409 for a run whose status does not allow what was asked."""
-    return Problem("conflict", f"The run is {entry.status}; {consequence}.")
-
-
-def _told(entry: RunEntry) -> dict[str, Any]:
-    """Return the JSON object that describes a run, with its times as text."""
-    rate = entry.step / entry.seconds if entry.step and entry.seconds > 0 else None
-    left = (entry.of - entry.step) / rate if rate and entry.status not in ENDED else None
-    return {
-        "id": entry.id,
-        "kind": entry.kind,
-        "status": entry.status,
-        "reason": entry.reason,
-        "step": entry.step,
-        "of": entry.of,
-        "loss": entry.loss,
-        "learning_rate": entry.learning_rate,
-        "rate": rate,
-        "remaining_seconds": left,
-        "seconds": entry.seconds,
-        "attempt": entry.attempt,
-        "created": time_text(entry.created),
-        "started": None if entry.started is None else time_text(entry.started),
-        "ended": None if entry.ended is None else time_text(entry.ended),
-        "bytes": entry.size,
-        "fingerprint": entry.fingerprint or None,
-    }

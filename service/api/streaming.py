@@ -12,6 +12,7 @@ import bisect
 import itertools
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
@@ -285,44 +286,79 @@ class Events:
         return b"event: error\ndata: %b\n\n" % content
 
 
-class _Stream:
-    """The body of a streamed response: iterating over it computes the work and yields pieces to send.
+class Stream(ABC):
+    """The body of a streamed response: iterating over it yields pieces to send.
 
     The server always closes it, even if it never asked for a piece.
     """
 
-    def __init__(self, work: Work, context: Context) -> None:
-        self.context = context
-        self.format = Events if context.form == "sse" else Lines
-        dump, step = _writer(context.base64), self.format.step
-        self.dump = dump
-        # Not a method: it would make this object hold itself and its work until the garbage collector runs.
-        self.run = _Run(work, context, lambda record: step(record, dump(record)), b"")
+    def __init__(self, form: str, environ: Mapping[str, Any]) -> None:
+        self.format = Events if form == "sse" else Lines
+        self.environ = environ
         self.outcome = "disconnected"
         self.closed = False
         OPEN_STREAMS.inc()
 
     def __iter__(self) -> Iterator[bytes]:
         try:
-            yield from self._pieces()
+            yield from self.pieces()
         except Exception as error:
             # The status was sent long ago, so the stream has to report the error.
             self.outcome = "failed"
-            environ = self.context.environ
-            document = self._problem(error).document(environ["nabla.request_id"], environ.get("SCRIPT_NAME", ""))
-            yield self.run.take() + self.format.error(document)
+            environ = self.environ
+            document = self.problem(error).document(environ["nabla.request_id"], environ.get("SCRIPT_NAME", ""))
+            yield self.unsent() + self.format.error(document)
         finally:
             self.close()
 
     def close(self) -> None:
-        """Stop the work where it is, and count the stream's outcome. A second call does nothing."""
+        """Count the outcome of the stream. A second call does nothing."""
         if not self.closed:
             self.closed = True
             OPEN_STREAMS.dec()
             count_stream(self.outcome)
+
+    def response(self, base64: bool) -> Response:
+        """Return the response with this body, whose tensors are typed arrays if `base64`."""
+        media_type = self.format.media_type + ("; tensors=base64" if base64 else "")
+        # The second header tells nginx not to wait for more.
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return Response(self, content_type=media_type, headers=headers)
+
+    def unsent(self) -> bytes:
+        """Return the records that are still to be sent before an error."""
+        return b""
+
+    @abstractmethod
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the pieces of the body, and set `outcome` at its end."""
+
+    @abstractmethod
+    def problem(self, error: Exception) -> Problem:
+        """Return the problem that an error of `pieces` is."""
+
+
+class _WorkStream(Stream):
+    """The body of a response that streams a work while it is computed."""
+
+    def __init__(self, work: Work, context: Context) -> None:
+        super().__init__(context.form, context.environ)
+        self.context = context
+        dump, step = _writer(context.base64), self.format.step
+        self.dump = dump
+        # Not a method: it would make this object hold itself and its work until the garbage collector runs.
+        self.run = _Run(work, context, lambda record: step(record, dump(record)), b"")
+
+    def close(self) -> None:
+        """Stop the work where it is, and count the stream's outcome. A second call does nothing."""
+        if not self.closed:
+            super().close()
             self.run.work.close()
 
-    def _pieces(self) -> Iterator[bytes]:
+    def unsent(self) -> bytes:
+        return self.run.take()
+
+    def pieces(self) -> Iterator[bytes]:
         run, written = self.run, time.monotonic() - FLUSH
         while True:
             run.proceed()
@@ -341,7 +377,7 @@ class _Stream:
                 written = now
                 yield self.format.heartbeat
 
-    def _problem(self, error: Exception) -> Problem:
+    def problem(self, error: Exception) -> Problem:
         if isinstance(error, Problem):
             return error
         backlog = self.context.runtime.admission.backlog()
@@ -352,8 +388,4 @@ class _Stream:
 
 def respond(work: Work, context: Context) -> Response:
     """Return a response that streams a work in the form that the client asked for; it is computed while it is sent."""
-    stream = _Stream(work, context)
-    media_type = stream.format.media_type + ("; tensors=base64" if context.base64 else "")
-    # The second header tells nginx not to wait for more.
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return Response(stream, content_type=media_type, headers=headers)
+    return _WorkStream(work, context).response(context.base64)

@@ -26,7 +26,7 @@ from service.api.sharing import (
     shared_by,
     surroundings_of,
 )
-from service.api.training import reserving, start
+from service.api.training_request import reserving, start
 from service.engine.descent.cost import RULE_CALLS, no_need
 from service.engine.descent.training import Training
 from service.engine.errors import EngineError, InvalidRequest, LimitExceeded, Stopped
@@ -56,7 +56,7 @@ def training_of(sweep: Sweep, number: int, context: Context) -> Training:
     Raises `ValidationError` if its values do not fit together, and what `start` raises, with the paths of its request.
     """
     request = sweep.load(number)
-    with in_terms_of(request):
+    with in_terms_of(request, may_have_shards=True):
         task, feed = task_and_feed(request, context.limits)
         checkpoint = request.get("checkpoint")
         return start(request, context, task, feed, request["optimizer"], reserving(context), no_need, checkpoint)
@@ -226,8 +226,7 @@ class SweepWork:
             faults = [replace(fault, path=self.sweep.moved(fault.path, 0)) for fault in error.faults]
             raise InvalidRequest(faults) from None
         except LimitExceeded as error:
-            path = self.sweep.moved(error.path, 0)
-            raise LimitExceeded(error.name, error.asked, error.allowed, path) from None
+            raise error.at(self.sweep.moved(error.path, 0)) from None
         try:
             limits.check_steps(count * training.steps, ("vary",))
             work = count * training.cost.work(training.plan.recipe)

@@ -472,3 +472,25 @@ class Ticket:
     def _tell(self) -> Callable[[], None]:
         call, self.ready, self.queued_in = self.ready, _nothing, None
         return call
+
+
+class FreeTicket(Ticket):
+    """The ticket of a computation that is no request: it waits for no slot and has no deadline.
+
+    Its process computes nothing else. `left` returns whether the computation must stop.
+    """
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        self.deadline = math.inf
+
+    def weigh(self, cost: float, *, alone: bool = False) -> None:
+        """Note the cost."""
+        self.cost = cost
+
+    def go_to_storage(self) -> None:
+        """Go on at once."""
+
+    def come_back(self, cost: float) -> None:
+        """Go on at once."""

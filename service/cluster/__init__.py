@@ -7,5 +7,5 @@ values         memory that the pool shares
 dask_cluster   workers of a Dask cluster
 dask_session   one connection to its scheduler
 at_worker      what a worker of the cluster computes
-inside         what a part may ask while it is computed there
+inside         the question whether anybody waits for a part
 """

@@ -102,7 +102,7 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
         for listener in self.sockets:
             listener.close()
         os.nice(NICENESS)
-        runtime = getattr(self.wsgi, "extensions", {})["nabla"]
+        runtime = self.wsgi.extensions["nabla"]
         # As long as a runner lives, no other one has its place.
         name = name_of(f"{SERVER}:{self.metrics_place}")
 

@@ -50,14 +50,18 @@ class InvalidRequest(EngineError):
 class LimitExceeded(EngineError):
     """The request would cost more than the limit called `name` allows."""
 
-    def __init__(self, name: str, asked: float, allowed: float, path: Path = ()) -> None:
+    def __init__(self, name: str, asked: float, allowed: float, path: Path = (), advice: str = "") -> None:
         self.name, self.asked, self.allowed, self.path = name, asked, allowed, path
-        self.advice = ""
+        self.advice = advice
         """A sentence on how to ask for less."""
         super().__init__(f"{name}: {asked} asked, {allowed} allowed")
 
-    def __reduce__(self) -> tuple[type[LimitExceeded], tuple[str, float, float, Path]]:
-        return type(self), (self.name, self.asked, self.allowed, self.path)
+    def at(self, path: Path) -> LimitExceeded:
+        """Return the same error at another path."""
+        return LimitExceeded(self.name, self.asked, self.allowed, path, self.advice)
+
+    def __reduce__(self) -> tuple[type[LimitExceeded], tuple[str, float, float, Path, str]]:
+        return type(self), (self.name, self.asked, self.allowed, self.path, self.advice)
 
 
 class ExtraMissing(EngineError):

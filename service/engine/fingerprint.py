@@ -37,7 +37,7 @@ PREFIXES = ("scipy_openblas", "openblas")
 
 
 class Numerics(NamedTuple):
-    """What decides about the bits of a computation."""
+    """All that decides about the bits of a computation."""
 
     nabla: str
     numpy: str

@@ -30,6 +30,7 @@ from service.problems import Problem
 from service.runner.context import context_of, ticket_of
 from service.runner.lease import Lease
 from service.runner.results import CANCELLED, End, end_of, failure
+from service.store.run_entries import BY_OWNER
 from service.store_errors import QuotaExceeded, StoreError
 from service.wire.writing import dump, written
 
@@ -56,7 +57,6 @@ LOOK_SECONDS = 0.01
 """Seconds between two looks at what others want: a look at each of many short steps would cost some percent."""
 RETRY_SECONDS = 1.0
 """Seconds between two attempts to reach the database."""
-BY_OWNER = "cancelled by its owner"
 BUSY = 503
 """The status of a problem that is over some time later."""
 POSTPONED = "postponed"
@@ -195,13 +195,14 @@ class Execution:
 
     def _advance(self, work: LongWork) -> str:
         """Compute steps until the run ends or is given back."""
-        next_look = 0.0
         self.at_end = KINDS[self.claim.kind].end_size(size_of(work.state()))
-        now = time.monotonic()
+        next_look, now = 0.0, time.monotonic()
+        # The slice begins here: a run that takes long to compile or to restore must not be given back without a step.
+        turn_ends = now + SLICE_SECONDS
         while not work.finished:
             if now >= next_look:
                 next_look = now + LOOK_SECONDS
-                if self.stop.is_set() or (self.lease.others_wait and self._own_seconds() > SLICE_SECONDS):
+                if self.stop.is_set() or (self.lease.others_wait and now > turn_ends):
                     return self._give_back(work)
                 self.caught_up = self.caught_up or work.standing().step >= self.known
                 if not self.cancelled and (reason := self._reason_to_cancel()):
@@ -211,7 +212,7 @@ class Execution:
             self._collect(work.advance())
             if self._has_no_room():
                 next_look = 0.0
-            now = time.monotonic()  # after the step: the record of a long one is written at once
+            now = time.monotonic()  # after the step: what a long one has computed is stored at once
             if now >= self.next_keep or self.held >= HELD_BYTES:
                 self._keep(work)
         return self._finish(work)

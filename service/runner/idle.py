@@ -19,7 +19,7 @@ GLANCE_SECONDS = 0.2
 """Seconds between two looks at the files of SQLite."""
 ASK_SECONDS = 1.0
 """Seconds between two questions to a database server, which has no files to look at."""
-LEASE_SECONDS = 5.0
+QUIET_SECONDS = 5.0
 """Seconds between two questions to a SQLite that has not changed: a lease may be over."""
 
 Mark = tuple[tuple[int, int, int] | None, ...]
@@ -45,7 +45,7 @@ class Idle:
         seen = tuple(map(_mark, self._files))
         if seen[0] is None or (seen == self._seen and now < self._next):
             return False
-        self._seen, self._next = seen, now + LEASE_SECONDS
+        self._seen, self._next = seen, now + QUIET_SECONDS
         return True
 
     def ask_soon(self) -> None:

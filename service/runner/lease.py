@@ -1,7 +1,7 @@
 """The right of a runner to write to a run, which the database grants for a time.
 
 A computation of long steps does not come to the database in time, so a thread does: it renews the lease and reports the
-computing time once a second. Everything that is written to the run goes through `Lease`, one thing at a time.
+computing time once a second. It and the computation write one after the other.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-STATUSES = ("queued", "running", "completed", "stopped", "diverged", "cancelled", "failed")
-"""All statuses of runs."""
+BY_OWNER = "cancelled by its owner"
+"""The reason of a run that its owner has cancelled."""
 
 
 class NewRun(NamedTuple):
@@ -109,7 +109,7 @@ class Claim(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What a runner learns when it keeps something."""
+    """The answer to a runner that keeps something."""
 
     alive: bool
     """Whether the claim still holds. If not, nothing was kept, and the runner must drop the run."""
@@ -118,7 +118,7 @@ class Kept(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far a run has come."""
+    """The step that a run has reached."""
 
     step: int
     loss: float | None

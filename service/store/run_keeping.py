@@ -1,4 +1,4 @@
-"""How a runner writes to a run: records, the progress, the state and the result, all of it or nothing.
+"""The writes of a runner to its run: records, the progress, the state and the result, all of it or nothing.
 
 Each write is bound to the claim of the runner: to its name and the number of the attempt. So a runner that has lost its
 lease to another changes nothing any more.
@@ -36,7 +36,7 @@ LOST = Kept(False, False, False)
 
 
 class Written(NamedTuple):
-    """What a runner stores at once."""
+    """The values that a runner stores at once."""
 
     claim: Claim
     lines: bytes | None

@@ -27,16 +27,16 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
+from schemas.runs import UNFINISHED
+from service.store.run_entries import BY_OWNER
 from service.store.tables import blobs, owners, parts, records, runs
 
-UNFINISHED = ("queued", "running")
 RESUMABLE = ("completed", "stopped", "cancelled", "failed")
 RECENT_SECONDS = 900.0
 """Seconds for which a turn of an owner counts against its next one."""
 MOST_FAILURES = 5
 """Number of attempts, without the state moving on, after which a run fails."""
-CANCELLED = "cancelled by its owner"
-HOPELESS = f"{MOST_FAILURES} attempts ended before the next checkpoint: the processes were stopped or lacked memory"
+HOPELESS = f"{MOST_FAILURES} attempts ended before a new state was stored: processes were stopped or lacked memory"
 REMOVED = "removed"
 """Status of a run that no owner has any more, until all of it is deleted."""
 AT_ONCE = 2000
@@ -330,7 +330,7 @@ RELEASE = (
     .where(_FENCE)
     .values(
         status=case((runs.c.cancel, "cancelled"), else_="queued"),
-        reason=case((runs.c.cancel, CANCELLED)),
+        reason=case((runs.c.cancel, BY_OWNER)),
         ended=case((runs.c.cancel, Now())),
         cancel=false(),
         worker=null(),
@@ -349,7 +349,7 @@ FAIL = (
 CANCEL_WAITING = (
     update(runs)
     .where(_MINE, _IS_FREE)
-    .values(status="cancelled", reason=CANCELLED, ended=Now(), cancel=false(), worker=null(), lease_until=0.0)
+    .values(status="cancelled", reason=BY_OWNER, ended=Now(), cancel=false(), worker=null(), lease_until=0.0)
 )
 CANCEL_RUNNING = update(runs).where(_MINE, runs.c.status == "running").values(cancel=true())
 RESUME = (

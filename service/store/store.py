@@ -37,7 +37,7 @@ log = logging.getLogger("nabla.store")
 
 
 class Opened(NamedTuple):
-    """What an open database holds."""
+    """The repositories of an open database."""
 
     networks: Networks
     runs: Runs

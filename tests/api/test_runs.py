@@ -454,7 +454,7 @@ def test_one_of_two_clients_that_resume_a_run_at_once_is_told_that_it_did_not(
     def check(*given: Any) -> None:
         runs_of(client).resume("", name, 3)  # the other client, between the look and the change
 
-    monkeypatch.setattr("service.api.runs._check_resume", check)
+    monkeypatch.setattr("service.api.runs.check_resume", check)
     assert_problem(client.post(f"{PATH}/{name}/resume", json={"steps": 7}), "conflict", {"steps": 7})
     assert client.get(f"{PATH}/{name}").json["of"] == 8
 

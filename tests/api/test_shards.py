@@ -280,6 +280,10 @@ def test_a_batch_that_is_too_large_for_the_memory_is_computed_in_shards(make_cli
         assert "workspace" in refused["detail"]
         assert refused["errors"][0]["detail"].endswith(SHARDS_NEED_LESS)
         assert_alike(answered(posting(client), asked | {"shards": 300}, path), answered(post, asked, path))
+    sweep = {"request": training, "vary": {"/seed": [1, 2]}}
+    for kind, request in (("train", training), ("sweep", sweep)):
+        refused = assert_problem(client.post("/v1/runs", json={"kind": kind, "request": request}), "limit-exceeded")
+        assert refused["errors"][0]["detail"].endswith(SHARDS_NEED_LESS)
 
 
 def test_a_request_waits_for_a_slot_of_all_its_work(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:

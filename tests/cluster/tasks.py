@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from service.cluster.inside import PartWatch
+from service.cluster.inside import unwanted
 from service.engine.arrays import Array
 from service.engine.errors import Abandoned, Fault, InvalidRequest, LimitExceeded
 
@@ -60,14 +60,12 @@ def refuse(kind: str) -> None:
 
 def last_until_unwanted(marker: str) -> None:
     """Compute until nobody waits; then make the file."""
-    watch = PartWatch(60.0)
-    try:
-        while True:
-            watch.look()
-            time.sleep(0.01)
-    except Abandoned:
-        Path(marker).touch()
-        raise
+    end, is_unwanted = time.monotonic() + 60.0, unwanted()
+    while not is_unwanted():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    Path(marker).touch()
+    raise Abandoned
 
 
 def descriptors() -> list[str]:

@@ -24,16 +24,7 @@ from service.runner.execution import Execution
 from service.store.runs import Claim, Runs
 from service.store_errors import StoreUnavailable
 from tests.conftest import wait_for
-from tests.runner.support import (
-    add,
-    claim,
-    compute,
-    entry_of,
-    lines_of,
-    result_of,
-    training,
-    with_settings,
-)
+from tests.runner.support import add, claim, compute, entry_of, lines_of, result_of, training, with_settings
 from tests.support import every
 
 COMPARE = {key: value for key, value in training(30).items() if key != "optimizer"} | {
@@ -455,11 +446,11 @@ def test_a_long_step_keeps_the_lease_and_shows_its_time(
     monkeypatch: pytest.MonkeyPatch, make_fake: MakeFake, runtime: Runtime
 ) -> None:
     monkeypatch.setattr(lease, "BEAT_SECONDS", 0.05)
-    monkeypatch.setattr(lease, "SECONDS", 0.4)
+    monkeypatch.setattr(lease, "SECONDS", 1.5)
     seen: list[float] = []
 
     def do(step: int, context: Context) -> None:
-        end = time.monotonic() + 1.0
+        end = time.monotonic() + 2.0
         while time.monotonic() < end:
             assert runtime.store.runs.claim("two", 1.0) is None
             seen.append(entry_of(runtime, run).seconds)
@@ -467,7 +458,7 @@ def test_a_long_step_keeps_the_lease_and_shows_its_time(
 
     make_fake(1, do)
     run = add(runtime, training(1))
-    assert Execution(runtime, claim(runtime, seconds=0.4), threading.Event()).compute() == "completed"
+    assert Execution(runtime, claim(runtime, seconds=1.5), threading.Event()).compute() == "completed"
     assert len(set(seen)) > 3 and seen == sorted(seen)
 
 
@@ -553,6 +544,41 @@ def test_a_run_gives_its_place_to_one_that_waits(
     while entry_of(runtime, first).status != "completed" or entry_of(runtime, second).status != "completed":
         compute(runtime)
     assert len(lines_of(runtime, first)) == len(lines_of(runtime, second)) == 6
+
+
+def test_a_run_that_takes_long_to_begin_makes_steps_although_others_wait(
+    monkeypatch: pytest.MonkeyPatch, often: None, make_fake: MakeFake, runtime: Runtime
+) -> None:
+    make_fake(6, lambda step, context: None)
+    first, second = add(runtime, training(6)), add(runtime, training(6))
+    began = Execution._begin
+
+    def begin_slowly(self: Execution, memory: Any) -> Any:
+        work = began(self, memory)
+        self.began -= 100.0  # as if it had compiled for so long
+        self.lease.others_wait = True
+        return work
+
+    monkeypatch.setattr(Execution, "_begin", begin_slowly)
+    assert [compute(runtime), compute(runtime)] == ["completed", "completed"]
+    assert len(lines_of(runtime, first)) == len(lines_of(runtime, second)) == 6
+
+
+def test_the_record_of_a_long_step_is_stored_before_the_next_step(
+    monkeypatch: pytest.MonkeyPatch, make_fake: MakeFake, runtime: Runtime
+) -> None:
+    for name in ("KEEP_SECONDS", "LONGEST_KEEP_SECONDS"):
+        monkeypatch.setattr(execution, name, 0.01)
+    run = add(runtime, training(3))
+    stored: list[int] = []
+
+    def do(step: int, context: Context) -> None:
+        stored.append(len(lines_of(runtime, run)))
+        time.sleep(0.05)  # longer than the time between two writes
+
+    make_fake(3, do)
+    assert compute(runtime) == "completed"
+    assert stored == [0, 1, 2]
 
 
 def test_a_run_that_two_kinds_of_processors_computed_says_so(

@@ -11,7 +11,7 @@ from service.api.context import Runtime, runtime_of
 from service.api.run_queue import FRESH_SECONDS, queue, runs_by_status
 from service.config import Settings
 from service.runner import loop
-from service.runner.idle import LEASE_SECONDS, Idle
+from service.runner.idle import QUIET_SECONDS, Idle
 from service.runner.loop import Runner
 from service.store.runs import Runs
 from service.store_errors import NoStore, StoreUnavailable
@@ -39,7 +39,7 @@ def test_sqlite_is_asked_after_changes_and_when_leases_may_be_over(tmp_path: Pat
     assert idle.is_worth_asking() and not idle.is_worth_asking()
     idle.ask_soon()
     assert idle.is_worth_asking() and not idle.is_worth_asking()
-    clock.now += LEASE_SECONDS
+    clock.now += QUIET_SECONDS
     assert idle.is_worth_asking() and not idle.is_worth_asking()
 
 

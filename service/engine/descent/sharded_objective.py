@@ -26,8 +26,7 @@ from service.engine.watch import Watch
 class ShardedObjective(BatchObjective):
     """The loss of a network, each batch of which is computed in shards, here or by a spread.
 
-    The Hessian is an exception: it is computed of the whole batch at once. Optimizers that need it are limited to few
-    parameters, and it is not used for anything else but words.
+    The Hessian is that of the whole batch at once: the optimizers that need it allow few parameters.
     """
 
     def __init__(
@@ -77,12 +76,7 @@ class ShardedObjective(BatchObjective):
         programs = {id(program): program for each in used for program in each.used}.values()
         sums = max(each.sum_bytes for each in used)
         self.nbytes = sum(program.nbytes for program in programs) + self.flat.nbytes + sums
-        self.work = max(each.work for each in self._batches.values())
-        self.validation_work = 0.0 if self._validation is None else self._validation[0].work
-        self.total_work = everything.work
-        self.calls = self._main.calls
-        self.program = self._main.program
-        self.elsewhere = spread is not None and self.work >= spread.least_work
+        self._set_costs()
         admit(self)
         reserve(self.nbytes)
         self._memory = Workspaces(watch)
@@ -99,6 +93,14 @@ class ShardedObjective(BatchObjective):
         """The evaluation of the batch that began last."""
         self._last_of_all: Total | None = None
         """The last evaluation of all samples by `total`."""
+
+    def _set_costs(self) -> None:
+        self.work = max(each.work for each in self._batches.values())
+        self.validation_work = 0.0 if self._validation is None else self._validation[0].work
+        self.total_work = self._everything.work
+        self.calls = self._main.calls
+        self.program = self._main.program
+        self.elsewhere = self._spread is not None and self.work >= self._spread.least_work
 
     def _validating(self, cut: Callable[[Task], Sharded], task: Task, feed: Feed) -> Sharded:
         with of_validation():

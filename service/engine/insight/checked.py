@@ -19,11 +19,11 @@ from service.engine.insight.check_report import Report
 from service.engine.insight.differences import STEPS
 from service.engine.insight.function_claims import read_numbers
 from service.engine.insight.subject import Located, Path, Subject
-from service.engine.insight.trained_network import NetworkQuestion, TrainedNetwork, wide
+from service.engine.insight.trained_network import TrainedNetwork, wide
 from service.engine.limits import Limits
 from service.engine.network.feed import Feed
 from service.engine.network.prepare import Prepared, prepare
-from service.engine.network.task import Task
+from service.engine.network.task import NetworkQuestion, Task
 from service.engine.network.vectors import ParametersSide
 from service.engine.watch import Watch
 

@@ -21,12 +21,11 @@ from service.engine.graph.interpreter import steps
 from service.engine.graph.ir import Graph, Node, NoGradient, count_work, reachable
 from service.engine.graph.plan import WorkspacePool
 from service.engine.insight.leaves import leaves_of
-from service.engine.insight.trained_network import NetworkQuestion
 from service.engine.limits import Limits
 from service.engine.network.answer_warnings import blocked
 from service.engine.network.feed import Feed, Feeder
 from service.engine.network.prepare import Prepared, prepare
-from service.engine.network.task import Task
+from service.engine.network.task import NetworkQuestion, Task
 from service.engine.texts import Sentence, say
 from service.engine.watch import Watch
 

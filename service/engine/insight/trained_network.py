@@ -1,10 +1,8 @@
-"""The common parts of checks and verdicts about networks: the base of their tasks, and their trained parameters."""
+"""The common parts of checks and verdicts about networks: their trained parameters."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -19,23 +17,6 @@ from service.engine.network.prepare import prepare
 from service.engine.network.task import Task
 from service.engine.network.vectors import ParametersSide
 from service.engine.watch import Watch
-
-
-@dataclass(frozen=True)
-class NetworkQuestion:
-    """The base of tasks about a network; each subclass adds `compile`."""
-
-    graphs: ClassVar[float] = 1.0
-    """The effort of compiling, in graphs of the network."""
-    task: Task
-
-    @property
-    def key(self) -> Task:
-        return self.task
-
-    @property
-    def effort(self) -> float:
-        return self.graphs * self.task.effort
 
 
 class TrainedNetwork:

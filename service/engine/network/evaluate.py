@@ -35,7 +35,7 @@ from service.engine.network.flat import Piece, Space, tree_of
 from service.engine.network.model import Model
 from service.engine.network.prepare import Prepared, one_sample, prepare
 from service.engine.network.surprises import Surprises, constant
-from service.engine.network.task import Task
+from service.engine.network.task import NetworkQuestion, Task
 from service.engine.network.total_loss import TotalLoss
 from service.engine.watch import Watch
 
@@ -202,19 +202,8 @@ def _read_tree(
     return tree
 
 
-@dataclass(frozen=True)
-class EvaluationTask:
+class EvaluationTask(NetworkQuestion):
     """The task of evaluating a network: its outputs and, with losses, its gradients."""
-
-    task: Task
-
-    @property
-    def key(self) -> Task:
-        return self.task
-
-    @property
-    def effort(self) -> float:
-        return self.task.effort
 
     def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> Evaluation:
         return compile_task(self.task, limits, pool, watch)

@@ -1,4 +1,4 @@
-"""What belongs to a batch and to none of its shards: penalties, and the sums of weights by which a mean divides."""
+"""Tasks about a whole batch and none of its shards: penalties, and the sums of weights by which a mean divides."""
 
 from __future__ import annotations
 
@@ -10,23 +10,12 @@ from service.engine.limits import Limits
 from service.engine.network.model import Model
 from service.engine.network.parameters import ParameterVector
 from service.engine.network.prepare import prepare
-from service.engine.network.task import Task
+from service.engine.network.task import NetworkQuestion
 from service.engine.watch import Watch
 
 
-@dataclass(frozen=True)
-class PenaltyTask:
+class PenaltyTask(NetworkQuestion):
     """The task of computing the penalties of a network and their gradient, which depend on no sample."""
-
-    task: Task
-
-    @property
-    def key(self) -> Task:
-        return self.task
-
-    @property
-    def effort(self) -> float:
-        return self.task.effort
 
     def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> Penalty:
         prepared = prepare(self.task, limits, watch)
@@ -50,19 +39,8 @@ class Penalty:
         return len(self.model.graph.nodes)
 
 
-@dataclass(frozen=True)
-class WeightsTask:
+class WeightsTask(NetworkQuestion):
     """The task of summing the weights of a shard's samples, by which a normalised mean divides."""
-
-    task: Task
-
-    @property
-    def key(self) -> Task:
-        return self.task
-
-    @property
-    def effort(self) -> float:
-        return self.task.effort
 
     def compile(self, limits: Limits, pool: WorkspacePool | None = None, watch: Watch | None = None) -> Weights:
         prepared = prepare(self.task, limits, watch)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 from service.engine.declarations import Selection
 from service.engine.graph.ir import Shape
@@ -61,3 +62,20 @@ class Task(NamedTuple):
             if self.targets is None
             else tuple([(name, (samples, *shape[1:])) for name, shape in self.targets]),
         )
+
+
+@dataclass(frozen=True)
+class NetworkQuestion:
+    """The base of tasks that a `Task` describes; each subclass adds `compile`."""
+
+    graphs: ClassVar[float] = 1.0
+    """The effort of compiling, in graphs of the network."""
+    task: Task
+
+    @property
+    def key(self) -> Task:
+        return self.task
+
+    @property
+    def effort(self) -> float:
+        return self.graphs * self.task.effort

@@ -18,13 +18,12 @@ from service.engine.graph.operations import sum_over
 from service.engine.graph.plan import Program, WorkspacePool
 from service.engine.insight.mistakes import Change, Network
 from service.engine.insight.mistakes.linear_layers import through_updated
-from service.engine.insight.trained_network import NetworkQuestion
 from service.engine.insight.verify.budget import NODE, cost
 from service.engine.insight.verify.sketch import inputs_of, sketch
 from service.engine.insight.verify.variants import RATE, Path, Trees, fill
 from service.engine.limits import Limits
 from service.engine.network.prepare import prepare
-from service.engine.network.task import Task
+from service.engine.network.task import NetworkQuestion, Task
 from service.engine.watch import Watch
 
 MOST_UPDATED = 8

@@ -17,7 +17,7 @@ from service.engine.float_warnings import without_float_warnings
 from service.engine.graph.plan import WorkspacePool
 from service.engine.insight.mistakes import Network
 from service.engine.insight.subject import Located, Subject
-from service.engine.insight.trained_network import NetworkQuestion, TrainedNetwork, wide
+from service.engine.insight.trained_network import TrainedNetwork, wide
 from service.engine.insight.verify.budget import MOST, Budget, Reserve, cost
 from service.engine.insight.verify.claims import Claim, Claims, undone
 from service.engine.insight.verify.judging import NEAR, Judge
@@ -30,7 +30,7 @@ from service.engine.network.evaluate import EvaluationTask
 from service.engine.network.feed import Feed
 from service.engine.network.flat import Piece
 from service.engine.network.prepare import prepare
-from service.engine.network.task import Task
+from service.engine.network.task import NetworkQuestion, Task
 from service.engine.watch import Watch
 
 EVALUATIONS = 20
