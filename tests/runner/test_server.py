@@ -15,7 +15,7 @@ from benchmarks.runs.kill import disturbed, faults, training, undisturbed
 from tests.conftest import ServerFactory, wait_for
 from tests.support import Server
 
-STEPS, KILLS = 1500, 2
+STEPS, KILLS = 12_000, 2
 
 
 def of(server: Server) -> harness.Server:
