@@ -35,7 +35,7 @@ DASK := $(BIN)/python -m dask
 cluster: $(VENV)/.dev ## start a Dask scheduler and WORKERS workers; then NABLA_CLUSTER=tcp://127.0.0.1:8786 make serve
 	@files=$$(mktemp -d); pids=; trap 'kill $$pids; rm -rf "$$files"' EXIT; trap 'exit 0' INT TERM; \
 	export OPENBLAS_NUM_THREADS=1 MALLOC_ARENA_MAX=2 MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=268435456 \
-		DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False; \
+		DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL=1s; \
 	$(DASK) scheduler --host 127.0.0.1 --port $(CLUSTER_PORT) --no-dashboard & pids=$$!; \
 	for each in $$(seq $(WORKERS)); do \
 		$(DASK) worker tcp://127.0.0.1:$(CLUSTER_PORT) --nthreads 1 --no-nanny --no-dashboard \

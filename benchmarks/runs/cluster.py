@@ -52,6 +52,7 @@ ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": "33554432",
     "MALLOC_TRIM_THRESHOLD_": "268435456",
     "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
+    "DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL": "1s",
 }
 """What the image sets for all its processes; all contenders have it."""
 OVERHEAD_SECONDS, OVERHEAD_SHARE = 0.3, 0.05

@@ -35,10 +35,16 @@ class RunKind:
     """`works(request, context, state, more_steps)` returns the work for a loaded request. It goes on from the state, if
     there is one, and makes so many steps more than the request asks for. It raises as the endpoint of the request does.
     """
+    result_size: float = 1.5
+    """The bytes of a result, at most and roughly, as a multiple of those of the state at that time."""
     extendable: bool = False
     """Whether a run that has ended may be given more steps."""
     network_at: tuple[str, ...] | None = None
     """The path to the object that may name a stored network, in the request; None: none may."""
+
+    def end_size(self, state_size: int) -> float:
+        """Return about how many bytes the state and the result take together, from those of the state."""
+        return state_size * (1.0 + self.result_size)
 
 
 def _train(request: LoadedTrain, context: Context, state: State | None, more_steps: int) -> LongWork:
@@ -68,6 +74,7 @@ KINDS: Mapping[str, RunKind] = MappingProxyType(
                 about="One training, as /v1/train makes it; its records are the steps that the trace asks for.",
                 takes=TrainRequest(),
                 works=_train,
+                result_size=2.0,
                 extendable=True,
                 network_at=(),
             ),
@@ -85,6 +92,7 @@ KINDS: Mapping[str, RunKind] = MappingProxyType(
                 "of all descents after the steps that the trace asks for.",
                 takes=DescendRequest(),
                 works=_descend,
+                result_size=4.0,
             ),
             RunKind(
                 name="sweep",

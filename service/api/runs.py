@@ -45,6 +45,7 @@ from service.api.run_kinds import KINDS
 from service.api.run_requests import KEY, one_by_one, read_request, read_run, within
 from service.api.run_streams import NONE, TEXT_FACTOR, RunStream, end_of, later, step_of
 from service.api.runs_examples import MORE, NO_MORE, RESUMED, RUN_ID, RUNS, UNTRAINABLE
+from service.api.state_file import size_of
 from service.api.stored import Names, hold
 from service.config import Settings
 from service.engine.errors import LimitExceeded
@@ -135,8 +136,11 @@ def start_run(request: LoadedRun, context: Context) -> dict[str, Any]:
         work = kind.works(read.loaded, inner, None, 0)
         try:
             steps = work.standing().of
+            at_end = len(content) + int(kind.end_size(size_of(work.state())))
         finally:
             work.close()
+    if at_end > settings.max_run_bytes:  # else the run would be computed for nothing
+        raise LimitExceeded("run_bytes", at_end, settings.max_run_bytes, (KEY,))
     context.timer.mark("compile")
     ticket.go_to_storage()
     from service.store.runs import NewRun
@@ -396,12 +400,11 @@ def resume_run(id: str) -> Response:  # noqa: A002
     with asking() as asked:
         before = entry_of(asked, id)
         check_resume(before, steps, asked.store.settings)
-        entry = asked.store.runs.resume(asked.owner, id, steps)
+        entry, resumed = asked.store.runs.resume(asked.owner, id, steps)
         if entry is None:
             raise unknown(id)
-        # Another request may have changed it in between.
-        if entry.status in ENDED or entry.extra_steps != before.extra_steps + (steps or 0):
-            raise conflict(entry, "another request has changed it in this moment")
+        if not resumed:
+            raise conflict(entry, "it was resumed or changed at this moment, and not by this request")
     return as_json(described(entry), 202)
 
 

@@ -33,6 +33,10 @@ LEAST_SECONDS = 0.25
 """Estimated seconds below which a computation stays in this process: sending its parts takes up to a fifth of that."""
 AHEAD = 2
 """Parts for each process that are submitted at once: one that it computes, and one that waits there."""
+TRIP_SECONDS = 0.2
+"""Seconds of work that travel at once: Dask takes some milliseconds for each trip."""
+TRIPS = 4
+"""Trips for each process, at least, so that none waits long for the last one."""
 WAIT_SECONDS = 0.05
 """Seconds that `InOrder.next` waits for a result, at most."""
 LATER_SECONDS = 10.0
@@ -92,6 +96,13 @@ def shared_by(context: Context, seconds: float) -> Executor | None:
     return None if isinstance(executor, InTurn) or seconds < LEAST_SECONDS else executor
 
 
+class Trip(NamedTuple, Generic[T]):
+    """The results of parts that travelled together, and the seconds that they took."""
+
+    results: list[T]
+    seconds: float
+
+
 class InOrder(Generic[N, T]):
     """The results of parts that others compute, in the order of the parts. A few parts are ahead of the results."""
 
@@ -107,40 +118,61 @@ class InOrder(Generic[N, T]):
         self._executor, self._function, self._data, self._surroundings = executor, function, data, surroundings
         self._parts = deque(parts)
         self._shared: Any = None
-        self._waiting: deque[Future[T]] = deque()
+        self._most = 1
+        """The number of parts that travel together, at most: as many as took `TRIP_SECONDS` before."""
+        self._waiting: deque[tuple[int, Future[Trip[T]]]] = deque()
+        """The trips that are under way, each with the number of its parts."""
+        self._results: deque[T] = deque()
+        """Results that came with that of an earlier part."""
 
     def next(self) -> T | None:
         """Return the next result, or None if it does not come within `WAIT_SECONDS`. Raises what computing it raised,
         and `Problem` 503 if nobody computes."""
+        if self._results:
+            return self._results.popleft()
         if self._shared is None:
             self._shared = self._executor.share(name_of(self._data), self._data)
-        while self._parts and len(self._waiting) < AHEAD * self._executor.width:
-            submitted = self._executor.submit(self._function, self._shared, self._parts[0], self._surroundings)
-            self._waiting.append(submitted)
-            self._parts.popleft()
+        while self._parts and len(self._waiting) < AHEAD * (width := self._executor.width):
+            count = max(1, min(self._most, len(self._parts) // (TRIPS * width)))
+            parts = [self._parts[number] for number in range(count)]
+            submitted = self._executor.submit(several, self._function, self._shared, parts, self._surroundings)
+            self._waiting.append((count, submitted))
+            for _ in parts:
+                self._parts.popleft()
         if not self._waiting:
             return None
         try:
-            result = self._waiting[0].result(WAIT_SECONDS)
+            trip = self._waiting[0][1].result(WAIT_SECONDS)
         except TimeoutError:
             return None
         self._waiting.popleft()
-        return result
+        self._results.extend(trip.results)
+        self._most = max(1, int(TRIP_SECONDS * len(trip.results) / max(trip.seconds, 1e-6)))
+        return self._results.popleft()
 
     @property
     def all_taken(self) -> bool:
         """Whether `next` has returned all results."""
-        return not (self._parts or self._waiting)
+        return not (self._parts or self._waiting or self._results)
 
     @property
     def ahead(self) -> int:
         """The number of parts that are done, although their turn has not come."""
-        return sum(future.done() for future in self._waiting)
+        return len(self._results) + sum(count for count, future in self._waiting if future.done())
 
     def close(self) -> None:
         """Give up the parts that are not done. A second call does nothing."""
         while self._waiting:
-            self._waiting.pop().cancel()
+            self._waiting.pop()[1].cancel()
+
+
+def several(
+    function: Callable[[Any, N, Surroundings], T], data: Any, parts: Sequence[N], surroundings: Surroundings
+) -> Trip[T]:
+    """Compute several parts in another process."""
+    began = time.monotonic()
+    results = [function(data, part, surroundings) for part in parts]
+    return Trip(results, time.monotonic() - began)
 
 
 def is_later(error: Problem) -> bool:

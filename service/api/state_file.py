@@ -46,6 +46,23 @@ def state_bytes(state: Mapping[str, Any]) -> bytes:
     return b"".join(pieces)
 
 
+def size_of(state: Any) -> int:
+    """Return about how many bytes `state_bytes` makes of a state, without writing it."""
+    size, pending = 64, [state]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, np.ndarray):
+            size += value.nbytes + 64
+        elif isinstance(value, Mapping):
+            size += 16 * len(value)
+            pending += value.values()
+        elif isinstance(value, list | tuple):
+            pending += value
+        else:
+            size += len(value) + 4 if isinstance(value, str) else 20
+    return size
+
+
 def state_of(content: bytes) -> dict[str, Any]:
     """Return the state of these bytes. Its arrays are read-only views of them. Raises `UnreadableState`."""
     try:

@@ -20,7 +20,7 @@ from service.api.context import Runtime
 from service.api.long_work import LongWork, Standing
 from service.api.run_kinds import KINDS
 from service.api.run_requests import KEY, read_request, within
-from service.api.state_file import state_bytes, state_of
+from service.api.state_file import size_of, state_bytes, state_of
 from service.api.stored import Names
 from service.capacity.memory import Reservation
 from service.engine.errors import Abandoned
@@ -51,6 +51,8 @@ SLICE_SECONDS = 10.0
 """Seconds after which a run gives its place to others that wait."""
 GRACE_SECONDS = 5.0
 """Seconds that a step may go on after a stop. Then it is given up, and computed again by the next runner."""
+SPARE_BYTES = 4096
+"""Bytes of a run that are left free for what its end says in words."""
 LOOK_SECONDS = 0.01
 """Seconds between two looks at what others want: a look at each of many short steps would cost some percent."""
 RETRY_SECONDS = 1.0
@@ -90,6 +92,10 @@ class Execution:
         """Whether this work has reached that step again: until then the run is not cancelled."""
         self.size = claim.size
         """The bytes that are stored of the run."""
+        self.longest = 0
+        """The bytes of the longest record of this work."""
+        self.at_end = 0.0
+        """The bytes that the state and the result take, if the run ends now."""
         self.full = False
         """Whether a state did not fit into what may be stored of a run."""
         self.cancelled = ""
@@ -189,6 +195,7 @@ class Execution:
 
     def _advance(self, work: LongWork) -> str:
         """Compute steps until the run ends or is given back."""
+        self.at_end = KINDS[self.claim.kind].end_size(size_of(work.state()))
         next_look, now = 0.0, time.monotonic()
         # The slice begins here: a run that takes long to compile or to restore must not be given back without a step.
         turn_ends = now + SLICE_SECONDS
@@ -203,6 +210,8 @@ class Execution:
                     work.cancel(reason)
                     continue
             self._collect(work.advance())
+            if self._has_no_room():
+                next_look = 0.0
             now = time.monotonic()  # after the step: what a long one has computed is stored at once
             if now >= self.next_keep or self.held >= HELD_BYTES:
                 self._keep(work)
@@ -217,6 +226,7 @@ class Execution:
             self.first = record["step"]
         self.lines.append(line)
         self.held += len(line)
+        self.longest = max(self.longest, len(line))
         self.last = record["step"]
 
     # What others want
@@ -230,10 +240,14 @@ class Execution:
             return BY_OWNER
         if self.seconds > settings.max_run_seconds:
             return f"the limit of this server, {settings.max_run_seconds:g} seconds for one run, was reached"
-        # The result takes about as much as a state.
-        if self.full or self.size + self.held + len(self.state or b"") > settings.max_run_bytes:
+        if self.full or self._has_no_room():
             return f"the limit of this server, {settings.max_run_bytes:,} bytes for one run, was reached"
         return ""
+
+    def _has_no_room(self) -> bool:
+        """Return whether the next record would leave too little of what may be stored of a run for its end."""
+        kept = self.size - len(self.state or b"") + self.held
+        return kept + self.at_end + self.longest + SPARE_BYTES > self.runtime.settings.max_run_bytes
 
     def _is_unwanted(self) -> bool:
         """Return whether a step is to be given up in its middle: the lease is lost, or the run should have stopped."""
@@ -262,6 +276,7 @@ class Execution:
     def _state(self, work: LongWork) -> bytes | None:
         """Return the present state; None, and note it, if it is more than may be stored of a run."""
         state = state_bytes({"fingerprints": sorted(self.fingerprints), "work": work.state()})
+        self.at_end = KINDS[self.claim.kind].end_size(len(state))
         self.full = self.size + self.held + len(state) - len(self.state or b"") > self.runtime.settings.max_run_bytes
         return None if self.full else state
 

@@ -168,18 +168,20 @@ class Runs:
 
         return with_room(self.database, cancel)
 
-    def resume(self, owner: str, run: str, steps: int | None) -> RunEntry | None:
+    def resume(self, owner: str, run: str, steps: int | None) -> tuple[RunEntry | None, bool]:
         """Put a run that has ended back into the queue, with `steps` more steps. One that diverged is unchanged.
 
-        Return the run, or None if this owner has no such run. Raises `QuotaExceeded` for too many unfinished runs.
+        Return the run, or None if this owner has no such run, and whether it was put back: another call may have done
+        that first. Raises `QuotaExceeded` for too many unfinished runs.
         """
         mine = {"of_owner": owner, "of_run": run}
         with self.database.writing() as connection:
             self.database.lock(connection, LOCK)
-            if connection.execute(sql.RESUME, mine | {"more": steps or 0}).rowcount:
+            resumed = bool(connection.execute(sql.RESUME, mine | {"more": steps or 0}).rowcount)
+            if resumed:
                 check("unfinished_runs", usage_of(connection, owner).unfinished, self.limits.unfinished)
                 connection.execute(sql.DROP_PARTS, mine)
-            return _find(connection, owner, run)
+            return _find(connection, owner, run), resumed
 
     def remove(self, owner: str, run: str) -> bool:
         """Remove a run with its records, also while it computes. Return whether the owner had it."""

@@ -17,7 +17,6 @@ from service.api.run_kinds import KINDS
 from service.api.run_requests import cut
 from service.api.runs_examples import RUNS
 from service.api.state_file import state_bytes
-from service.store.runs import Runs
 from tests.api.runs import LINE, NDJSON, PATH, UNKNOWN, Hand, compute, lines, run_of, runs_of, started
 from tests.conftest import MakeClient
 from tests.support import assert_described, assert_problem, every, faults, strict_json, xor
@@ -265,6 +264,7 @@ def test_errors_are_those_of_the_endpoint_one_level_below(client: FlaskClient) -
         ({"max_run_steps": 100}, {"steps": 101}, "steps", "#/request/steps"),
         ({"max_run_operations": 1000}, {"steps": 1000}, "operations", "#/request"),
         ({"max_run_bytes": 100}, {}, "run_bytes", "#/request"),
+        ({"max_run_bytes": 1000}, {}, "run_bytes", "#/request"),
         ({"max_layers": 1}, {"network": {"layers": [{"type": "dense", "units": 1}] * 2}}, "layers", "#/request"),
     ],
 )
@@ -445,19 +445,17 @@ def test_more_steps_give_what_a_longer_run_gives(client: FlaskClient) -> None:
     assert client.get(f"{PATH}/{short}").json["attempt"] == 2
 
 
-def test_of_two_requests_for_more_steps_at_once_one_is_a_conflict(
+def test_one_of_two_clients_that_resume_a_run_at_once_is_told_that_it_did_not(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = started(client)
     Hand(client, name).finish(5)
-    resume = Runs.resume
 
-    def second(runs: Runs, owner: str, run: str, steps: int | None) -> Any:
-        resume(runs, owner, run, 3)
-        return resume(runs, owner, run, steps)
+    def check(*given: Any) -> None:
+        runs_of(client).resume("", name, 3)  # the other client, between the look and the change
 
-    monkeypatch.setattr(Runs, "resume", second)
-    assert_problem(client.post(f"{PATH}/{name}/resume", json={"steps": 7}), "conflict")
+    monkeypatch.setattr("service.api.runs.check_resume", check)
+    assert_problem(client.post(f"{PATH}/{name}/resume", json={"steps": 7}), "conflict", {"steps": 7})
     assert client.get(f"{PATH}/{name}").json["of"] == 8
 
 

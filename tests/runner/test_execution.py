@@ -24,16 +24,7 @@ from service.runner.execution import Execution
 from service.store.runs import Claim, Runs
 from service.store_errors import StoreUnavailable
 from tests.conftest import wait_for
-from tests.runner.support import (
-    add,
-    claim,
-    compute,
-    entry_of,
-    lines_of,
-    result_of,
-    training,
-    with_settings,
-)
+from tests.runner.support import add, claim, compute, entry_of, lines_of, result_of, training, with_settings
 from tests.support import every
 
 COMPARE = {key: value for key, value in training(30).items() if key != "optimizer"} | {
@@ -221,6 +212,24 @@ def make_fake(monkeypatch: pytest.MonkeyPatch) -> MakeFake:
     return make
 
 
+def test_records_and_states_of_long_steps_are_stored_before_the_next_step(
+    make_fake: MakeFake, monkeypatch: pytest.MonkeyPatch, runtime: Runtime
+) -> None:
+    for name in ("KEEP_SECONDS", "LONGEST_KEEP_SECONDS", "STATE_SECONDS"):
+        monkeypatch.setattr(execution, name, 0.02)
+    monkeypatch.setattr(execution, "SHARE", 0.0)
+    seen: list[tuple[int, int | None]] = []
+
+    def do(step: int, context: Context) -> None:
+        seen.append((len(lines_of(runtime, run)), entry_of(runtime, run).state_step))
+        time.sleep(0.03)
+
+    make_fake(4, do)
+    run = add(runtime, training(4))
+    assert compute(runtime) == "completed"
+    assert seen == [(0, None), (1, 1), (2, 2), (3, 3)]
+
+
 def raising(error: BaseException, at: int = 3) -> Do:
     def do(step: int, context: Context) -> None:
         if step == at:
@@ -337,6 +346,37 @@ def test_a_run_is_cancelled_at_the_limits_of_the_server(often: None, runtime: Ru
     entry = entry_of(runtime, run)
     assert "20,000 bytes for one run" in (entry.reason or "") and 10_000 < entry.size < 30_000
     assert len(lines_of(runtime, run)) == entry.step == result_of(runtime, run)["steps_done"]
+
+
+@pytest.mark.parametrize("most", [20_000, 100_000])
+@pytest.mark.parametrize(
+    ("kind", "request_"),
+    [
+        ("train", training(3000)),
+        ("train", training(90, trace={"include": ["parameters", "gradients"]})),
+        ("sweep", {"request": training(2), "vary": {"/seed": list(range(1000))}}),
+        (
+            "descend",
+            {
+                "expression": "x^2+y^2",
+                "starts": [[1, 2], [3, 4]],
+                "optimizers": [{"type": "adam", "learning_rate": 1e-4}],
+                "steps": 100_000,
+            },
+        ),
+    ],
+)
+def test_a_run_that_reaches_its_room_has_left_enough_for_its_result(
+    often: None, tmp_path: Path, kind: str, request_: dict[str, Any], most: int
+) -> None:
+    runtime = runtime_of(Settings(data=str(tmp_path), max_run_bytes=most))  # the store itself refuses more
+    run = add(runtime, request_, kind)
+    compute(runtime)
+    entry = entry_of(runtime, run)
+    assert entry.status == "cancelled", entry.reason
+    assert f"{most:,} bytes for one run" in (entry.reason or "") and entry.size <= most
+    assert entry.state_step is not None and result_of(runtime, run)["status"] == "cancelled"
+    assert orjson.loads(lines_of(runtime, run)[-1])["step"] >= 1
 
 
 def test_where_the_owner_has_no_more_room_a_run_ends_with_what_is_stored(often: None, tmp_path: Path) -> None:

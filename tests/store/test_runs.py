@@ -56,7 +56,7 @@ def test_a_run_is_found_by_its_owner_alone(kept: Runs) -> None:
         assert kept.result(owner, name) is None
         assert kept.records(owner, name, -1) == []
         assert kept.cancel(owner, name) is None
-        assert kept.resume(owner, name, 5) is None
+        assert kept.resume(owner, name, 5) == (None, False)
         assert kept.remove(owner, name) is False
         assert kept.listed(owner, 10) == []
     assert kept.find("alice", "0" * 32) is None
@@ -222,24 +222,26 @@ def test_a_run_that_ended_is_resumed_from_its_state(kept: Runs, status: str) -> 
     name, _ = kept.add("", new(), MANY)
     claim = claimed(kept)
     kept.finish(claim, status, "why", lines(0, 99), 0, 99, at(99), b"state", b"result")
-    entry = kept.resume("", name, 20)
-    assert entry is not None
+    entry, resumed = kept.resume("", name, 20)
+    assert entry is not None and resumed
     assert (entry.status, entry.reason, entry.ended, entry.of, entry.extra_steps) == ("queued", None, None, 120, 20)
     assert kept.result("", name) is None
     claim = claimed(kept)
     assert (claim.state, claim.last_record, claim.of, claim.extra_steps) == (b"state", 99, 120, 20)
     assert claim.size == len(new().spec) + len(lines(0, 99)) + len(b"state")
-    assert kept.resume("", name, 5).of == 120  # type: ignore[union-attr]
+    unchanged, resumed = kept.resume("", name, 5)
+    assert unchanged is not None and unchanged.of == 120 and not resumed
     assert kept.finish(claim, status, None, lines(100, 119), 100, 119, at(119), b"end", b"result 2")
     assert kept.result("", name) == b"result 2"
 
 
 def test_a_run_that_diverged_or_waits_is_not_resumed(kept: Runs) -> None:
     name, _ = kept.add("", new(), MANY)
-    assert kept.resume("", name, 5).of == 100  # type: ignore[union-attr]
+    waiting, resumed = kept.resume("", name, 5)
+    assert waiting is not None and waiting.of == 100 and not resumed
     kept.finish(claimed(kept), "diverged", "infinite loss", None, 0, 0, Progress(3, float("nan"), 0.1, 1.0), b"s", b"r")
-    entry = kept.resume("", name, 5)
-    assert entry is not None and (entry.status, entry.of, entry.loss) == ("diverged", 100, None)
+    entry, resumed = kept.resume("", name, 5)
+    assert entry is not None and (entry.status, entry.of, entry.loss) == ("diverged", 100, None) and not resumed
     assert kept.result("", name) == b"r"
 
 
