@@ -542,7 +542,7 @@ def test_a_run_gives_its_place_to_one_that_waits(
     assert [entry.status for entry in entries] == ["queued", "queued"]
     assert 0 == min(entry.step for entry in entries) < max(entry.step for entry in entries) < 6
     assert compute(runtime) == "released"
-    assert all(0 < entry_of(runtime, run).step for run in (first, second))
+    assert all(entry_of(runtime, run).step > 0 for run in (first, second))
     while entry_of(runtime, first).status != "completed" or entry_of(runtime, second).status != "completed":
         compute(runtime)
     assert len(lines_of(runtime, first)) == len(lines_of(runtime, second)) == 6
