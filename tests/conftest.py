@@ -154,8 +154,12 @@ def post(client: FlaskClient) -> Post:
         environ = environment(path) | {"CONTENT_LENGTH": str(len(content)), "wsgi.input": io.BytesIO(content)}
         environ["wsgi.errors"] = sys.stderr
         environ |= {f"HTTP_{name.upper()}".replace("-", "_"): value for name, value in headers.items()}
-        answer = run_wsgi_app(client.application, environ)
-        return client.response_wrapper(*answer, Request(environ))
+        pieces, status, answered = run_wsgi_app(client.application, environ)
+        if "Content-Length" in answered and hasattr(pieces, "close"):  # a document holds memory until it is closed
+            whole = list(pieces)
+            pieces.close()
+            pieces = whole
+        return client.response_wrapper(pieces, status, answered, Request(environ))
 
     return send
 

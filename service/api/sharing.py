@@ -35,7 +35,7 @@ AHEAD = 2
 """Parts for each process that are submitted at once: one that it computes, and one that waits there."""
 TRIP_SECONDS = 0.2
 """Seconds of work that travel at once: Dask takes some milliseconds for each trip."""
-TRIPS = 4
+TRIPS = 2
 """Trips for each process, at least, so that none waits long for the last one."""
 WAIT_SECONDS = 0.05
 """Seconds that `InOrder.next` waits for a result, at most."""
