@@ -16,7 +16,7 @@ from tests.conftest import wait_for
 from tests.runner.support import add, compute, entry_of, lines_of, training
 from tests.support import ROOT
 
-STEPS = 12_000
+STEPS = 9000
 FRAME = 4096 + 24
 """Bytes of a page in SQLite's log."""
 
@@ -86,7 +86,7 @@ def test_after_a_loss_of_power_the_run_goes_on_with_the_same_bits(tmp_path: Path
         return entry_of(runtime, run).status == "completed"
 
     with working(runtime, "--name", "one") as process:
-        for number in range(3):
+        for number in range(2):
             before = entry_of(runtime, run).step
             wait_for(lambda step=before: entry_of(runtime, run).step > step or has_ended())  # type: ignore[misc]
             if has_ended():  # on a quick machine
@@ -102,7 +102,7 @@ def test_after_a_loss_of_power_the_run_goes_on_with_the_same_bits(tmp_path: Path
         (copy / "nabla.db-shm").unlink()  # it was in memory alone
         log = copy / "nabla.db-wal"
         with log.open("r+b") as file:  # the last writes had not reached the disk, the last of these not whole
-            file.truncate(max(0, log.stat().st_size - number * FRAME - number * 1000))
+            file.truncate(max(0, log.stat().st_size - number * (2 * FRAME + 2000)))
         after = runtime_of(Settings(data=str(copy)))
         assert compute(after, "one") == "completed"
         assert entry_of(after, run).attempt == 2
