@@ -15,7 +15,7 @@ from benchmarks.runs.kill import disturbed, faults, training, undisturbed
 from tests.conftest import ServerFactory, wait_for
 from tests.support import Server
 
-STEPS, KILLS = (5000, 15_000, 60_000), 2
+STEPS, KILLS = (8000, 20_000, 60_000), 2
 
 
 def of(server: Server) -> harness.Server:
