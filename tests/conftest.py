@@ -224,9 +224,9 @@ def server(start_server: ServerFactory) -> Iterator[Server]:
         yield running
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Wait until a condition is true, or fail after `seconds`."""
+def wait_for(condition: Callable[[], bool], seconds: float = 30.0, pause: float = 0.01) -> None:
+    """Look every `pause` seconds whether a condition is true, until it is, or fail after `seconds`."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not come true"
-        time.sleep(0.01)
+        time.sleep(pause)

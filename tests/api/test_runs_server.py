@@ -35,14 +35,6 @@ SLOW = run_of(
 del SLOW["request"]["parameters"]
 
 
-@pytest.fixture(scope="module")
-def computing(start_server: ServerFactory, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Yield a server of one worker and one runner, with room for two streams."""
-    folder = str(tmp_path_factory.mktemp("data"))
-    with start_server(NABLA_DATA=folder, NABLA_RUNNERS="1", WEB_CONCURRENCY="1", NABLA_STREAMS="2") as server:
-        yield server
-
-
 def ask(server: Server, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
     """Send a request, and return the answer."""
     named = {name.replace("_", "-"): text for name, text in headers.items()}
@@ -70,11 +62,18 @@ def statuses(server: Server) -> Any:
 
 
 @pytest.mark.long
-def test_a_stream_goes_on_at_another_server(start_server: ServerFactory, tmp_path: Path) -> None:
-    """A stop ends streams at once, without an end; the next server has every later record, once."""
-    variables = {"NABLA_DATA": str(tmp_path), "NABLA_RUNNERS": "1", "WEB_CONCURRENCY": "1"}
+def test_the_page_events_and_a_stream_that_goes_on_at_another_server(
+    start_server: ServerFactory, tmp_path: Path
+) -> None:
+    """A stop ends streams at once, without an end; the next server has every later record, once.
+
+    The server that stops, with room for two streams, shows before that the page and events are as they should be.
+    """
+    variables = {"NABLA_DATA": str(tmp_path), "NABLA_RUNNERS": "1", "WEB_CONCURRENCY": "1", "NABLA_STREAMS": "2"}
     found: list[int] = []
     with start_server(**variables) as server:
+        check_page(server)
+        check_events(server)
         body = json.dumps(SLOW).encode()
         name = ask(server, "POST", PATH, body, Content_Type="application/json").json["id"]
         seen, ended = threading.Event(), []
@@ -130,8 +129,8 @@ def curl(server: Server, command: str, names: dict[str, str]) -> Answer:
     return ask(server, method, path, None if data is None else data.encode(), **headers)
 
 
-@pytest.mark.long
-def test_the_page_of_runs_does_what_it_says(computing: Server) -> None:
+def check_page(computing: Server) -> None:
+    """Check that every command of the page does what the page says."""
     names: dict[str, str] = {}
     commands = programs = 0
     for (language, text), (following, shown) in itertools.pairwise([*BLOCK.findall(TEXT), ("", "")]):
@@ -168,9 +167,11 @@ def check_lines(text: str, shown: str) -> None:
 # --- a browser ----------------------------------------------------------------------------------
 
 
-@pytest.mark.long
-def test_events_come_at_once_through_a_socket(computing: Server) -> None:
-    """The head of the response comes before the first record, and a client that leaves frees its place."""
+def check_events(computing: Server) -> None:
+    """Check that events come at once through a socket.
+
+    The head of the response comes before the first record, and a client that leaves frees its place.
+    """
     body = json.dumps(SLOW).encode()
     name = ask(computing, "POST", PATH, body, Content_Type="application/json").json["id"]
     head = f"GET {PATH}/{name}/steps HTTP/1.1\r\nHost: test\r\nAccept: {EVENTS}\r\n\r\n".encode()

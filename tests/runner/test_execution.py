@@ -348,7 +348,7 @@ def test_a_run_is_cancelled_at_the_limits_of_the_server(often: None, runtime: Ru
     assert len(lines_of(runtime, run)) == entry.step == result_of(runtime, run)["steps_done"]
 
 
-@pytest.mark.parametrize("most", [20_000, 100_000])
+@pytest.mark.parametrize("most", [20_000, 50_000])
 @pytest.mark.parametrize(
     ("kind", "request_"),
     [
@@ -454,7 +454,7 @@ def test_a_long_step_keeps_the_lease_and_shows_its_time(
         while time.monotonic() < end:
             assert runtime.store.runs.claim("two", 1.0) is None
             seen.append(entry_of(runtime, run).seconds)
-            time.sleep(0.02)
+            time.sleep(0.1)
 
     make_fake(1, do)
     run = add(runtime, training(1))

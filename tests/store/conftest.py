@@ -77,13 +77,6 @@ def database(address: URL) -> Iterator[Database]:
     made.close()
 
 
-@pytest.fixture
-def stored(database: Database) -> Networks:
-    """Return the networks of a database that is up to date."""
-    upgrade(database)
-    return Networks(database)
-
-
 @pytest.fixture(scope="session")
 def shared(postgresql: URL) -> URL:
     """Return the address of a PostgreSQL database that is up to date. Its tests empty it, for making one takes long."""
@@ -97,16 +90,38 @@ def shared(postgresql: URL) -> URL:
     return made.url
 
 
+@pytest.fixture(scope="session")
+def current(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an SQLite database that is up to date, of which tests take copies: making one takes longer."""
+    file = tmp_path_factory.mktemp("current") / "nabla.db"
+    made = Database(URL.create("sqlite", database=str(file)))
+    upgrade(made)
+    made.close()
+    return file
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def kept(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Runs]:
-    """Return the runs of an empty database that is up to date."""
+def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """Open an empty database that is up to date."""
     if request.param == "sqlite":
+        shutil.copy(request.getfixturevalue("current"), tmp_path / "nabla.db")
         database = Database(URL.create("sqlite", database=str(tmp_path / "nabla.db")))
-        upgrade(database)
     else:
         database = Database(request.getfixturevalue("shared"))
         with database.writing() as connection:
             for table in reversed(metadata.sorted_tables):
                 connection.execute(table.delete())
-    yield Runs(database, LIMITS)
+    yield database
     database.close()
+
+
+@pytest.fixture
+def stored(empty: Database) -> Networks:
+    """Return the networks of an empty database."""
+    return Networks(empty)
+
+
+@pytest.fixture
+def kept(empty: Database) -> Runs:
+    """Return the runs of an empty database."""
+    return Runs(empty, LIMITS)

@@ -476,7 +476,7 @@ def lost_connections(kept: Runs) -> Iterator[Callable[[], None]]:
     other.close()
 
 
-@pytest.mark.parametrize("kept", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("empty", ["postgresql"], indirect=True)
 def test_a_server_that_is_lost_while_something_is_kept_has_stored_nothing_of_it(
     kept: Runs, lost_connections: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

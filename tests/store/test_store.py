@@ -102,12 +102,13 @@ def test_the_latest_version_is_that_of_the_last_migration() -> None:
     assert len(list(script.walk_revisions())) == int(upgrading.LATEST)
 
 
-def test_a_database_of_a_later_version_is_left_alone(stored: Networks) -> None:
-    with stored.database.writing() as connection:
+def test_a_database_of_a_later_version_is_left_alone(database: Database) -> None:
+    upgrade(database)
+    with database.writing() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(StoreUnavailable, match="another version"):
-        upgrade(stored.database)
-    assert version_of(stored.database) == "9999"
+        upgrade(database)
+    assert version_of(database) == "9999"
 
 
 def start_and_add(address: URL, number: int, barrier: Any, found: Any) -> None:
