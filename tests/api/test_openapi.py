@@ -21,15 +21,6 @@ from service.problems import KINDS, MEDIA_TYPE
 from tests.conftest import Post
 from tests.support import every, openapi_document, strict_json, violations
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # its own dependencies warn while they are imported
-    import schemathesis
-    from schemathesis.checks import load_all_checks
-    from schemathesis.pytest.lazy import get_all_tests
-    from schemathesis.specs.openapi.checks import positive_data_acceptance
-
-    load_all_checks()
-
 DOCUMENT: dict[str, Any] = openapi_document()
 ENDPOINTS = [
     pytest.param(path, method, operation, id=operation["operationId"])
@@ -420,20 +411,30 @@ ALIKE = [path for path in DOCUMENT["paths"] if path.endswith("{name}") and path 
 """Every name of these is asked for by `test_answers_to_get_are_as_their_schemas_say`."""
 
 
-@settings(
-    max_examples=5,  # one takes up to half a second to make; `python -m benchmarks.attacks.in_process` tries thousands
-    derandomize=True,
-    database=None,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
-def keeps_its_promise(case: Any) -> None:
-    # Shapes have to agree between fields, which no schema can say: valid fields may make an invalid request.
-    case.call_and_validate(headers={"Accept-Encoding": "identity"}, excluded_checks=[positive_data_acceptance])
-
-
 @pytest.mark.parametrize("path", [path for path in DOCUMENT["paths"] if path != "/metrics"])
 def test_the_service_keeps_what_the_file_promises(app: Flask, path: str) -> None:
+    # They are imported here because that takes a process half a second, and few run this test.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its own dependencies warn while they are imported
+        import schemathesis
+        from schemathesis.checks import load_all_checks
+        from schemathesis.pytest.lazy import get_all_tests
+        from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+        load_all_checks()
+
+    @settings(
+        # One takes up to half a second to make; `python -m benchmarks.attacks.in_process` tries thousands.
+        max_examples=5,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    def keeps_its_promise(case: Any) -> None:
+        # Shapes have to agree between fields, which no schema can say: valid fields may make an invalid request.
+        case.call_and_validate(headers={"Accept-Encoding": "identity"}, excluded_checks=[positive_data_acceptance])
+
     document = with_one_network(FEW) if path in REPEATED else FEW
     schema = schemathesis.openapi.from_dict(document).include(path=path)
     schema.app = app
