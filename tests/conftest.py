@@ -13,23 +13,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
-from typing import Any
-
 import hypothesis
 import pytest
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from flask import Flask
 from flask.testing import EnvironBuilder, FlaskClient
-from werkzeug.routing import Rule
-from werkzeug.test import TestResponse, run_wsgi_app
-from werkzeug.wrappers import Request
-
+from pathlib import Path
 from scripts import demo
 from service.app import create_app
 from service.config import Settings
 from tests.support import LOOPBACK, ROOT, Server, openapi_document
+from typing import Any
+from werkzeug.routing import Rule
+from werkzeug.test import TestResponse, run_wsgi_app
+from werkzeug.wrappers import Request
 
 hypothesis.settings.register_profile("nabla", deadline=None, derandomize=True, max_examples=40, database=None)
 hypothesis.settings.load_profile("nabla")
@@ -64,14 +62,28 @@ MakeClient = Callable[..., FlaskClient]
 ServerFactory = Callable[..., AbstractContextManager[Server]]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection(session: pytest.Session) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
+    """Keep the garbage collector from examining the tests, while they are collected and then each time it runs.
+
+    To look for garbage among the hundreds of thousands of objects that stay takes it a second of a collection's five.
+    """
+    gc.disable()
+    try:
+        _import_from_another_one_on(session.config)
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.set_threshold(20_000, 10, 10)
+        gc.enable()
+
+
+def _import_from_another_one_on(config: pytest.Config) -> None:
     """Import the tests from another one on in each process of pytest-xdist.
 
     pytest rewrites every module of tests before it is compiled, which takes six seconds for all of them. Processes that
     begin with the same module rewrite all of them at the same time; so each rewrites some, and reads what others wrote.
     """
-    config = session.config
     if "PYTEST_XDIST_WORKER" not in os.environ or config.args_source is not config.ArgsSource.TESTPATHS:
         return
     ignored = [config.invocation_params.dir / path for path in config.getoption("ignore") or ()]
@@ -88,13 +100,6 @@ def pytest_collection(session: pytest.Session) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put long tests first: one that is started last keeps the other processes waiting."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
-
-
-def pytest_collection_finish() -> None:
-    """Keep the garbage collector from examining the tests themselves, which takes a tenth of a second each time."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 10, 10)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from service.capacity.lanes import Lane
 from service.engine.errors import Abandoned, DeadlineExceeded
 from service.problems import Problem
 from tests.conftest import wait_for
+from tests.support import every
 
 BODY = 1_000
 
@@ -581,7 +582,7 @@ class Crowd:
         self.bench.clock.now = end
 
 
-@pytest.mark.parametrize("obeys", [True, False])
+@every("obeys", [True, False])
 def test_overload_does_not_lower_what_is_answered(obeys: bool) -> None:
     done = []
     for connections in (1, 16):
@@ -596,7 +597,7 @@ def test_overload_does_not_lower_what_is_answered(obeys: bool) -> None:
     assert min(done[1:]) >= 0.95 * done[0]
 
 
-@pytest.mark.parametrize(("greedy_cost", "greedy_clients"), [(0.33, 1), (0.33, 3), (18.0, 1), (18.0, 60)])
+@every(("greedy_cost", "greedy_clients"), [(0.33, 1), (0.33, 3), (18.0, 1), (18.0, 60)])
 def test_a_modest_client_is_served_beside_greedy_ones(greedy_cost: float, greedy_clients: int) -> None:
     bench = Bench(queue=64)
     crowd = Crowd(bench)

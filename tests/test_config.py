@@ -29,7 +29,7 @@ def test_each_kind_of_setting_is_read() -> None:
     assert settings.shown_limits["layers"] == 7
 
 
-@pytest.mark.parametrize(
+@every(
     ("variable", "text", "told"),
     [
         ("NABLA_MAX_LAYERS", "many", "takes a number"),
@@ -81,7 +81,7 @@ def test_an_origin_that_no_browser_sends_is_refused_with_the_one_that_was_meant(
         assert read(NABLA_CORS_ORIGINS=meant).cors_origins == (meant,)
 
 
-@pytest.mark.parametrize(
+@every(
     "origin",
     ["*", "null", "https://a.example", "http://localhost:5173", "http://[::1]:8080", "app+x://id"],
 )
@@ -137,13 +137,13 @@ def test_settings_do_not_show_their_keys() -> None:
     assert "secret" not in repr(read(NABLA_API_KEYS="secret"))
 
 
-@pytest.mark.parametrize("keys", ["", " ", ",", " ,, "])
+@every("keys", ["", " ", ",", " ,, "])
 def test_a_list_of_keys_without_a_key_does_not_open_the_service(keys: str) -> None:
     with pytest.raises(ConfigurationError, match="NABLA_API_KEYS holds no key"):
         read(NABLA_API_KEYS=keys)
 
 
-@pytest.mark.parametrize(
+@every(
     ("variable", "told"),
     [
         ("NABLA_KEYS", "docs/configuration.md|did you mean NABLA_API_KEYS"),
@@ -184,13 +184,13 @@ def test_variables_of_kubernetes_are_left_alone(variable: str) -> None:
     assert read(**{variable: "tcp://10.0.0.1:8000"}) == Settings()
 
 
-@pytest.mark.parametrize("variable", ["NABLA_MAX_BODY_BYTES", "NABLA_MAX_WORKSPACE_BYTES"])
+@every("variable", ["NABLA_MAX_BODY_BYTES", "NABLA_MAX_WORKSPACE_BYTES"])
 def test_limits_that_contradict_each_other_are_refused(variable: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{variable} is 3000000, more than NABLA_MAX_MEMORY_BYTES, 2000000"):
         read(**{"NABLA_MAX_BODY_BYTES": "1", "NABLA_MAX_WORKSPACE_BYTES": "1", variable: "3000000"}, **MEMORY)
 
 
-@pytest.mark.parametrize("variable", ["NABLA_MAX_BODY_BYTES", "NABLA_MAX_WORKSPACE_BYTES"])
+@every("variable", ["NABLA_MAX_BODY_BYTES", "NABLA_MAX_WORKSPACE_BYTES"])
 def test_a_limit_leaves_light_requests_their_memory(variable: str) -> None:
     others = {"NABLA_MAX_BODY_BYTES": "1", "NABLA_MAX_WORKSPACE_BYTES": "1", **MEMORY}
     account = create_app(read(**others)).extensions["nabla.memory"]
@@ -203,7 +203,7 @@ MEMORY = {"NABLA_MAX_MEMORY_BYTES": "2000000"}
 HEX = "ab" * 32
 
 
-@pytest.mark.parametrize(
+@every(
     ("entry", "name"),
     [
         (f"alice=sha256:{HEX}", "alice"),
@@ -215,14 +215,14 @@ def test_digests_may_have_names(entry: str, name: str) -> None:
     assert read(NABLA_API_KEYS=entry).keys == ((name, bytes.fromhex(HEX)),)
 
 
-@pytest.mark.parametrize("key", ["a=b", "c2VjcmV0==", "alice=secret", "=", "x y=sha256:" + HEX])
+@every("key", ["a=b", "c2VjcmV0==", "alice=secret", "=", "x y=sha256:" + HEX])
 def test_keys_given_as_they_are_keep_what_they_hold(key: str) -> None:
     ((name, digest),) = read(NABLA_API_KEYS=key).keys
     assert digest == hashlib.sha256(key.encode()).digest()
     assert name == f"sha256:{digest.hex()[:8]}"
 
 
-@pytest.mark.parametrize("entry", ["alice=sha256:", "alice=sha256:12", f"alice=sha256:{HEX}0", "sha256:" + "g" * 64])
+@every("entry", ["alice=sha256:", "alice=sha256:12", f"alice=sha256:{HEX}0", "sha256:" + "g" * 64])
 def test_a_named_digest_that_is_none_is_refused(entry: str) -> None:
     with pytest.raises(ConfigurationError, match="64 hexadecimal digits"):
         read(NABLA_API_KEYS=entry)

@@ -9,7 +9,7 @@ from service.callers import quotas
 from service.capacity.admission import Admission
 from service.config import ConfigurationError, Settings
 from tests.conftest import MakeClient
-from tests.support import assert_problem, xor
+from tests.support import assert_problem, every, xor
 
 GRADIENTS = "/v1/gradients"
 KEY = "correct horse"
@@ -73,7 +73,7 @@ def test_a_service_without_keys_takes_any(make_client: MakeClient) -> None:
     assert make_client().get("/v1", headers=bearer("whatever")).status_code == 200
 
 
-@pytest.mark.parametrize("key", ["sha256:", "sha256:12", "sha256:" + "g" * 64, "sha256:" + "0" * 63])
+@every("key", ["sha256:", "sha256:12", "sha256:" + "g" * 64, "sha256:" + "0" * 63])
 def test_digests_that_are_none_are_told_at_the_start(key: str) -> None:
     with pytest.raises(ConfigurationError, match="64 hexadecimal digits"):
         _ = Settings(api_keys=(key,)).keys
@@ -180,7 +180,7 @@ def test_health_and_preflights_are_not_limited(make_client: MakeClient, clock: l
     assert client.get("/v1").status_code == 429
 
 
-@pytest.mark.parametrize(
+@every(
     ("variable", "text"),
     [
         ("NABLA_MAX_LAYERS", "many"),

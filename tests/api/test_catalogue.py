@@ -31,7 +31,7 @@ DRAWN = [
 ]
 
 
-@pytest.mark.parametrize("plural", REGISTRIES)
+@every("plural", REGISTRIES)
 def test_every_registry_is_listed_in_full(client: FlaskClient, plural: str) -> None:
     response = client.get(f"/v1/{REGISTRIES[plural].path}")
     assert response.headers["Content-Type"] == "application/json"
@@ -63,7 +63,7 @@ def test_every_entry_has_a_page_that_says_all(
             assert client.get(option["of"]).status_code == 200
 
 
-@pytest.mark.parametrize("plural", REGISTRIES)
+@every("plural", REGISTRIES)
 def test_every_formula_sets(client: FlaskClient, plural: str) -> None:
     for entry in client.get(f"/v1/{REGISTRIES[plural].path}").json[plural]:
         formulas = [formula for formula in (entry["latex"], entry["derivative"]) if formula]
@@ -150,9 +150,7 @@ def test_what_is_not_listed_is_refused(client: FlaskClient, post: Post, plural: 
     assert told or set(error["allowed"]) == set(registry.names)
 
 
-@pytest.mark.parametrize(
-    ("name", "fewest", "most"), [("dense", 1, 1), ("subtract", 2, 2), ("add", 2, None), ("lstm", 1, 3)]
-)
+@every(("name", "fewest", "most"), [("dense", 1, 1), ("subtract", 2, 2), ("add", 2, None), ("lstm", 1, 3)])
 def test_layers_say_how_many_inputs_they_take(client: FlaskClient, name: str, fewest: int, most: int | None) -> None:
     assert client.get(f"/v1/layers/{name}").json["inputs"] == {"minimum": fewest, "maximum": most}
 
@@ -172,7 +170,7 @@ def test_aliases_have_the_page_of_what_they_mean(client: FlaskClient) -> None:
                 assert content == client.get(f"/v1/{registry.path}/{declaration.name}").get_data()
 
 
-@pytest.mark.parametrize("path", ["/v1/activations", "/v1/losses/huber", "/v1/activations/relu?from=-1&to=1&points=3"])
+@every("path", ["/v1/activations", "/v1/losses/huber", "/v1/activations/relu?from=-1&to=1&points=3"])
 def test_unchanged_entries_are_not_sent_again(client: FlaskClient, path: str) -> None:
     first = client.get(path)
     tag = first.headers["ETag"]

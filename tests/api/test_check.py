@@ -27,7 +27,7 @@ def test_the_gradients_of_xor_are_right(post: Post) -> None:
     assert all("curve" in each for each in answer["checks"])
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@every("dtype", ["float64", "float32"])
 def test_the_answer_of_the_gradients_endpoint_passes_as_a_claim(post: Post, dtype: str) -> None:
     body = xor(dtype=dtype)
     claimed = strict_json(post(body).get_data())["gradients"]
@@ -57,7 +57,7 @@ def test_a_part_may_be_claimed_and_the_rest_is_named(post: Post) -> None:
     assert answer["missing"] == ["hidden.kernel", "hidden.bias", "output.kernel"]
 
 
-@pytest.mark.parametrize("claimed", [{"x": 6, "y": -2}, [6, -2]])
+@every("claimed", [{"x": 6, "y": -2}, [6, -2]])
 def test_a_function_is_checked(post: Post, claimed: Any) -> None:
     assert answered(post, SADDLE, PATH)["verdict"] == "right"
     assert answered(post, SADDLE | {"claimed": claimed}, PATH)["verdict"] == "right"

@@ -10,7 +10,7 @@ from service.callers import cors
 from service.listening import on_loopback
 from tests.api.training import NDJSON, training
 from tests.conftest import MakeClient, ServerFactory
-from tests.support import Answer, Server, assert_problem, head, strict_json, xor
+from tests.support import Answer, Server, assert_problem, every, head, strict_json, xor
 
 GRADIENTS = "/v1/gradients"
 PAGE = "http://localhost:5173"
@@ -164,7 +164,7 @@ def test_strangers_fill_neither_memory_nor_log(make_client: MakeClient, caplog: 
     assert len(client.application.extensions["nabla.cors"]._refused) == cors.MOST_REFUSED
 
 
-@pytest.mark.parametrize(
+@every(
     ("addresses", "expected"),
     [
         ([("127.0.0.1", 8000)], True),

@@ -79,7 +79,7 @@ def test_a_warning_of_a_gradient_is_the_finding_in_the_same_words(post: Post, co
     assert found.get("layer") == warning.get("layer")
 
 
-@pytest.mark.parametrize("code", ["loss_grew", "full_batch"])
+@every("code", ["loss_grew", "full_batch"])
 def test_a_warning_of_a_training_is_the_finding_in_the_same_words(post: Post, code: str) -> None:
     warnings = answered(post, EXAMPLES[code], "/v1/train")["warnings"]
     (warning,) = [each for each in warnings if each["code"] == code]
@@ -96,7 +96,7 @@ def test_findings_come_with_the_gravest_first_and_give_the_verdict(post: Post) -
     assert answered(post, HEALTHY, PATH)["verdict"] == "healthy"
 
 
-@pytest.mark.parametrize(
+@every(
     "name", ["lenet", "transformer_block", "character_lstm", "two_inputs_two_outputs", "residual_mlp", "spiral_adam"]
 )
 def test_the_examples_of_the_docs_are_healthy(post: Post, name: str) -> None:
@@ -178,7 +178,7 @@ def test_a_trace_gives_the_findings_of_its_training(post: Post) -> None:
     assert "updates_too_large" in codes(answered(post, {"trace": steps}, PATH))
 
 
-@pytest.mark.parametrize(
+@every(
     ("request_", "code", "step"),
     [
         (trace([1.0, 0.5, None]), "diverged", 3),
@@ -197,7 +197,7 @@ def test_the_step_is_told_at_which_something_went_wrong(
     assert named(answered(post, request_, PATH), code)["step"] == step
 
 
-@pytest.mark.parametrize(
+@every(
     "losses",
     [
         np.geomspace(1.0, 1e-6, 200).tolist(),
@@ -210,7 +210,7 @@ def test_losses_that_fall_have_no_findings(post: Post, losses: list[float | None
     assert not codes(answered(post, trace(losses), PATH), "warning", "problem")
 
 
-@pytest.mark.parametrize(
+@every(
     "recipe",
     [
         {"optimizer": {"type": "adam", "learning_rate": 0.02}, "steps": 80},
@@ -301,7 +301,7 @@ def test_findings_are_streamed_too(post: Post) -> None:
     assert last["verdict"] == whole["verdict"] and last["layers"] == whole["layers"]
 
 
-@pytest.mark.parametrize("loss", ["binary_crossentropy", "categorical_crossentropy", "sparse_categorical_crossentropy"])
+@every("loss", ["binary_crossentropy", "categorical_crossentropy", "sparse_categorical_crossentropy"])
 def test_targets_of_a_sweep_suit_its_loss(post: Post, loss: str) -> None:
     answer = answered(post, {"sweep": SWEEP | {"outputs": 3}, "loss": loss}, PATH)
     assert {"unusual_targets", "no_probabilities", "one_class"}.isdisjoint(codes(answer))
@@ -367,7 +367,7 @@ def test_a_step_may_be_a_whole_number_of_either_kind(post: Post) -> None:
     assert answered(post, floats, PATH) == answered(post, body, PATH)
 
 
-@pytest.mark.parametrize(
+@every(
     ("sweep", "name"),
     [
         ({"depths": [1_000]}, "layers"),
@@ -383,7 +383,7 @@ def test_a_sweep_that_is_too_large_is_refused_at_once(post: Post, sweep: dict[st
     assert error["limit"] == name and error["pointer"].startswith("#/sweep")
 
 
-@pytest.mark.parametrize(
+@every(
     "changes",
     [
         {"inputs": [[1e308, -1e308]] * 4},

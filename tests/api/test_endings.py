@@ -3,7 +3,6 @@
 import gzip
 import json
 
-import pytest
 from flask.testing import FlaskClient
 
 from service.api.endpoint import ENDPOINTS, Endpoint
@@ -45,7 +44,7 @@ def test_listings(client: FlaskClient, path: str) -> None:
     assert response.content_length == len(response.get_data())
 
 
-@pytest.mark.parametrize("path", ["/v1/activations/relu", "/v1/activations/relu?points=3", "/v1/nothing"])
+@every("path", ["/v1/activations/relu", "/v1/activations/relu?points=3", "/v1/nothing"])
 def test_entries_and_problems(client: FlaskClient, path: str) -> None:
     assert_one_newline(client.get(path).get_data())
 

@@ -192,8 +192,8 @@ def test_wrong_methods_are_told_the_right_ones(client: FlaskClient, path: str, m
     assert set(response.headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS"}
 
 
-@pytest.mark.parametrize("path", [GRADIENTS, "/v1/forward"])
-@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+@every("path", [GRADIENTS, "/v1/forward"])
+@every("method", ["GET", "PUT", "DELETE"])
 def test_operations_take_post_alone(client: FlaskClient, path: str, method: str) -> None:
     response = client.open(path, method=method, json=xor())
     assert_problem(response, "method-not-allowed")
@@ -220,9 +220,7 @@ def test_options_tells_the_methods(client: FlaskClient) -> None:
     assert_problem(client.options("/v1/nothing"), "not-found")
 
 
-@pytest.mark.parametrize(
-    "given", ["abc", "a" * 128, "3f2b.x_Y-9", "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"]
-)
+@every("given", ["abc", "a" * 128, "3f2b.x_Y-9", "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"])
 def test_request_ids_are_echoed(client: FlaskClient, given: str) -> None:
     headers = {"X-Request-Id": given}
     assert client.get("/v1", headers=headers).headers["X-Request-Id"] == given
@@ -230,7 +228,7 @@ def test_request_ids_are_echoed(client: FlaskClient, given: str) -> None:
     assert problem.headers["X-Request-Id"] == problem.json["instance"] == given
 
 
-@pytest.mark.parametrize("given", ["", "a" * 129, "a b", "a/b", "ä", "<script>", '"', "a,b"])
+@every("given", ["", "a" * 129, "a b", "a/b", "ä", "<script>", '"', "a,b"])
 def test_request_ids_that_could_do_harm_are_replaced(client: FlaskClient, given: str) -> None:
     made = client.get("/v1", headers={"X-Request-Id": given}).headers["X-Request-Id"]
     assert made != given
@@ -257,19 +255,19 @@ def test_the_first_fault_is_told_in_the_detail_too(post: Post) -> None:
     assert document["detail"] == f"#/seed: {document['errors'][0]['detail']} (and 1 more)"
 
 
-@pytest.mark.parametrize("body", [b"1", b"[]", b'"x"', b"null", b"true", b"[[1]]", b"[" + b"1," * 20_000 + b"1]"])
+@every("body", [b"1", b"[]", b'"x"', b"null", b"true", b"[[1]]", b"[" + b"1," * 20_000 + b"1]"])
 def test_a_body_is_an_object(post: Post, body: bytes) -> None:
     document = assert_problem(post(body), "invalid")
     assert "must be a JSON object" in document["detail"]
     assert document["errors"] == [{"pointer": "#", "detail": "takes an object"}]
 
 
-@pytest.mark.parametrize("body", [b"", b" ", b"{", b"{}x", b"{'a': 1}", b'{"a": NaN}', b'{"a": 1,}', b"\xff", b"{\0}"])
+@every("body", [b"", b" ", b"{", b"{}x", b"{'a': 1}", b'{"a": NaN}', b'{"a": 1,}', b"\xff", b"{\0}"])
 def test_a_body_is_json(post: Post, body: bytes) -> None:
     assert "errors" not in assert_problem(post(body), "malformed-body")
 
 
-@pytest.mark.parametrize(
+@every(
     "content_type",
     [
         "",
@@ -290,7 +288,7 @@ def test_other_content_types_are_refused(client: FlaskClient, content_type: str)
     assert len(assert_problem(response, "unsupported-media-type")["detail"]) < 200
 
 
-@pytest.mark.parametrize(
+@every(
     "content_type",
     ["application/json", "application/json; charset=utf-8", 'application/json;charset="UTF-8"', "Application/JSON"],
 )
@@ -298,7 +296,7 @@ def test_content_types_of_json_are_taken(client: FlaskClient, content_type: str)
     assert client.post(GRADIENTS, data=json.dumps(xor()), content_type=content_type).status_code == 200
 
 
-@pytest.mark.parametrize("encoding", ["br", "zstd", "deflate", "compress", "gzip, gzip", "gzip, br", "nonsense"])
+@every("encoding", ["br", "zstd", "deflate", "compress", "gzip, gzip", "gzip, br", "nonsense"])
 def test_other_content_encodings_are_refused(post: Post, encoding: str) -> None:
     response = post(json.dumps(xor()).encode(), Content_Encoding=encoding)
     assert_problem(response, "unsupported-media-type")

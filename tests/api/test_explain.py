@@ -22,7 +22,7 @@ def sentences(answer: dict[str, Any]) -> list[str]:
     return found + [warning["message"] for warning in answer["warnings"]]
 
 
-@pytest.mark.parametrize("name", EXPLAIN)
+@every("name", EXPLAIN)
 def test_both_languages_tell_the_same_derivation(post: Post, name: str) -> None:
     english, chinese = (post(EXPLAIN[name] | {"language": language}, PATH).json for language in ("en", "zh"))
     assert len(sentences(english)) == len(sentences(chinese))
@@ -43,9 +43,7 @@ def test_both_languages_tell_the_same_derivation(post: Post, name: str) -> None:
     assert english == chinese
 
 
-@pytest.mark.parametrize(
-    ("header", "field", "language"), [("zh-CN, en;q=0.5", None, "zh"), ("zh", "en", "en"), ("", None, "en")]
-)
+@every(("header", "field", "language"), [("zh-CN, en;q=0.5", None, "zh"), ("zh", "en", "en"), ("", None, "en")])
 def test_the_request_chooses_the_language_else_the_header(
     post: Post, header: str, field: str | None, language: str
 ) -> None:

@@ -3,11 +3,10 @@
 from typing import Any
 
 import numpy as np
-import pytest
 
 from service.api.examples import FORWARD
 from tests.conftest import Post
-from tests.support import assert_problem, faults, network, xor
+from tests.support import assert_problem, every, faults, network, xor
 
 PATH = "/v1/forward"
 
@@ -38,19 +37,19 @@ def test_initialised_parameters_come_back(post: Post) -> None:
     np.testing.assert_allclose(np.sum(first["outputs"], axis=1), 1, rtol=1e-14)
 
 
-@pytest.mark.parametrize("key", ["targets", "loss", "reduction", "sample_weights", "normalize_weights"])
+@every("key", ["targets", "loss", "reduction", "sample_weights", "normalize_weights"])
 def test_what_only_a_loss_needs_is_no_key(post: Post, key: str) -> None:
     body = forward() | {key: xor().get(key, 1)}
     assert "unknown key" in faults(assert_problem(post(body, PATH), "invalid", body))[f"#/{key}"]
 
 
-@pytest.mark.parametrize("include", ["per_sample", "input_gradients", "parameters"])
+@every("include", ["per_sample", "input_gradients", "parameters"])
 def test_what_only_gradients_include_is_refused(post: Post, include: str) -> None:
     body = forward(include=[include])
     assert set(faults(assert_problem(post(body, PATH), "invalid", body))) == {"#/include/0"}
 
 
-@pytest.mark.parametrize("key", ["network", "inputs"])
+@every("key", ["network", "inputs"])
 def test_required_keys_are_asked_for(post: Post, key: str) -> None:
     body = forward(**{key: ...})
     assert faults(assert_problem(post(body, PATH), "invalid", body)) == {f"#/{key}": "is required"}

@@ -231,7 +231,7 @@ def test_runs_stop_early(post: Post) -> None:
         assert run["path"][-1] == run["point"]
 
 
-@pytest.mark.parametrize(
+@every(
     ("changes", "words"),
     [
         ({"expression": "x^2", "optimizers": [sgd(1.5)]}, "learning rate"),
@@ -266,7 +266,7 @@ def test_what_is_not_finite_is_told(post: Post) -> None:
     assert answer["runs"][0]["steps_done"] == 0
 
 
-@pytest.mark.parametrize("every", [1, 3, 7, 60, 1000])
+@every("every", [1, 3, 7, 60, 1000])
 def test_places_are_told_every_so_many_steps(post: Post, every: int) -> None:
     full = rolled(post)
     some = rolled(post, trace={"every": every})
@@ -423,7 +423,7 @@ def test_time_runs_out(make_client: MakeClient, chosen: list[str]) -> None:
 # Limits.
 
 
-@pytest.mark.parametrize(
+@every(
     ("changes", "pointer", "asked", "allowed"),
     [
         ({"steps": 1_000_001}, "#/steps", 1_000_001, 1_000_000),
@@ -498,7 +498,7 @@ def test_presets_are_descended_by_their_own_words(client: FlaskClient, post: Pos
 # Basins and kinks.
 
 
-@pytest.mark.parametrize("accept", [NDJSON, EVENTS])
+@every("accept", [NDJSON, EVENTS])
 def test_runs_tell_their_basins_in_documents_and_streams(post: Post, client: FlaskClient, accept: str) -> None:
     body = descent(optimizers=[sgd(0.0005)], steps=5)
     answer = rolled(post, **body)
@@ -513,7 +513,7 @@ def test_runs_tell_their_basins_in_documents_and_streams(post: Post, client: Fla
     assert [run["basin"] for run in summary["runs"]] == [run["basin"] for run in answer["runs"]]
 
 
-@pytest.mark.parametrize(
+@every(
     ("expression", "words"),
     [("sqrt(x^2 + y^2)", "sqrt"), ("hypot(x, y)", "length"), ("cbrt(x) + y", "cbrt"), ("(x^2 + y^2)^0.4", "root")],
 )

@@ -100,7 +100,7 @@ def test_the_expression_is_the_loss(post: Post, count: int, loss: str) -> None:
         assert entry["value"] == pytest.approx(loss_of(points, slope, intercept, loss), rel=1e-11)
 
 
-@pytest.mark.parametrize("count", [5, 60])
+@every("count", [5, 60])
 def test_the_expression_goes_to_the_other_endpoints(post: Post, count: int) -> None:
     answer = fitted(post, scattered(count), steps=1)
     optimum = [answer["optimum"]["slope"], answer["optimum"]["intercept"]]
@@ -114,8 +114,8 @@ def test_the_expression_goes_to_the_other_endpoints(post: Post, count: int) -> N
     assert grid["minimum"]["value"] >= answer["optimum"]["value"]
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("count", [3, 30, 500])
+@every("loss", LOSSES)
+@every("count", [3, 30, 500])
 def test_the_default_descent_converges(post: Post, count: int, loss: str) -> None:
     answer = fitted(post, scattered(count, seed=2), loss=loss, steps=400, trace={"every": 400})
     (run,) = answer["runs"]
@@ -197,7 +197,7 @@ def test_extreme_points_are_fitted_or_refused(post: Post, points: Any, loss: str
             assert len({x for x, _ in points}) == 1
 
 
-@pytest.mark.parametrize("scale", [1e-60, 1e-6, 1e6, 1e60])
+@every("scale", [1e-60, 1e-6, 1e6, 1e60])
 def test_lines_of_any_size(post: Post, scale: float) -> None:
     for count in (10, 100):
         one, other = (fitted(post, scattered(count, scale=size), steps=2)["optimum"] for size in (1.0, scale))
@@ -248,7 +248,7 @@ def test_runs_that_climb_are_in_no_basin(post: Post) -> None:
     assert answer["runs"][0]["basin"] is None
 
 
-@pytest.mark.parametrize("count", [2, 20, 38, 39, 40, 41, 300])
+@every("count", [2, 20, 38, 39, 40, 41, 300])
 def test_the_longest_expressions_can_be_sent_again(post: Post, count: int) -> None:
     generator = np.random.default_rng(count)
     points = np.stack([1.7e9 + 1e5 * generator.normal(size=count), -1e-7 * generator.normal(size=count)], 1).tolist()

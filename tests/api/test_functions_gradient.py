@@ -114,7 +114,7 @@ def test_every_key_of_an_answer(post: Post, schemas: dict[str, Any]) -> None:
     assert answer["graph"]["point"] == points[0]
 
 
-@pytest.mark.parametrize(
+@every(
     ("expression", "point", "found"),
     [
         ("x^2 + y^2", [0, 0], "minimum"),
@@ -186,7 +186,7 @@ def test_greek_names_are_latin_in_answers(post: Post) -> None:
     assert again["points"] == answer["points"]
 
 
-@pytest.mark.parametrize("include", [[], ["hessian"], ["symbolic"], ["graph"], ["graph", "hessian"], ["symbolic"] * 2])
+@every("include", [[], ["hessian"], ["symbolic"], ["graph"], ["graph", "hessian"], ["symbolic"] * 2])
 def test_include_chooses(post: Post, include: list[str]) -> None:
     body = {"expression": ROSENBROCK, "points": [[1, 1], [0, 2]]}
     full, chosen = answered(post, body, PATH), answered(post, body | {"include": include}, PATH)
@@ -223,7 +223,7 @@ def test_directions_have_any_length(post: Post) -> None:
 # Points without a value or slope.
 
 
-@pytest.mark.parametrize(
+@every(
     ("expression", "point", "kind", "column", "text"),
     [
         ("1 + log(x)", -1, "domain", 5, "log(x)"),
@@ -259,7 +259,7 @@ def test_a_point_without_a_value_has_no_derivatives(post: Post) -> None:
     assert_no_silent_null(answer)
 
 
-@pytest.mark.parametrize("word", ["step", "sign", "floor", "ceil", "round"])
+@every("word", ["step", "sign", "floor", "ceil", "round"])
 def test_words_that_block_the_gradient_are_told(post: Post, word: str) -> None:
     answer = answered(post, {"expression": f"x + 3{word}(2x) + {word}(x)", "points": [0.3]}, PATH)
     assert answer["points"][0]["gradient"] == [1]
@@ -346,7 +346,7 @@ def test_formulas_of_presets_are_their_derivatives(post: Post, name: str) -> Non
     assert_formulas(post, preset.expression, list(preset.variables), points.tolist())
 
 
-@pytest.mark.parametrize("name", sorted(TOO_LONG))
+@every("name", sorted(TOO_LONG))
 def test_formulas_that_are_too_long_are_null(post: Post, name: str) -> None:
     preset = presets[name]
     body = {"expression": preset.expression, "points": [[0.5] * len(preset.variables)], "include": ["symbolic"]}
@@ -431,7 +431,7 @@ def test_published_functions(post: Post, member: dict[str, Any], tolerance: dict
             close(entry["directional_derivative"], expected["directional_derivatives"], tolerance)
 
 
-@pytest.mark.parametrize("name", GROUPS)
+@every("name", GROUPS)
 def test_published_relations(post: Post, name: str) -> None:
     case = GROUPS[name]
 
@@ -448,7 +448,7 @@ def test_published_relations(post: Post, name: str) -> None:
         close(np.asarray(compute(answers), float), case["relations"][relation], case["tolerance"], relation)
 
 
-@pytest.mark.parametrize(("case", "tolerance"), of_kind("graph"))
+@every(("case", "tolerance"), of_kind("graph"))
 def test_published_graphs(post: Post, case: dict[str, Any], tolerance: dict[str, float]) -> None:
     texts, point = {}, {}
     for node in case["nodes"]:

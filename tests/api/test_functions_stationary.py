@@ -49,7 +49,7 @@ def test_points_are_what_the_gradient_says_of_them(post: Post) -> None:
         assert theirs["direction"] is None
 
 
-@pytest.mark.parametrize("expression", ["x^4 - 3x^2 + x", "sin(3x) + x^2/4", "x^5 - 5x^3 + 4x"])
+@every("expression", ["x^4 - 3x^2 + x", "sin(3x) + x^2/4", "x^5 - 5x^3 + 4x"])
 def test_all_roots_of_the_derivative(post: Post, expression: str) -> None:
     """The roots found are compared with sign changes of the derivative on a fine grid."""
     x = np.linspace(-3.0, 3.0, 10_000)
@@ -112,16 +112,14 @@ def test_functions_without_stationary_points(post: Post) -> None:
         assert answer["points"] == [] and answer["counts"] == {}
 
 
-@pytest.mark.parametrize(
-    ("expression", "kink"), [("|x| + y^2", "abs"), ("max(x, y)", "max"), ("floor(x) + y", "floor")]
-)
+@every(("expression", "kink"), [("|x| + y^2", "abs"), ("max(x, y)", "max"), ("floor(x) + y", "floor")])
 def test_kinks_are_told(post: Post, expression: str, kink: str) -> None:
     answer = found(post, expression, [-2, 2])
     (warning,) = [each for each in answer["warnings"] if each["code"] == "kinks"]
     assert warning["message"].startswith(kink)
 
 
-@pytest.mark.parametrize(
+@every(
     ("expression", "kink"),
     [
         ("sqrt(x^2 + y^2) - 0.1*cos(5x)", "the slope of sqrt"),
@@ -160,7 +158,7 @@ def test_few_starts_are_told(post: Post) -> None:
     assert codes(found(post, HIMMELBLAU, [-5, 5])) == []
 
 
-@pytest.mark.parametrize(
+@every(
     ("expression", "box"),
     [("((x + y)/2 - sqrt(x*y))^2", [0.5, 3]), ("(x*y)^4", [-1, 1]), ("(x*y)^4", [[0.5, 3], [-1, 1]])],
 )
@@ -171,7 +169,7 @@ def test_curves_of_stationary_points_are_told(post: Post, expression: str, box: 
     assert max(abs(entry["value"]) for entry in answer["points"]) <= 1e-12
 
 
-@pytest.mark.parametrize("expression", ["(x + y)^2", "3 + 0x + 0y", "(x^2 + y^2 - 1)^2", "step(x) + sign(y)"])
+@every("expression", ["(x + y)^2", "3 + 0x + 0y", "(x^2 + y^2 - 1)^2", "step(x) + sign(y)"])
 def test_points_that_lie_dense_are_told(post: Post, expression: str) -> None:
     answer = found(post, expression, [-2, 2], starts=2000)
     assert "not_isolated" in codes(answer)
@@ -181,9 +179,7 @@ def test_points_that_lie_dense_are_told(post: Post, expression: str) -> None:
     assert codes(isolated) == [] and isolated["counts"] == {"minimum": 1}
 
 
-@pytest.mark.parametrize(
-    ("starts", "dimension"), [(1, 1), (1, 2), (2, 3), (100, 2), (10_000, 2), (10_000, 3), (50, 20)]
-)
+@every(("starts", "dimension"), [(1, 1), (1, 2), (2, 3), (100, 2), (10_000, 2), (10_000, 3), (50, 20)])
 def test_starts_are_about_as_many_as_asked(post: Post, starts: int, dimension: int) -> None:
     names = [f"x{number}" for number in range(dimension)]
     answer = found(post, " + ".join(f"{name}^2" for name in names), [-1, 2], variables=names, starts=starts)
@@ -193,16 +189,14 @@ def test_starts_are_about_as_many_as_asked(post: Post, starts: int, dimension: i
     assert answer["points"][0]["condition_number"] == 1 and answer["points"][0]["largest_stable_step"] == 1
 
 
-@pytest.mark.parametrize("size", [1e-100, 1e-5, 1e6, 1e50, 1e100])
+@every("size", [1e-100, 1e-5, 1e6, 1e50, 1e100])
 def test_boxes_of_any_size(post: Post, size: float) -> None:
     answer = found(post, "x^2 + 3y^2", [-size, size], starts=50)
     assert answer["counts"] == {"minimum": 1}
     assert np.abs(answer["points"][0]["point"]).max() <= size
 
 
-@pytest.mark.parametrize(
-    "expression", ["1e-310*x^2", "1e308*x^2", "exp(x)*x", "x^2/1e-300", "(1e-200*x)^2", "5e-324*x"]
-)
+@every("expression", ["1e-310*x^2", "1e308*x^2", "exp(x)*x", "x^2/1e-300", "(1e-200*x)^2", "5e-324*x"])
 def test_no_number_is_missing(post: Post, expression: str) -> None:
     for entry in found(post, expression, [-5, 5], starts=30)["points"]:
         for key in ("value", "norm", "condition_number", "largest_stable_step"):

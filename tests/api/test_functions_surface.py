@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import pytest
 
 from service.engine.functions.presets import presets
 from tests.api.test_functions_gradient import BASE64, answered, assert_no_silent_null
@@ -73,7 +72,7 @@ def test_axes_may_be_exchanged(post: Post) -> None:
     assert other["gradients"][0][0] == [0, -2]  # in the order of the variables all the same
 
 
-@pytest.mark.parametrize("resolution", [2, 7, [2, 3], [50, 2]])
+@every("resolution", [2, 7, [2, 3], [50, 2]])
 def test_values_are_those_of_single_points(post: Post, resolution: Any) -> None:
     body: dict[str, Any] = {"expression": "sin(x)*y + x^y", "x": [0.5, 2], "y": [-1, 1]}
     answer = drawn(post, **body, resolution=resolution, include=["gradients"])
@@ -181,7 +180,7 @@ def test_nothing_is_finite(post: Post) -> None:
 # Basins.
 
 
-@pytest.mark.parametrize("optimizer", [SGD, {"type": "momentum", "learning_rate": 0.005}, "newton", "l_bfgs"])
+@every("optimizer", [SGD, {"type": "momentum", "learning_rate": 0.005}, "newton", "l_bfgs"])
 def test_basins_are_where_descents_end(post: Post, optimizer: Any) -> None:
     more = {"steps": 150, "clip": {"norm": 50}} if isinstance(optimizer, dict) else {"steps": 20}
     answer = drawn(

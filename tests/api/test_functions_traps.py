@@ -44,7 +44,7 @@ def refused(post: Post, name: str, **changes: Any) -> dict[str, str]:
     return faults(document)
 
 
-@pytest.mark.parametrize("name", BASE)
+@every("name", BASE)
 def test_the_requests_below_are_right_but_for_one_thing(post: Post, name: str) -> None:
     assert_no_silent_null(answered(post, BASE[name], f"/v1/functions/{name}"))
 
@@ -108,7 +108,7 @@ def test_words_that_are_not_known(post: Post, name: str, key: str, value: Any, p
     assert set(told) == {pointer} and words in told[pointer]
 
 
-@pytest.mark.parametrize(
+@every(
     ("name", "key"),
     [
         ("gradient", "expression"), ("gradient", "points"), ("stationary", "expression"), ("stationary", "box"),
@@ -165,7 +165,7 @@ def test_every_key_refuses_what_it_does_not_take(post: Post, name: str, key: str
             assert any(pointer.startswith(f"#/{wrong}") for pointer in faults(document)), document
 
 
-@pytest.mark.parametrize("name", BASE)
+@every("name", BASE)
 def test_many_wrong_keys_are_told_at_once(post: Post, name: str) -> None:
     body = dict.fromkeys(KEYS[name])
     document = assert_problem(post(body, f"/v1/functions/{name}"), "invalid", body)
@@ -204,7 +204,7 @@ def test_points_of_one_variable(post: Post) -> None:
     assert "shape []" in told["#/points"]
 
 
-@pytest.mark.parametrize(
+@every(
     ("name", "key", "rows"),
     [("gradient", "points", 10_001), ("gradient", "directions", 361), ("descend", "starts", 50_001)],
 )
@@ -226,9 +226,7 @@ def test_directions_of_no_length(post: Post) -> None:
     assert set(faults(document)) == {"#/directions/99"}
 
 
-@pytest.mark.parametrize(
-    "directions", [[[1e308, 1e308]], [[5e-324, 0]], [[1e-200, 1e-200]], [[1e308, -1e-308], [1, 1]], [[1e200, 1]]]
-)
+@every("directions", [[[1e308, 1e308]], [[5e-324, 0]], [[1e-200, 1e-200]], [[1e308, -1e-308], [1, 1]], [[1e200, 1]]])
 def test_directions_of_extreme_length(post: Post, directions: list[list[float]]) -> None:
     body = body_of("gradient", directions=directions)
     (entry,) = answered(post, body, "/v1/functions/gradient")["points"]
@@ -273,7 +271,7 @@ def test_expressions_that_cannot_be_read(post: Post, name: str, expression: str,
     assert set(told) == {"#/expression"} and words in told["#/expression"]
 
 
-@pytest.mark.parametrize("name", sorted(set(BASE) - {"fit"}))
+@every("name", sorted(set(BASE) - {"fit"}))
 def test_expressions_without_variables(post: Post, name: str) -> None:
     told = refused(post, name, expression="3 + pi")
     assert "has no variables" in told["#/expression"]
@@ -304,13 +302,13 @@ def test_variables_that_are_none(post: Post, name: str, variables: Any, pointer:
     assert f"#/variables{pointer}" in told and words in told[f"#/variables{pointer}"]
 
 
-@pytest.mark.parametrize("name", sorted(set(BASE) - {"fit"}))
+@every("name", sorted(set(BASE) - {"fit"}))
 def test_variables_that_are_not_listed(post: Post, name: str) -> None:
     told = refused(post, name, variables=["x", "z"])
     assert set(told) == {"#/expression"} and "at column 7" in told["#/expression"]
 
 
-@pytest.mark.parametrize("name", sorted(set(BASE) - {"fit"}))
+@every("name", sorted(set(BASE) - {"fit"}))
 def test_hostile_expressions(post: Post, name: str) -> None:
     """Hostile expressions are answered or refused at once."""
     texts = [*FIXED, *list(hostile_expressions(5, 160))[len(FIXED) :]]
@@ -498,7 +496,7 @@ def test_basins_are_told_of_what_does_not_go_together_too(post: Post) -> None:
         assert error["pointer"].removeprefix("#/").split("/")[0] in {*body, ""}
 
 
-@pytest.mark.parametrize(
+@every(
     ("changes", "pointer", "words"),
     [
         ({"points": [[1, 2]]}, "#/points", "2 to 10,000"),
@@ -544,8 +542,8 @@ def test_descents_into_the_infinite(post: Post, changes: dict[str, Any]) -> None
     assert_no_silent_null(answered(post, body_of("descend", **changes), "/v1/functions/descend"))
 
 
-@pytest.mark.parametrize("start", [1e300, 1e308, -1.7e308])
-@pytest.mark.parametrize("expression", ["3 + 0x", "3 + 0x + y^2", "step(x) + y^2"])
+@every("start", [1e300, 1e308, -1.7e308])
+@every("expression", ["3 + 0x", "3 + 0x + y^2", "step(x) + y^2"])
 def test_valleys_far_away_are_numbers(post: Post, expression: str, start: float) -> None:
     body = body_of("descend", expression=expression, variables=["x", "y"], starts=[[start, 0]])
     answer = answered(post, body, "/v1/functions/descend")
@@ -557,16 +555,14 @@ def test_valleys_far_away_are_numbers(post: Post, expression: str, start: float)
     assert_no_silent_null(answer)
 
 
-@pytest.mark.parametrize(
-    "expression", ["sqrt(-1) + 0x", "log(0) + 0x", "log(sqrt(0))*x", "asin(2) + step(x)", "1/0 + x"]
-)
+@every("expression", ["sqrt(-1) + 0x", "log(0) + 0x", "log(sqrt(0))*x", "asin(2) + step(x)", "1/0 + x"])
 def test_where_there_is_no_value_nothing_is_stationary(post: Post, expression: str) -> None:
     body = body_of("stationary", expression=expression, variables=["x"], box=[-1, 1])
     answer = answered(post, body, "/v1/functions/stationary")
     assert answer["points"] == [] and answer["counts"] == {}
 
 
-@pytest.mark.parametrize(
+@every(
     ("expression", "lowest"),
     [("1e18*(x - 0.3)^2", 0.3), ("(x - 1234567890.3)^2*1e9", 1234567890.3), ("1e12*(x^2 - 2)^2", 2**0.5)],
 )
@@ -581,8 +577,8 @@ def test_points_as_stationary_as_numbers_allow_are_classified(post: Post, expres
     assert answer["valleys"][0]["classification"] == "minimum" and "minimum 0" in answer["runs"][0]["reason"]
 
 
-@pytest.mark.parametrize("expression", ["min(exp(x), 1)", "sqrt(0) + x", "log(1e-320) + x", "x + step(exp(x))"])
-@pytest.mark.parametrize("include", [["graph"], ["graph", "hessian"]])
+@every("expression", ["min(exp(x), 1)", "sqrt(0) + x", "log(1e-320) + x", "x + step(exp(x))"])
+@every("include", [["graph"], ["graph", "hessian"]])
 def test_what_is_not_finite_in_a_graph_is_told(post: Post, expression: str, include: list[str]) -> None:
     body = {"expression": expression, "points": [1000], "include": include}
     answer = answered(post, body, "/v1/functions/gradient")
@@ -643,7 +639,7 @@ def test_large_bodies_are_like_small_ones(post: Post, name: str, changes: dict[s
         assert small.get_data() == large.get_data()
 
 
-@pytest.mark.parametrize(
+@every(
     ("name", "examples"),
     [
         ("gradient", FUNCTION_GRADIENT),
@@ -673,7 +669,7 @@ def test_examples_with_any_part_replaced(post: Post, name: str, examples: dict[s
                     assert resolves(error["pointer"], body), (body, error)
 
 
-@pytest.mark.parametrize(
+@every(
     ("path", "body"),
     [
         ("stationary", {"expression": "1e308", "variables": ["x"], "box": [-1, 1], "starts": 60}),

@@ -85,7 +85,7 @@ BASIC = {
 }
 
 
-@pytest.mark.parametrize("include", ["layers", "norms", "input_gradients", "per_sample", "parameters"])
+@every("include", ["layers", "norms", "input_gradients", "per_sample", "parameters"])
 def test_each_include_adds_its_key_and_changes_nothing_else(post: Post, include: str) -> None:
     without, answer = post(xor()).json, post(xor(include=[include])).json
     assert set(without) == BASIC
@@ -114,7 +114,7 @@ def test_input_gradients_are_those_of_a_finite_difference(post: Post) -> None:
     assert gradient == pytest.approx((losses[0] - losses[1]) / (2 * step), rel=1e-6)
 
 
-@pytest.mark.parametrize(("reduction", "factor"), [("mean", 0.25), ("sum", 1.0), ("none", 1.0)])
+@every(("reduction", "factor"), [("mean", 0.25), ("sum", 1.0), ("none", 1.0)])
 def test_gradients_of_the_samples_add_up(post: Post, reduction: str, factor: float) -> None:
     answer = post(xor(include=["per_sample"], reduction=reduction)).json
     losses = answer["per_sample"]["loss"]
@@ -149,7 +149,7 @@ def test_sample_weights_are_factors_of_the_samples(post: Post) -> None:
     assert normalised == pytest.approx(weighted / sum(weights), rel=1e-13)
 
 
-@pytest.mark.parametrize("weights", [[1, 1, 1], [[1, 1, 1, 1]], 1, [1, 1, 1, 1, 1]])
+@every("weights", [[1, 1, 1], [[1, 1, 1, 1]], 1, [1, 1, 1, 1, 1]])
 def test_there_is_one_weight_for_each_sample(post: Post, weights: Any) -> None:
     body = xor(sample_weights=weights)
     assert "it takes [4], one per sample" in faults(assert_problem(post(body), "invalid", body))["#/sample_weights"]
@@ -177,7 +177,7 @@ def test_two_outputs_are_answered_and_asked_by_name(post: Post) -> None:
     assert set(answer["gradients"]) == {"trunk", "left", "right"}
 
 
-@pytest.mark.parametrize(
+@every(
     ("targets", "pointers"),
     [
         ([[1.0, 0.0]], {"#/targets"}),
@@ -339,7 +339,7 @@ def test_the_accept_header_chooses_the_form_of_tensors(post: Post, accept: str, 
     assert isinstance(outputs, dict) is typed
 
 
-@pytest.mark.parametrize(
+@every(
     "accept",
     ["text/html", "application/xml", "application/json; tensors=hex", "application/json; q=0", "image/*", "nonsense"],
 )
@@ -386,7 +386,7 @@ def test_values_that_are_not_finite_are_null_and_told(post: Post) -> None:
     assert base64.b64decode(typed["outputs"]["base64"]) == np.array([np.inf]).tobytes()
 
 
-@pytest.mark.parametrize(
+@every(
     "initializer",
     [
         {"type": "constant", "value": -1e308},
@@ -396,7 +396,7 @@ def test_values_that_are_not_finite_are_null_and_told(post: Post) -> None:
         {"type": "orthogonal", "gain": 1.7e308},
     ],
 )
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@every("dtype", ["float64", "float32"])
 def test_initial_values_that_are_not_finite_are_told_even_where_the_outputs_are(
     post: Post, initializer: dict[str, Any], dtype: str
 ) -> None:
@@ -418,7 +418,7 @@ def test_a_step_that_blocks_the_gradient_is_told(post: Post) -> None:
     assert answer["gradient_norm"] == 0
 
 
-@pytest.mark.parametrize("name", GRADIENTS)
+@every("name", GRADIENTS)
 def test_the_same_request_gives_the_same_bytes(post: Post, name: str) -> None:
     assert len({post(GRADIENTS[name]).get_data() for _ in range(5)}) == 1
 
@@ -430,7 +430,7 @@ CLASSES = {
 }
 
 
-@pytest.mark.parametrize("index", [3, -1, 0.5, 1e300, -1e19])
+@every("index", [3, -1, 0.5, 1e300, -1e19])
 def test_class_indices_are_those_of_a_class(post: Post, index: float) -> None:
     body = CLASSES | {"targets": [0, index]}
     errors = faults(assert_problem(post(body), "invalid", body))
@@ -442,7 +442,7 @@ def test_class_indices_may_be_typed_integers(post: Post) -> None:
     assert post(typed).get_data() == post(CLASSES | {"targets": [2, 0]}).get_data()
 
 
-@pytest.mark.parametrize(
+@every(
     ("targets", "hint"),
     [([0, 1, 1, 0], "put each target in a list of its own"), ([[0, 1]] * 4, "they take [4, 1]"), (1, "they take")],
 )
@@ -451,7 +451,7 @@ def test_targets_have_the_shape_of_the_outputs(post: Post, targets: Any, hint: s
     assert hint in faults(assert_problem(post(body), "invalid", body))["#/targets"]
 
 
-@pytest.mark.parametrize("inputs", [1, [1, 2], [[1], [2], [3], [4]]])
+@every("inputs", [1, [1, 2], [[1], [2], [3], [4]]])
 def test_inputs_have_to_fit_the_parameters(post: Post, inputs: Any) -> None:
     body = xor(inputs=inputs)
     assert_problem(post(body), "invalid", body)

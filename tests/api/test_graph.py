@@ -4,8 +4,6 @@ import json
 import re
 from typing import Any
 
-import pytest
-
 from service.api.insight_examples import GRAPH
 from tests.conftest import Post
 from tests.support import answered, assert_problem, every, faults, network, strict_json, xor
@@ -47,7 +45,7 @@ def test_deltas_and_gradients_are_named(post: Post) -> None:
         assert text.count(f"# {words}\n") == 1
 
 
-@pytest.mark.parametrize(("language", "header"), [("zh", None), (None, "zh-CN,zh;q=0.9")])
+@every(("language", "header"), [("zh", None), (None, "zh-CN,zh;q=0.9")])
 def test_comments_are_in_the_language_of_the_caller(post: Post, language: str | None, header: str | None) -> None:
     body = xor() | ({"language": language} if language else {})
     answer = answered(post, body, PATH, **({"Accept-Language": header} if header else {}))

@@ -212,7 +212,7 @@ def told(document: dict[str, Any]) -> str:
     return json.dumps(document, ensure_ascii=False).lower()
 
 
-@pytest.mark.parametrize("path", ROUTES)
+@every("path", ROUTES)
 def test_the_requests_that_are_changed_below_are_right(post: Post, path: str) -> None:
     assert post(ROUTES[path], path).status_code == 200
 
@@ -234,7 +234,7 @@ def test_a_request_in_the_words_of_others(post: Post, path: str, change: dict[st
     assert all(resolves(error["pointer"], body) and len(error["detail"]) < 420 for error in document["errors"])
 
 
-@pytest.mark.parametrize("body", [KERAS, {"graph": {"node": []}}, {"0.weight": [[1]], "0.bias": [1]}])
+@every("body", [KERAS, {"graph": {"node": []}}, {"0.weight": [[1]], "0.bias": [1]}])
 def test_a_body_that_is_a_model_of_others_is_named(post: Post, body: dict[str, Any]) -> None:
     (error,) = assert_problem(post(body), "invalid")["errors"]
     assert error["pointer"] == "#"
@@ -360,7 +360,7 @@ def test_a_body_that_was_encoded_twice_is_told_so(post: Post) -> None:
     assert "encoded twice" in document["detail"]
 
 
-@pytest.mark.parametrize(
+@every(
     ("content_type", "word"),
     [
         ("", "missing"),
@@ -410,7 +410,7 @@ def test_a_path_that_there_is_not_is_told_the_nearest(client: FlaskClient, path:
     assert f"did you mean {instead}?" in document["detail"]
 
 
-@pytest.mark.parametrize("path", ["/v1/nothing", "/wp-admin", "/" + "x" * 3000, "/v1/%00"])
+@every("path", ["/v1/nothing", "/wp-admin", "/" + "x" * 3000, "/v1/%00"])
 def test_a_path_like_none_is_told_where_the_list_is(client: FlaskClient, path: str) -> None:
     detail = assert_problem(client.get(path), "not-found")["detail"]
     assert "GET /v1 lists" in detail and len(detail) < 250
@@ -497,7 +497,7 @@ def test_an_expression_in_the_words_of_others(post: Post, expression: str, words
     assert [word for word in words if word not in told(document)] == []
 
 
-@pytest.mark.parametrize(
+@every(
     ("expression", "words"),
     [
         ("sinx + cosx", ["sin(x)", "cos(x)"]),
@@ -519,7 +519,7 @@ def test_names_that_are_slips_are_computed_and_warned_of(post: Post, expression:
     assert [word for word in words if word not in messages] == []
 
 
-@pytest.mark.parametrize(
+@every(
     "expression",
     ["cost + sine", "x1 + x_2", "step1 + max2", "theta^2 + alpha", "time*rate", "logistic(x)", "xy", "min1", "signal"],
 )

@@ -257,8 +257,8 @@ def assert_finite_or_told(document: Any) -> None:
     assert document["finite"] is ("null" not in json.dumps(document))
 
 
-@pytest.mark.parametrize("value", REPLACEMENTS, ids=repr)
 @pytest.mark.parametrize("example", REQUESTS)
+@every("value", REPLACEMENTS, ids=repr)
 def test_any_value_may_be_wrong_and_is_pointed_at(post: Post, example: str, value: Any) -> None:
     path, request = REQUESTS[example]
     for place in pointers(request):
@@ -277,7 +277,7 @@ def test_any_value_may_be_wrong_and_is_pointed_at(post: Post, example: str, valu
             assert resolves(error["pointer"], body), (place, error)
 
 
-@pytest.mark.parametrize("example", REQUESTS)
+@every("example", REQUESTS)
 def test_any_key_may_be_missing_or_misspelt(post: Post, example: str) -> None:
     path, request = REQUESTS[example]
     for place in pointers(request):
@@ -297,7 +297,7 @@ def test_any_key_may_be_missing_or_misspelt(post: Post, example: str) -> None:
                 assert resolves(error["pointer"], body), (place, error)
 
 
-@pytest.mark.parametrize("padding", [b"", PADDING])
+@every("padding", [b"", PADDING])
 def test_of_a_key_that_stands_twice_the_last_counts_in_both_parsers(post: Post, padding: bytes) -> None:
     twice = XOR[:-1] + b', "loss": "mean_squared_error", "loss": "half_squared_error"}' + padding
     assert post(twice).get_data() == post(XOR).get_data()

@@ -113,7 +113,7 @@ def test_kernels_take_little_memory_that_no_plan_knows_of(make_client: MakeClien
     )  # beside the plan: the request and the answer, as text and as arrays
 
 
-@pytest.mark.parametrize("path", ["/v1/forward", "/v1/gradients", "/v1/derivatives"])
+@every("path", ["/v1/forward", "/v1/gradients", "/v1/derivatives"])
 def test_a_number_in_place_of_one_of_several_inputs(post: Post, path: str) -> None:
     body: dict[str, Any] = {
         "network": {"inputs": ["a", "b"], "layers": [{"type": "add", "name": "s", "inputs": ["a", "b"]}]},

@@ -135,7 +135,7 @@ def test_the_present_value_is_met_to_the_last_bit(post: Post) -> None:
 # --- directions ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("direction", ["random", "gradient", "hessian"])
+@every("direction", ["random", "gradient", "hessian"])
 def test_losses_along_a_direction_are_those_at_its_points(post: Post, direction: str) -> None:
     answer = look(post, {"direction": direction, "values": [-1, 0, 0.5, 2]}, include=["directions"])
     (axis,) = answer["axes"]
@@ -348,7 +348,7 @@ def test_losses_that_are_not_finite_are_null_and_told(post: Post) -> None:
     assert answer["maximum"]["place"] == [1]
 
 
-@pytest.mark.parametrize("value", [1e-300, 1e-160, 1e160, 1e300])
+@every("value", [1e-300, 1e-160, 1e160, 1e300])
 def test_weights_of_any_size_give_an_answer_or_a_reason(post: Post, value: float) -> None:
     """Squares of tiny and of huge numbers are not representable."""
     network = {"layers": [{"type": "dense", "name": "w", "units": 2}]}

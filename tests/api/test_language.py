@@ -1,13 +1,12 @@
 """The language of an answer: by the request, else by the header, and what the answer says of it."""
 
-import pytest
-
 from service import wire
 from service.engine.texts import LANGUAGES
 from tests.conftest import Post
+from tests.support import every
 
 
-@pytest.mark.parametrize(
+@every(
     ("header", "language"),
     [
         (None, "en"),

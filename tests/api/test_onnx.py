@@ -9,7 +9,7 @@ import pytest
 from service.engine.onnx import file, read
 from tests.conftest import Post
 from tests.engine.onnx.models import INT64, model, node, perceptron, value
-from tests.support import answered, assert_problem, faults
+from tests.support import answered, assert_problem, every, faults
 
 DATA = perceptron()
 X = np.random.default_rng(5).standard_normal((3, 4))
@@ -67,7 +67,7 @@ def test_parameters_of_a_request_replace_those_of_the_file(post: Post):
     np.testing.assert_allclose(np.subtract(after, before), [np.array([10.0, 20.0, 30.0]) - own] * 3, rtol=1e-12)
 
 
-@pytest.mark.parametrize(
+@every(
     ("path", "more"),
     [
         ("/v1/gradients/check", {}),
@@ -191,7 +191,7 @@ def test_a_softmax_at_the_end_keeps_the_loss_exact(post: Post):
     np.testing.assert_allclose(answer["gradients"]["model"]["w"], [[1.0, 0.0, -1.0]], atol=1e-12)
 
 
-@pytest.mark.parametrize(
+@every(
     ("network", "place", "words"),
     [
         ({"onnx": "AAAA"}, "#/network/onnx", "takes an object"),

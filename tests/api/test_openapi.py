@@ -3,6 +3,7 @@
 import copy
 import re
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import openapi_spec_validator
@@ -20,15 +21,6 @@ from service.engine.network.layers import layers
 from service.problems import KINDS, MEDIA_TYPE
 from tests.conftest import Post
 from tests.support import every, openapi_document, strict_json, violations
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # its own dependencies warn while they are imported
-    import schemathesis
-    from schemathesis.checks import load_all_checks
-    from schemathesis.pytest.lazy import get_all_tests
-    from schemathesis.specs.openapi.checks import positive_data_acceptance
-
-    load_all_checks()
 
 DOCUMENT: dict[str, Any] = openapi_document()
 ENDPOINTS = [
@@ -408,6 +400,7 @@ def with_one_network(document: dict[str, Any]) -> dict[str, Any]:
 
 
 FEW = with_fewer_blocks(DOCUMENT)
+ONE_NETWORK = with_one_network(FEW)
 REPEATED = (
     *("/v1/forward", "/v1/derivatives", "/v1/train", "/v1/train/compare"),
     *("/v1/graph", "/v1/gradients/check", "/v1/gradients/verify", "/v1/gradients/explain", "/v1/landscape"),
@@ -420,23 +413,49 @@ ALIKE = [path for path in DOCUMENT["paths"] if path.endswith("{name}") and path 
 """Every name of these is asked for by `test_answers_to_get_are_as_their_schemas_say`."""
 
 
-@settings(
-    max_examples=5,  # one takes up to half a second to make; `python -m benchmarks.attacks.in_process` tries thousands
-    derandomize=True,
-    database=None,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
-def keeps_its_promise(case: Any) -> None:
-    # Shapes have to agree between fields, which no schema can say: valid fields may make an invalid request.
-    case.call_and_validate(headers={"Accept-Encoding": "identity"}, excluded_checks=[positive_data_acceptance])
+@pytest.fixture(scope="module")
+def schema_of(app: Flask) -> Callable[[dict[str, Any]], Any]:
+    """Return a function that gives the schema of Schemathesis for a document, with the constants in the service's code.
+
+    Schemathesis is imported here because that takes a process half a second, and few need it.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its own dependencies warn while they are imported
+        import schemathesis
+        from schemathesis.checks import load_all_checks
+        from schemathesis.python._constants.orchestrator import make_constants_value_source
+
+    load_all_checks()
+    made: dict[int, Any] = {}
+
+    def schema(document: dict[str, Any]) -> Any:
+        if id(document) not in made:
+            made[id(document)] = schemathesis.openapi.from_dict(document)
+            made[id(document)].app = app
+            make_constants_value_source(made[id(document)])  # otherwise once for each path
+        return made[id(document)]
+
+    return schema
 
 
 @pytest.mark.parametrize("path", [path for path in DOCUMENT["paths"] if path != "/metrics"])
-def test_the_service_keeps_what_the_file_promises(app: Flask, path: str) -> None:
-    document = with_one_network(FEW) if path in REPEATED else FEW
-    schema = schemathesis.openapi.from_dict(document).include(path=path)
-    schema.app = app
+def test_the_service_keeps_what_the_file_promises(schema_of: Callable[[dict[str, Any]], Any], path: str) -> None:
+    schema = schema_of(ONE_NETWORK if path in REPEATED else FEW).include(path=path)
+    from schemathesis.pytest.lazy import get_all_tests
+    from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+    @settings(
+        # One takes up to half a second to make; `python -m benchmarks.attacks.in_process` tries thousands.
+        max_examples=5,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    def keeps_its_promise(case: Any) -> None:
+        # Shapes have to agree between fields, which no schema can say: valid fields may make an invalid request.
+        case.call_and_validate(headers={"Accept-Encoding": "identity"}, excluded_checks=[positive_data_acceptance])
+
     schema.config.phases.coverage.enabled = path not in (*REPEATED, *ALIKE, "/openapi.yaml")
     # Not `schema.parametrize`: every process would make all cases while it collects the tests, which takes 10 s.
     for test in get_all_tests(schema=schema, test_func=keeps_its_promise, settings=None, given_kwargs={}):

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from tests.support import every
+
 DATA = json.loads((Path(__file__).parents[1] / "data" / "pytorch" / "state_dicts.json").read_text())
 MODULES = DATA["modules"]
 EXACT = {"rtol": 1e-13, "atol": 1e-14}
@@ -45,7 +47,7 @@ def assert_same(actual, expected):
         np.testing.assert_allclose(actual[name], array, rtol=1e-13, atol=1e-14 * scale, err_msg=name)
 
 
-@pytest.mark.parametrize("record", MODULES, ids=lambda record: record["title"])
+@every("record", MODULES, ids=lambda record: record["title"])
 def test_outputs_and_gradients_are_those_of_the_module(client, record):
     answer = client.post("/v1/gradients", json=request_of(record)).get_json()
     np.testing.assert_allclose(answer["outputs"], record["outputs"], **EXACT)
@@ -56,7 +58,7 @@ def test_outputs_and_gradients_are_those_of_the_module(client, record):
     assert not answer["warnings"]
 
 
-@pytest.mark.parametrize("record", MODULES, ids=lambda record: record["title"])
+@every("record", MODULES, ids=lambda record: record["title"])
 def test_a_training_step_gives_the_state_dict_of_the_module(client, record):
     request = request_of(record, optimizer={"type": "sgd", "learning_rate": DATA["rate"]}, steps=1)
     answer = client.post("/v1/train?format=safetensors", json=request)
@@ -127,7 +129,7 @@ def test_names_map_modules_to_layers(client):
     np.testing.assert_allclose(forward(client, DENSE, mapped).get_json()["outputs"], MODULES[2]["outputs"], **EXACT)
 
 
-@pytest.mark.parametrize(
+@every(
     ("change", "pointer", "detail"),
     [
         ({"names": {"nothing": "0"}}, "/names/nothing", "the file has no module 'nothing'"),

@@ -83,7 +83,7 @@ def test_what_does_not_fit_is_named(post: Post, changes: dict[str, Any], pointer
     assert detail in found[pointer]
 
 
-@pytest.mark.parametrize(
+@every(
     ("changes", "pointer", "detail"),
     [
         ({"inputs": ["a", "a"]}, "#/network/inputs", "names an input twice"),

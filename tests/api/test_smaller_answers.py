@@ -10,7 +10,7 @@ from service.api.examples import DERIVATIVES, TRAIN
 from tests.api.test_openapi import DOCUMENT
 from tests.api.training import NDJSON, training
 from tests.conftest import Post
-from tests.support import ROOT, answered, assert_problem, faults, network, strict_json, violations, xor
+from tests.support import ROOT, answered, assert_problem, every, faults, network, strict_json, violations, xor
 
 GRADIENTS, FORWARD, TRAINING, DERIVED = "/v1/gradients", "/v1/forward", "/v1/train", "/v1/derivatives"
 EXAMPLES = ("lenet", "residual_mlp", "transformer_block", "two_inputs_two_outputs", "character_lstm")
@@ -29,8 +29,8 @@ def norm(value: Any) -> float:
     return float(np.linalg.norm(np.array(value, float).reshape(-1)))
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("name", EXAMPLES)
+@every("dtype", ["float64", "float32"])
+@every("name", EXAMPLES)
 def test_norms_are_those_of_the_arrays_that_are_not_sent(post: Post, name: str, dtype: str) -> None:
     request = example(name) | {"dtype": dtype}
     full = answered(post, request | {"include": ["layers"]})
@@ -100,7 +100,7 @@ def test_a_delta_alone_that_is_not_finite_is_told(post: Post) -> None:
     assert answer["finite"] is False and answer["warnings"]
 
 
-@pytest.mark.parametrize(
+@every(
     ("path", "request_"),
     [
         (GRADIENTS, without_parameters()),
@@ -114,7 +114,7 @@ def test_parameters_made_here_can_be_left_out(post: Post, path: str, request_: d
     assert smaller == full
 
 
-@pytest.mark.parametrize("exclude", [["parameters"], ["checkpoint"], ["parameters", "checkpoint"], []])
+@every("exclude", [["parameters"], ["checkpoint"], ["parameters", "checkpoint"], []])
 def test_the_end_of_a_training_can_be_left_out(post: Post, exclude: list[str]) -> None:
     full, smaller = answered(post, training(), TRAINING), answered(post, training(exclude=exclude), TRAINING)
     expected = {key: value for key, value in full.items() if key not in exclude}
@@ -124,9 +124,7 @@ def test_the_end_of_a_training_can_be_left_out(post: Post, exclude: list[str]) -
     assert json.loads(last) == {key: value for key, value in smaller.items() if key != "steps"}
 
 
-@pytest.mark.parametrize(
-    ("path", "request_"), [(GRADIENTS, xor()), (TRAINING, training()), (DERIVED, next(iter(DERIVATIVES.values())))]
-)
+@every(("path", "request_"), [(GRADIENTS, xor()), (TRAINING, training()), (DERIVED, next(iter(DERIVATIVES.values())))])
 def test_only_what_is_listed_can_be_left_out(post: Post, path: str, request_: dict[str, Any]) -> None:
     document = assert_problem(post(request_ | {"exclude": ["parmeters"]}, path), "invalid")
     assert "did you mean 'parameters'" in faults(document)["#/exclude/0"]

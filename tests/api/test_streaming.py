@@ -373,7 +373,7 @@ def test_no_form_is_acceptable(laboratory: Laboratory, accept: str) -> None:
     assert not laboratory.made
 
 
-@pytest.mark.parametrize("accept", [NDJSON, EVENTS, "text/*"])
+@every("accept", [NDJSON, EVENTS, "text/*"])
 def test_other_operations_do_not_stream(client: FlaskClient, accept: str) -> None:
     answer = client.post("/v1/gradients", json={}, headers={"Accept": accept})
     assert NDJSON not in assert_problem(answer, "not-acceptable")["detail"]

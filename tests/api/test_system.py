@@ -2,7 +2,6 @@
 
 import re
 
-import pytest
 from flask.testing import FlaskClient
 
 from service import __version__
@@ -14,7 +13,7 @@ from tests.support import Server, assert_problem, every, read_yaml, strict_json
 PAGES = ["/", "/reference", "/docs", *(f"/problems/{kind}" for kind in KINDS)]
 
 
-@pytest.mark.parametrize("path", ["/health/live", "/health/ready"])
+@every("path", ["/health/live", "/health/ready"])
 def test_health_answers(client: FlaskClient, path: str) -> None:
     response = client.get(path)
     assert response.status_code == 200
@@ -118,7 +117,7 @@ def test_every_kind_of_problem_has_a_page(client: FlaskClient, kind: str) -> Non
     assert str(KINDS[kind].status) in text
 
 
-@pytest.mark.parametrize("path", ["/problems/nothing", "/docs/index.html", "/docs/..%2fpage.css", "/static/../app.py"])
+@every("path", ["/problems/nothing", "/docs/index.html", "/docs/..%2fpage.css", "/static/../app.py"])
 def test_pages_that_are_not_there(client: FlaskClient, path: str) -> None:
     assert_problem(client.get(path), "not-found")
 
@@ -136,7 +135,7 @@ def test_pages_can_be_left_out(make_client: MakeClient) -> None:
         assert bare.get(path).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/v1", "/v1/activations", "/health/live", "/docs", "/v1/gradients", "/nothing"])
+@every("path", ["/v1", "/v1/activations", "/health/live", "/docs", "/v1/gradients", "/nothing"])
 def test_answers_keep_browsers_from_guessing_their_type(client: FlaskClient, path: str) -> None:
     assert client.get(path).headers["X-Content-Type-Options"] == "nosniff"
 

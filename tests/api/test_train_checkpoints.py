@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import pytest
 from flask.testing import FlaskClient
 
 from tests.api.training import numbers_in
 from tests.conftest import MakeClient
-from tests.support import assert_problem, network, strict_json
+from tests.support import assert_problem, every, network, strict_json
 
 PATH = "/v1/train"
 NDJSON = "application/x-ndjson"
@@ -47,8 +46,8 @@ def streamed(client: FlaskClient, body: dict[str, Any], accept: str = NDJSON) ->
     return [strict_json(line) for line in answer.text.splitlines() if line != "{}"]
 
 
-@pytest.mark.parametrize("accept", [NDJSON, f"{NDJSON}; tensors=base64"])
-@pytest.mark.parametrize("name", TRAININGS)
+@every("accept", [NDJSON, f"{NDJSON}; tensors=base64"])
+@every("name", TRAININGS)
 def test_a_training_goes_on_from_the_last_checkpoint_that_came_with_the_same_bits(
     client: FlaskClient, name: str, accept: str
 ) -> None:

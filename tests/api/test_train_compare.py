@@ -40,8 +40,8 @@ def told(post: Post) -> Callable[..., dict[str, Any]]:
 Told = Callable[..., dict[str, Any]]
 
 
-@pytest.mark.parametrize("accept", ["*/*", BASE64])
-@pytest.mark.parametrize(
+@every("accept", ["*/*", BASE64])
+@every(
     "changes",
     [
         {},
@@ -79,7 +79,7 @@ def test_without_rates_and_seeds_each_has_its_own_rate_and_the_seed_of_the_reque
     assert [row["optimizer"]["momentum"] for row in answer["table"]] == [0.0, 0.0]  # with all options
 
 
-@pytest.mark.parametrize(
+@every(
     "changes",
     [
         {},
@@ -266,7 +266,7 @@ def test_what_is_wrong_is_told_at_its_place(post: Post, changes: dict[str, Any],
         assert detail in errors[pointer]
 
 
-@pytest.mark.parametrize("accept", ["application/x-ndjson", "text/event-stream"])
+@every("accept", ["application/x-ndjson", "text/event-stream"])
 def test_a_comparison_does_not_stream(post: Post, accept: str) -> None:
     assert_problem(post(comparing(), PATH, Accept=accept), "not-acceptable")
 

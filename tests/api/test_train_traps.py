@@ -24,15 +24,13 @@ def test_inputs_and_targets_have_the_same_samples(post: Post, rows: int, more: d
     assert set(faults(assert_problem(post(body, PATH), "invalid", body))) == {"#/targets"}
 
 
-@pytest.mark.parametrize("more", [{}, {"batches": [[0]]}, {"batch_size": 1}])
+@every("more", [{}, {"batches": [[0]]}, {"batch_size": 1}])
 def test_inputs_that_are_a_number_are_told_so(post: Post, more: dict[str, Any]) -> None:
     body = training(inputs=3, **more)
     assert "have shape []" in faults(assert_problem(post(body, PATH), "invalid", body))["#/inputs"]
 
 
-@pytest.mark.parametrize(
-    "batches", [[[0, 1]], [[0]], [[0, 1], [2, 3]], [[0], [1, 2]], [list(range(100))], [list(range(50))] * 2]
-)
+@every("batches", [[[0, 1]], [[0]], [[0, 1], [2, 3]], [[0], [1, 2]], [list(range(100))], [list(range(50))] * 2])
 def test_large_bodies_hold_batches_too(post: Post, batches: list[list[int]]) -> None:
     body = training(inputs=[[0.25, 0.5]] * 3000, targets=[[1.0]] * 3000, batches=batches)
     assert len(json.dumps(body)) > 32 * 1024
@@ -48,7 +46,7 @@ def test_large_bodies_hold_seeds_too(post: Post) -> None:
     assert [row["seed"] for row in response.json["table"]] == list(range(70))
 
 
-@pytest.mark.parametrize(
+@every(
     ("key", "value"),
     [("waited", 1e300), ("best_step", 1e20), ("waited", 2**64), ("waited", 0.5), ("waited", -3), ("best_step", 2**63)],
 )
@@ -185,7 +183,7 @@ NO_PROBABILITIES = {
 SGD = {"type": "sgd", "learning_rate": 0.1}
 
 
-@pytest.mark.parametrize("form", ["application/json", "application/x-ndjson"])
+@every("form", ["application/json", "application/x-ndjson"])
 def test_what_is_wrong_before_anything_has_moved_is_no_fault_of_the_learning_rate(post: Post, form: str) -> None:
     response = post(NO_PROBABILITIES | {"optimizer": SGD}, PATH, headers={"Accept": form})
     answer = strict_json(response.get_data().splitlines()[-1])

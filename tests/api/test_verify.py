@@ -163,7 +163,7 @@ def test_a_bad_claim_is_refused_where_it_is(client, changes, pointer, part):
     assert part in errors[pointer]
 
 
-@pytest.mark.parametrize(
+@every(
     ("expression", "point", "claimed", "code"),
     [
         ("sin(x^2)", [2], [np.cos(4.0)], "inner_derivative_missing"),
@@ -181,7 +181,7 @@ def test_mistakes_with_typed_functions(client, expression, point, claimed, code)
     assert [code] in [first["mistakes"], *first["equivalent"]]
 
 
-@pytest.mark.parametrize(
+@every(
     ("expression", "point", "claimed", "expected"),
     [
         ("|x|", [0], [1], "match"),

@@ -10,6 +10,7 @@ from service.api.endpoint import ENDPOINTS
 from service.engine.declarations import Selection
 from service.engine.network.layered import NetworkDefinition
 from service.engine.network.layers import layers
+from tests.support import every
 
 EXAMPLES = [
     pytest.param(endpoint.takes, example, id=f"{endpoint.path.removeprefix('/v1/')}-{name}")
@@ -20,7 +21,7 @@ EXAMPLES = [
 """All but those of runs: what travels of a run is the request inside."""
 
 
-@pytest.mark.parametrize(("schema", "example"), EXAMPLES)
+@every(("schema", "example"), EXAMPLES)
 def test_every_example_comes_back_as_it_went(schema, example) -> None:
     loaded = schema.read(copy.deepcopy(dict(example)))
     sent = pickle.dumps(loaded, protocol=5)

@@ -138,7 +138,7 @@ def test_networks(member, tolerance):
 # --- tables -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("member", "tolerance"), of_kind("activation_table"))
+@every(("member", "tolerance"), of_kind("activation_table"))
 def test_activation_tables(member, tolerance):
     for table in member["expected"]["tables"]:
         chosen = chosen_activation(table)
@@ -153,7 +153,7 @@ def test_activation_tables(member, tolerance):
         close(found[slope], [row["derivative"] for row in table["rows"]], tolerance, selected.name)
 
 
-@pytest.mark.parametrize(("member", "tolerance"), of_kind("loss_table"))
+@every(("member", "tolerance"), of_kind("loss_table"))
 def test_loss_tables(member, tolerance):
     for row, expected in zip(member["rows"], member["expected"]["rows"], strict=True):
         result = evaluate(
@@ -184,7 +184,7 @@ def jacobian(member):
     return {"values": found[values], "jacobian": np.array([found[row] for row in rows])}
 
 
-@pytest.mark.parametrize(("member", "tolerance"), of_kind("jacobian"))
+@every(("member", "tolerance"), of_kind("jacobian"))
 def test_jacobians(member, tolerance):
     actual, expected = jacobian(member), member["expected"]
     close(actual["values"], expected["values"], tolerance)

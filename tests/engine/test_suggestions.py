@@ -1,7 +1,5 @@
 """Suggestions for names of other libraries, other spellings and misspellings."""
 
-import pytest
-
 from service.engine.descent.optimizers import optimizers
 from service.engine.descent.schedules import schedules
 from service.engine.foreign import AFFIXES, FOREIGN, fold
@@ -19,7 +17,7 @@ REGISTRIES = {
 }
 
 
-@pytest.mark.parametrize("kind", REGISTRIES)
+@every("kind", REGISTRIES)
 def test_foreign_names_stand_for_blocks_that_exist(kind: str) -> None:
     registry = REGISTRIES[kind]
     for name, foreign in FOREIGN[kind].items():
@@ -27,7 +25,7 @@ def test_foreign_names_stand_for_blocks_that_exist(kind: str) -> None:
         assert foreign.here or foreign.note, name
 
 
-@pytest.mark.parametrize("kind", REGISTRIES)
+@every("kind", REGISTRIES)
 def test_no_foreign_name_is_a_known_one(kind: str) -> None:
     known = {fold(name) for name in REGISTRIES[kind].names}
     assert not known & set(FOREIGN[kind])
@@ -44,7 +42,7 @@ def test_notes_are_one_sentence() -> None:
             assert len(foreign.note) < 150, name
 
 
-@pytest.mark.parametrize(
+@every(
     ("name", "folded"),
     [
         ("ReLU", "relu"),

@@ -10,6 +10,7 @@ import pytest
 from service.engine.findings import findings
 from service.engine.insight.mistakes import mistakes
 from service.engine.texts import LANGUAGES, PLURALS, places, say, short, telling, texts_of
+from tests.support import every
 
 SERVICE = Path(__file__).parents[2] / "service"
 TEXTS = {language: texts_of(language) for language in LANGUAGES}
@@ -45,13 +46,13 @@ def test_every_text_that_is_said_is_there_and_no_other():
     assert set(ENGLISH) - OF_THIS_MODULE == set(said())
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
+@every("language", LANGUAGES)
 def test_every_language_has_every_text(language):
     assert TEXTS[language].keys() == ENGLISH.keys()
     assert list(TEXTS[language]) == list(ENGLISH), "in one order, a translator finds the texts side by side"
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
+@every("language", LANGUAGES)
 def test_a_text_has_the_places_that_the_code_fills(language):
     wanted = {PLURALS[language](count) for count in range(200)}
     for key in KEYS:
@@ -66,7 +67,7 @@ def test_a_text_has_the_places_that_the_code_fills(language):
             assert set(forms) == wanted, key
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
+@every("language", LANGUAGES)
 def test_code_is_quoted_and_quotes_are_closed(language):
     for key in KEYS:
         for form in TEXTS[language][key].values():

@@ -196,7 +196,7 @@ def test_required_options_are_asked_for(post: Post, registry: Registry[Any], dec
             assert not told.startswith(("takes", "is required", "may not be null")), (option.name, told)
 
 
-@pytest.mark.parametrize("plural", CHOICES)
+@every("plural", CHOICES)
 def test_unknown_names_are_refused_with_the_nearest_known(post: Post, plural: str) -> None:
     registry = CHOICES[plural]
     for declaration in registry:
@@ -215,7 +215,7 @@ def test_unknown_names_are_refused_with_the_nearest_known(post: Post, plural: st
             assert "allowed" not in error and f"GET /v1/{registry.path} lists all" in error["detail"]
 
 
-@pytest.mark.parametrize("plural", CHOICES)
+@every("plural", CHOICES)
 def test_unknown_options_are_refused_with_what_there_is(post: Post, plural: str) -> None:
     registry = CHOICES[plural]
     for declaration in registry:
@@ -271,7 +271,7 @@ def test_unknown_words_are_refused_each_at_its_place(post: Post) -> None:
     assert set(errors) == {"#/include/1", "#/include/2"}
 
 
-@pytest.mark.parametrize(
+@every(
     ("key", "hint"), [("input", "inputs"), ("netwrok", "network"), ("los", "loss"), ("sample_weight", "sample_weights")]
 )
 def test_unknown_keys_are_refused_with_the_nearest_known(post: Post, key: str, hint: str) -> None:
@@ -288,7 +288,7 @@ def test_everything_that_is_wrong_is_told_at_once(post: Post) -> None:
     assert set(errors) == {"#/loss", "#/dtype", "#/seed", "#/extra", "#/inputs/1", "#/targets/0/0"}
 
 
-@pytest.mark.parametrize(
+@every(
     "body",
     [
         xor(**{f"key{number}": 1 for number in range(300)}),

@@ -14,6 +14,7 @@ from service.engine.network.activations import activations
 from service.engine.network.initializers import initializers
 from service.engine.network.layers import layers
 from service.engine.network.regularizers import regularizers
+from tests.support import every
 
 
 def layer(name, kind="Dense", **config):
@@ -116,7 +117,7 @@ def test_defaults_that_look_like_choices_are_read():
     }
 
 
-@pytest.mark.parametrize(
+@every(
     ("given", "expected"),
     [
         ("leaky_relu", {"type": "leaky_relu", "alpha": 0.2}),
@@ -271,7 +272,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("entry", "reason"), REFUSED, ids=lambda value: value if isinstance(value, str) else "")
+@every(("entry", "reason"), REFUSED, ids=lambda value: value if isinstance(value, str) else "")
 def test_what_cannot_be_read_is_said_with_the_layer_and_the_reason(entry, reason):
     path, text = refusal(sequential(layer("fine"), entry))
     assert path == ("config", "layers", 1)
@@ -290,7 +291,7 @@ def test_all_refusals_come_in_one_answer():
     assert len(caught.value.faults) == 6
 
 
-@pytest.mark.parametrize(
+@every(
     ("document", "reason"),
     [
         (sequential(layer("a")) | {"class_name": "MyModel", "registered_name": "mine>MyModel"}, "its code is not read"),

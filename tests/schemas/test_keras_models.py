@@ -11,6 +11,7 @@ import pytest
 import safetensors.numpy
 
 from service.cli import main
+from tests.support import every
 
 DATA = Path(__file__).parents[1] / "data" / "keras"
 MODELS = json.loads((DATA / "models.json").read_text())["models"]
@@ -58,7 +59,7 @@ def test_outputs_loss_gradients_and_averages_are_those_of_keras(post, record, tr
     assert_same(flat(answer.get("state", {})), flat(expected["state"]))
 
 
-@pytest.mark.parametrize("path", ["/v1/forward", "/v1/train", "/v1/graph", "/v1/gradients/check", "/v1/derivatives"])
+@every("path", ["/v1/forward", "/v1/train", "/v1/graph", "/v1/gradients/check", "/v1/derivatives"])
 def test_a_document_is_taken_wherever_a_network_is(post, path):
     request = request_of(BY_TITLE["cnn"])
     if path == "/v1/train":
@@ -145,7 +146,7 @@ def test_weights_alone_ask_for_the_model(folder, capsys):
 # --- answers as files -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("accept", [None, "header"])
+@every("accept", [None, "header"])
 def test_answers_as_files_hold_the_bits_of_the_answer(client, accept):
     request = request_of(BY_TITLE["siamese"], include=["parameters", "per_sample"])
     listed = client.post("/v1/gradients", json=request).get_json()

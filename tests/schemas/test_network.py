@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import pytest
-
 from service.engine.network.layers import layers
 from tests.conftest import Post
 from tests.support import assert_problem, every, faults, network, xor
@@ -16,12 +14,12 @@ def refusals(post: Post, definition: Any) -> dict[str, str]:
     return faults(assert_problem(post(body), "invalid", body))
 
 
-@pytest.mark.parametrize("definition", [[], "dense", 1, True])
+@every("definition", [[], "dense", 1, True])
 def test_a_network_is_an_object(post: Post, definition: Any) -> None:
     assert "takes an object with 'layers'" in refusals(post, definition)["#/network"]
 
 
-@pytest.mark.parametrize("value", [[], {}, "dense", 1, None, True])
+@every("value", [[], {}, "dense", 1, None, True])
 def test_layers_are_a_list_of_at_least_one(post: Post, value: Any) -> None:
     assert set(refusals(post, {"layers": value})) == {"#/network/layers"}
 
@@ -30,7 +28,7 @@ def test_layers_are_required(post: Post) -> None:
     assert refusals(post, {}) == {"#/network/layers": "is required"}
 
 
-@pytest.mark.parametrize("layer", [1, "dense", None, [], [DENSE]])
+@every("layer", [1, "dense", None, [], [DENSE]])
 def test_a_layer_is_an_object_with_a_type(post: Post, layer: Any) -> None:
     assert "takes an object with 'type'" in refusals(post, network(DENSE, layer))["#/network/layers/1"]
 
@@ -42,7 +40,7 @@ def test_a_layer_needs_a_known_type(post: Post) -> None:
     assert set(errors) == {f"#/network/layers/{place}/type" for place in range(4)}
 
 
-@pytest.mark.parametrize("key", ["units", "activation", "use_bias", "kernel_initializer"])
+@every("key", ["units", "activation", "use_bias", "kernel_initializer"])
 def test_unknown_layer_keys_get_a_hint(post: Post, key: str) -> None:
     errors = refusals(post, network(DENSE | {key + "s": 1}))
     assert f"did you mean {key!r}?" in errors[f"#/network/layers/0/{key}s"]
@@ -98,7 +96,7 @@ def test_names_may_be_in_any_language(post: Post, name: str) -> None:
     assert list(answer["gradients"]) == [name]
 
 
-@pytest.mark.parametrize("key", ["inputs", "shares"])
+@every("key", ["inputs", "shares"])
 def test_references_name_a_known_layer(post: Post, key: str) -> None:
     value = ["nobody"] if key == "inputs" else "nobody"
     errors = refusals(post, network(DENSE | {"name": "first"}, DENSE | {key: value}))
@@ -107,12 +105,12 @@ def test_references_name_a_known_layer(post: Post, key: str) -> None:
     assert "no" in detail and "'nobody'" in detail
 
 
-@pytest.mark.parametrize("value", ["first", [], [1], {}, None, [None], True])
+@every("value", ["first", [], [1], {}, None, [None], True])
 def test_inputs_of_a_layer_are_a_list_of_names(post: Post, value: Any) -> None:
     assert set(refusals(post, network(DENSE, DENSE | {"inputs": value}))) == {"#/network/layers/1/inputs"}
 
 
-@pytest.mark.parametrize("value", ["dense_1", [], [1], {}, ["dense_1", "dense_1"], True])
+@every("value", ["dense_1", [], [1], {}, ["dense_1", "dense_1"], True])
 def test_outputs_are_a_list_of_different_names(post: Post, value: Any) -> None:
     assert set(refusals(post, network(DENSE, outputs=value))) == {"#/network/outputs"}
 
@@ -131,7 +129,7 @@ def test_cycles_are_refused_at_every_layer_on_them(post: Post) -> None:
     assert refusals(post, network(DENSE | {"name": "a", "shares": "b"}, DENSE | {"name": "b", "shares": "a"}))
 
 
-@pytest.mark.parametrize("kind", [declaration.name for declaration in layers if declaration.takes[0] > 1])
+@every("kind", [declaration.name for declaration in layers if declaration.takes[0] > 1])
 def test_merging_layers_need_two_inputs(post: Post, kind: str) -> None:
     required = {"axes": 1} if kind == "dot" else {}
     assert "merges two" in refusals(post, network(DENSE, {"type": kind} | required))["#/network/layers/1/inputs"]
@@ -142,9 +140,7 @@ def test_other_layers_take_one_input(post: Post) -> None:
     assert "takes one input, got 2" in errors["#/network/layers/1/inputs"]
 
 
-@pytest.mark.parametrize(
-    ("shape", "place"), [([3], "#/inputs"), ([2, 1], "#/inputs"), ([], "#/inputs"), ("2", "#/network/input_shape")]
-)
+@every(("shape", "place"), [([3], "#/inputs"), ([2, 1], "#/inputs"), ([], "#/inputs"), ("2", "#/network/input_shape")])
 def test_input_shape_has_to_agree_with_the_inputs(post: Post, shape: Any, place: str) -> None:
     assert set(refusals(post, network(DENSE, input_shape=shape))) == {place}
 

@@ -72,7 +72,7 @@ def test_large_bodies_keep_every_bit(array: Any) -> None:
     assert again.tobytes() == array.tobytes()
 
 
-@pytest.mark.parametrize("dtype", TYPED_DTYPES)
+@every("dtype", TYPED_DTYPES)
 def test_typed_arrays_keep_every_bit(dtype: str) -> None:
     elements = FLOATS if dtype == "float64" else None
 
@@ -97,7 +97,7 @@ def test_a_typed_scalar_has_the_empty_shape() -> None:
     assert array.shape == () and array == 7.0
 
 
-@pytest.mark.parametrize("value", ["x", True, False, None, "1.5"])
+@every("value", ["x", True, False, None, "1.5"])
 def test_what_is_no_tensor_is_refused(value: Any) -> None:
     path, detail = offence(value)
     assert path == ()
@@ -203,8 +203,8 @@ def test_typed_arrays_are_refused_at_the_key_that_is_wrong(
     assert detail in why
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@every("value", [np.nan, np.inf, -np.inf])
+@every("dtype", ["float64", "float32"])
 def test_typed_arrays_hold_finite_numbers_only(value: float, dtype: str) -> None:
     array = np.array([[1.0, 2.0], [value, 3.0]], dtype)
     path, detail = offence(encode(array))

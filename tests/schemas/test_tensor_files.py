@@ -13,6 +13,7 @@ import safetensors.numpy
 from marshmallow import ValidationError
 
 from schemas.tensor_files import dump_npz, dump_safetensors, load_npz, load_safetensors
+from tests.support import every
 
 RNG = np.random.default_rng(0)
 ARRAYS = {
@@ -87,7 +88,7 @@ def headed(header, data=b""):
 HEADER = b'{"a":{"dtype":"F64","shape":[1],"data_offsets":[0,8]},"a":{"dtype":"F64","shape":[1],"data_offsets":[0,8]}}'
 
 
-@pytest.mark.parametrize(
+@every(
     ("content", "word"),
     [
         (b"", "shorter"),

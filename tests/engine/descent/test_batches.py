@@ -10,6 +10,7 @@ from service.engine.descent.training_plan import MOST_BATCH_SIZES
 from service.engine.errors import InvalidRequest, LimitExceeded
 from tests.engine.descent.building import assert_same_trees, train
 from tests.engine.network.building import dense, evaluate, network
+from tests.support import every
 
 RNG = np.random.default_rng(7)
 X = RNG.standard_normal((10, 3))
@@ -65,7 +66,7 @@ def test_without_shuffling_samples_keep_their_order():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("size", [None, 10, 11, 1000])
+@every("size", [None, 10, 11, 1000])
 def test_a_batch_of_all_samples_is_the_full_batch(size):
     records, outcome = train(SMALL, X, Y, SGD, steps=3, batch_size=size, include=("batch",))
     assert [more["batch"].tolist() for _, more in records] == [list(range(10))] * 3
@@ -88,7 +89,7 @@ def test_a_listed_sample_counts_as_often_as_it_is_listed():
     assert_same_trees(record.more["gradients"], wanted.gradients)
 
 
-@pytest.mark.parametrize(
+@every(
     ("plan", "steps", "epochs"),
     [
         ({"epochs": 3}, 3, [1, 2, 3]),

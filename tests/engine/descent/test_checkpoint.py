@@ -171,7 +171,7 @@ def test_each_number_of_a_checkpoint_matters():
         assert differs(parameters=half.checkpoint.parameters | {name: moved}), name
 
 
-@pytest.mark.parametrize("interrupted", [(1,), (4,), (5,), (8,), (2, 3, 7)])
+@every("interrupted", [(1,), (4,), (5,), (8,), (2, 3, 7)])
 def test_a_checkpoint_keeps_the_patience(interrupted):
     """The loss stays the same, so the first of three epochs of three steps is the best."""
     details = {"batch_size": 4, "seed": 3, "stop": {"patience": 2}, "task": {"training": False}}
@@ -265,8 +265,8 @@ def test_another_schedule_may_follow(name):
     assert set(outcome.checkpoint.schedule) == set(schedules[name].numbers)
 
 
-@pytest.mark.parametrize("name", ["sgd", "rmsprop"])
-@pytest.mark.parametrize("highest", [0.0, 0.9])
+@every("name", ["sgd", "rmsprop"])
+@every("highest", [0.0, 0.9])
 def test_a_momentum_that_comes_and_goes_with_the_schedule(highest, name):
     """The momentum is 0 at the first step or at the fourth, and an interruption comes at either."""
     schedule = {
@@ -384,7 +384,7 @@ def shortened(tree, rows):
     return {name: {own: array[:rows] for own, array in arrays.items()} for name, arrays in tree.items()}
 
 
-@pytest.mark.parametrize("rows", [0, 2])
+@every("rows", [0, 2])
 def test_histories_that_do_not_fit_one_another(rows):
     checkpoint = made("l_bfgs")
     checkpoint.state["steps"] = shortened(checkpoint.state["steps"], rows)

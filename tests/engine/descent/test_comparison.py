@@ -11,6 +11,7 @@ from service.engine.graph.plan import WorkspacePool
 from service.engine.limits import Limits
 from tests.engine.descent.building import COMPILE, assert_same_trees, compiler, optimizer, recipe, train, training
 from tests.engine.network.building import ROOMY, dense, layer, network
+from tests.support import every
 
 RNG = np.random.default_rng(5)
 X, Y = RNG.standard_normal((10, 3)), RNG.standard_normal((10, 1))
@@ -92,7 +93,7 @@ def test_runs_follow_one_another():
     assert rows == [1, 1, 1, 2, 2, 2]
 
 
-@pytest.mark.parametrize(
+@every(
     ("every", "steps", "recorded"),
     [(1, 3, [1, 2, 3]), (3, 10, [1, 4, 7, 10]), (4, 10, [1, 5, 9, 10]), (50, 10, [1, 10]), (10, 10, [1, 10]),
      (7, 1, [1])],
@@ -171,7 +172,7 @@ def test_too_many_runs():
     assert len(run("adam", seeds=range(MOST_TRAININGS), steps=1).rows) == MOST_TRAININGS
 
 
-@pytest.mark.parametrize(
+@every(
     ("limit", "enough", "asked"),
     [
         ("trace_elements", 4 * 3 * 6, 4 * 3 * 6),  # curves, runs, and steps 1, 3, 5, 7, 9, 10
@@ -235,7 +236,7 @@ def test_the_memory_of_a_comparison_is_that_of_its_largest_run():
         each.close()
 
 
-@pytest.mark.parametrize("end", ["cancel", "close"])
+@every("end", ["cancel", "close"])
 def test_memory_is_given_back_at_every_end(end):
     pool = Counting()
     comparison = compare(sgd(0.1), "adam", steps=6, batch_size=4, compile=compiler(pool))
@@ -264,7 +265,7 @@ def test_memory_is_given_back_when_a_later_run_cannot_start():
     assert pool.lent == 0
 
 
-@pytest.mark.parametrize(
+@every(
     "details",
     [
         {"steps": 5, "limits": Limits(operations=1.0)},

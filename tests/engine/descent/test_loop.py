@@ -143,7 +143,7 @@ def test_every_optimizer_descends_and_leaves_the_gradient_alone(name):
         assert objective.function(descent.parameters)[0] < steps[0].loss
 
 
-@pytest.mark.parametrize("name", ["l_bfgs", "newton", "exact_line_search"])
+@every("name", ["l_bfgs", "newton", "exact_line_search"])
 def test_a_record_of_a_search_holds_the_gradient_before_it(name):
     objective = Function(rosenbrock, [-1.2, 1.0], hessian_of_rosenbrock)
     before = objective.parameters.copy()
@@ -153,7 +153,7 @@ def test_a_record_of_a_search_holds_the_gradient_before_it(name):
     assert (descent.parameters != before).any()
 
 
-@pytest.mark.parametrize(("chosen", "steps"), [({"name": "l_bfgs", "tolerance_change": 0.0}, 60), ("newton", 10)])
+@every(("chosen", "steps"), [({"name": "l_bfgs", "tolerance_change": 0.0}, 60), ("newton", 10)])
 def test_searches_find_the_minimum_of_rosenbrock(chosen, steps):
     objective = Function(rosenbrock, [-1.2, 1.0], hessian_of_rosenbrock)
     _, descent = descend(objective, chosen, steps, stop={"gradient_norm_below": 1e-6})
@@ -200,14 +200,14 @@ def moved(chosen, clip=None, start=START):
     return start - descent.parameters
 
 
-@pytest.mark.parametrize("largest", [0.5, 5.0, 11.0, 100.0])
+@every("largest", [0.5, 5.0, 11.0, 100.0])
 def test_clipping_by_value_cuts_each_number(largest):
     gradient = CURVATURES * START
     cut = np.array([min(max(g, -largest), largest) for g in gradient])
     np.testing.assert_allclose(moved(sgd(), {"value": largest}), 0.1 * cut, rtol=1e-14)
 
 
-@pytest.mark.parametrize("largest", [1e-3, 1.0, 10.0])
+@every("largest", [1e-3, 1.0, 10.0])
 def test_clipping_by_norm_has_the_epsilon_of_pytorch(largest):
     gradient = CURVATURES * START
     norm = math.sqrt(np.sum(gradient**2))
@@ -217,7 +217,7 @@ def test_clipping_by_norm_has_the_epsilon_of_pytorch(largest):
     assert np.linalg.norm(found) < largest * (1.0 - 1e-8)
 
 
-@pytest.mark.parametrize("largest", [1e-3, 1.0, 10.0])
+@every("largest", [1e-3, 1.0, 10.0])
 def test_clipping_by_norm_has_no_epsilon_with_keras(largest):
     gradient = CURVATURES * START
     found = moved(sgd(1.0, convention="keras"), {"norm": largest})
@@ -340,7 +340,7 @@ def rates_of(schedule, base, steps):
     return [scheduler.rate(step) for step in range(steps)]
 
 
-@pytest.mark.parametrize(
+@every(
     "schedule",
     [
         {"name": "cosine", "decay_steps": 6},
@@ -365,7 +365,7 @@ CYCLES = [
 ]
 
 
-@pytest.mark.parametrize("schedule", CYCLES, ids=lambda schedule: schedule["name"])
+@every("schedule", CYCLES, ids=lambda schedule: schedule["name"])
 def test_a_schedule_cycles_momentum(schedule):
     """The learning rate of sgd scales the whole history. The momentum is that of the schedule."""
     _, descent = descend(Function(quadratic(CURVATURES), START), sgd(0.02, momentum=0.99), 8, schedule=schedule)
@@ -379,7 +379,7 @@ def test_a_schedule_cycles_momentum(schedule):
     np.testing.assert_allclose(descent.parameters, x, rtol=1e-13)
 
 
-@pytest.mark.parametrize("schedule", CYCLES, ids=lambda schedule: schedule["name"])
+@every("schedule", CYCLES, ids=lambda schedule: schedule["name"])
 def test_a_schedule_cycles_beta_1_where_there_is_no_momentum(schedule):
     _, descent = descend(Function(quadratic(CURVATURES), START), {"name": "adam", "learning_rate": 0.02}, 8,
                          schedule=schedule)  # fmt: skip
@@ -439,7 +439,7 @@ def assert_whole(taken, descent, objective, steps):
     np.testing.assert_array_equal(descent.parameters, other.parameters)
 
 
-@pytest.mark.parametrize(("watched", "bound"), [("loss", 3.0), ("gradient_norm", 2.0)])
+@every(("watched", "bound"), [("loss", 3.0), ("gradient_norm", 2.0)])
 def test_a_loss_or_a_gradient_norm_below_its_bound_stops(watched, bound):
     objective = Function(quadratic(CURVATURES), START)
     taken, descent = descend(objective, sgd(0.05), 100, stop={f"{watched}_below": bound})
@@ -455,7 +455,7 @@ def test_a_bound_that_is_met_exactly_does_not_stop():
     assert descent.status is None
 
 
-@pytest.mark.parametrize(
+@every(
     ("losses", "patience", "min_delta", "steps", "best", "best_step"),
     [
         ([3.0, 2.0, 2.0, 2.0, 1.0, 1.0], 2, 0.0, 4, 2.0, 2),
@@ -549,7 +549,7 @@ LIMITS = [
 ]
 
 
-@pytest.mark.parametrize(("chosen", "factor", "said"), LIMITS)
+@every(("chosen", "factor", "said"), LIMITS)
 def test_words_on_momentum(chosen, factor, said):
     objective = Function(steep, START, lambda x: STEEP)
     taken, descent = descend(objective, {**chosen, "learning_rate": 1.5 * factor / 64.5}, 5000)
@@ -562,7 +562,7 @@ def test_words_on_momentum(chosen, factor, said):
     assert limit == pytest.approx(factor / 64.5, rel=1e-3)
 
 
-@pytest.mark.parametrize(("chosen", "factor", "said"), [(sgd(), 2.0, ""), *LIMITS])
+@every(("chosen", "factor", "said"), [(sgd(), 2.0, ""), *LIMITS])
 def test_descents_run_away_above_the_limit_in_the_reason(chosen, factor, said):
     for part, status in ((0.98, None), (1.02, "diverged")):
         objective = Function(quadratic(np.array([64.5])), [1.0], lambda x: [[64.5]])
@@ -591,7 +591,7 @@ def test_the_curvature_is_that_at_the_start():
     assert objective.begun[-2:] == [0, len(taken) - 1]
 
 
-@pytest.mark.parametrize(
+@every(
     ("start", "hessian", "chosen"),
     [
         (
@@ -630,7 +630,7 @@ def log_barrier(x):
     return -np.sum(np.log(x)) + 5.0 * np.sum(x * x), -1.0 / x + 10.0 * x
 
 
-@pytest.mark.parametrize(
+@every(
     ("function", "start", "chosen", "words"),
     [
         (log_barrier, [2.0], sgd(0.3), "the loss is not a number"),
@@ -732,7 +732,7 @@ def test_rules_give_the_same_bits_in_blocks(name, details, monkeypatch):
 # --- the place of the penalty ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("clip", [None, {"norm": 1e9}])
+@every("clip", [None, {"norm": 1e9}])
 def test_nesterov_takes_the_gradient_of_the_penalty_ahead(clip):
     """Coupled weight decay is the gradient of λ/2 ‖θ‖² in the objective, so both descend alike."""
     decay = 0.3

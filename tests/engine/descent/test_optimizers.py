@@ -227,7 +227,7 @@ def test_a_rule_goes_down_and_up(declaration: Optimizer, maximize: bool) -> None
     assert (np.abs(parameters) > before).all() if maximize else (np.abs(parameters) < before).all()
 
 
-@pytest.mark.parametrize(("convention", "source"), [("pytorch", PYTORCH), ("keras", KERAS)])
+@every(("convention", "source"), [("pytorch", PYTORCH), ("keras", KERAS)])
 def test_defaults_are_those_of_the_oracle(convention: str, source: str) -> None:
     recorded = ANSWERS[convention]["defaults"]
     assert set(recorded) == {declaration.name for declaration in RULES if source in declaration.sources}
@@ -336,7 +336,7 @@ def test_shown_arrays_are_finite(selection: Selection[Optimizer]) -> None:
             assert name not in vars(state)
 
 
-@pytest.mark.parametrize("name", ["adam", "amsgrad", "adamw", "adamax", "radam", "adam_as_printed"])
+@every("name", ["adam", "amsgrad", "adamw", "adamax", "radam", "adam_as_printed"])
 def test_corrected_moments_after_one_step_are_those_of_its_gradient(name: str) -> None:
     selection = optimizers.select(name)
     state = fresh_state(selection, START)
@@ -348,8 +348,8 @@ def test_corrected_moments_after_one_step_are_those_of_its_gradient(name: str) -
         np.testing.assert_allclose(corrected["corrected_second_moment"], gradient**2, rtol=1e-12)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("convention", ["pytorch", "keras"])
+@every("dtype", [np.float32, np.float64])
+@every("convention", ["pytorch", "keras"])
 def test_rounding_makes_no_negative_variance(convention: str, dtype: type) -> None:
     """The gradients were large and no longer change."""
     selection = optimizers.select("rmsprop", convention=convention, centered=True, rho=0.9, epsilon=0.0)
@@ -371,7 +371,7 @@ def test_rprop_skips_the_step_after_a_turn() -> None:
     assert updates == pytest.approx([1.0, 1.2, 0.0, -0.6, -0.72], rel=1e-15)
 
 
-@pytest.mark.parametrize("name", AS_PRINTED)
+@every("name", AS_PRINTED)
 def test_as_printed(name: str) -> None:
     """The misprinted formulas are written once more with plain numbers."""
     selection = optimizers.select(name, learning_rate=0.01)

@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-import pytest
 
 from service.engine.descent.run_ends import RunEnds
 from tests.engine.descent.claims import faults, faults_of_fit, fits, fitted, runs_on
@@ -37,7 +36,7 @@ def test_claims_on_fits():
     assert arrived > 20
 
 
-@pytest.mark.parametrize("condition", [1e0, 1e4, 1e8, 1e12])
+@every("condition", [1e0, 1e4, 1e8, 1e12])
 def test_a_run_that_ends_at_the_optimum_has_arrived(condition):
     text = f"{condition}*(0.6*x + 0.8*y - 1)^2 + (0.8*x - 0.6*y - 0.3)^2"
     _, _, outcome = roll(text, ["newton"], [(3.0, -2.0)], 8)
@@ -46,7 +45,7 @@ def test_a_run_that_ends_at_the_optimum_has_arrived(condition):
     np.testing.assert_allclose(outcome.valleys.points[0], (0.84, 0.62), rtol=1e-9)
 
 
-@pytest.mark.parametrize("condition", [1e6, 1e10, 1e14])
+@every("condition", [1e6, 1e10, 1e14])
 def test_a_run_on_the_floor_of_a_narrow_valley_has_not_arrived(condition):
     """The gradient and the steps are short on the floor, but the minimum is still far along the flat direction."""
     text = f"{condition}*(x + y)^2 + (x - y - 2)^2"
@@ -155,7 +154,7 @@ def test_valleys_do_not_merge_when_a_run_is_far_away():
     np.testing.assert_allclose(near, [math.pi, math.pi, 3.0 * math.pi], rtol=1e-12)
 
 
-@pytest.mark.parametrize("text", ["x^4", "x^4 + y^4", "x^2 + y^6"])
+@every("text", ["x^4", "x^4 + y^4", "x^2 + y^6"])
 def test_a_run_arrives_at_a_degenerate_minimum(text):
     point = (3e-4, 2e-4) if "y" in text else (3e-4,)
     _, _, outcome = roll(text, {"name": "sgd", "learning_rate": 0.0}, [point], 1)
@@ -289,7 +288,7 @@ def test_a_run_that_ends_on_a_kink():
     assert outcome.reasons[0].startswith("after 1 step it stands on a kink, where the gradient is not finite: ")
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "words"),
     [
         ("|x|", "it stands on a kink, so whether it has arrived is not known: abs has a kink at 0"),
@@ -311,7 +310,7 @@ def test_poles_and_domains_are_no_kinks():
         assert roll(text, "sgd", [0.0], 5)[2].status == ["diverged"]
 
 
-@pytest.mark.parametrize("text", ["sqrt(x^2 + y^2)", "cbrt(x)^2 + y^2", "(x^2 + y^2)^0.3", "|x| + y^2"])
+@every("text", ["sqrt(x^2 + y^2)", "cbrt(x)^2 + y^2", "(x^2 + y^2)^0.3", "|x| + y^2"])
 def test_kinks_are_noted_where_runs_have_not_arrived(text):
     _, _, outcome = roll(text, SLOW, [(3.0, 4.0)], 5)
     assert outcome.reasons[0].endswith("; at the kinks of this function it need not vanish")

@@ -123,8 +123,8 @@ def test_zero_gradients_are_clipped_to_zero():
         np.testing.assert_allclose(running.paths.points[0, -1], np.multiply(start, 0.8**3), rtol=1e-14)
 
 
-@pytest.mark.parametrize("name", SEARCHES)
-@pytest.mark.parametrize("schedule", [None, {"name": "exponential", "gamma": 0.9}])
+@every("name", SEARCHES)
+@every("schedule", [None, {"name": "exponential", "gamma": 0.9}])
 def test_runs_of_searches_are_those_of_the_loop(name, schedule):
     assert_as_alone(BENT, name, steps=6, schedule=schedule)
 
@@ -318,7 +318,7 @@ def test_other_runs_go_on_when_one_has_stopped():
     assert outcome.reasons[1].startswith("all 6 steps are done; ")
 
 
-@pytest.mark.parametrize("name", ["momentum", "adam", "nesterov", "rprop"])
+@every("name", ["momentum", "adam", "nesterov", "rprop"])
 def test_a_run_that_has_stopped_rests(name):
     running, _, outcome = roll(
         BENT, [{"name": name, "learning_rate": 0.01}, "sgd"], STARTS, 40, stop={"value_below": 0.7}
@@ -392,7 +392,7 @@ def test_a_bound_may_lie_beyond_the_value_that_has_run_away():
     assert outcome.values[0] == 4.0**30
 
 
-@pytest.mark.parametrize("name", ["sgd", "newton"])
+@every("name", ["sgd", "newton"])
 def test_leaving_the_domain(name):
     running, _, outcome = roll("x - log(x)", {"name": name, "learning_rate": 5.0}, [3.0, 1.0], 10)
     assert outcome.status == ["diverged", "completed"]
@@ -424,7 +424,7 @@ def test_a_gradient_that_is_not_finite():
 # --- what is kept -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@every(
     ("steps", "every", "recorded"),
     [(20, 7, [0, 7, 14, 20]), (21, 7, [0, 7, 14, 21]), (5, 100, [0, 5]), (3, 1, [0, 1, 2, 3]), (1, 1, [0, 1])],
 )
@@ -546,21 +546,21 @@ def refusal(*arguments, limits=None, **details):
     return caught.value
 
 
-@pytest.mark.parametrize("name", [each.name for each in schedules if each.watch is not None])
+@every("name", [each.name for each in schedules if each.watch is not None])
 def test_schedules_that_watch_a_loss_are_refused(name):
     error = refusal("sgd", STARTS, 5, schedule=name)
     assert [fault.path for fault in error.faults] == [("schedule",)]
     assert name in error.faults[0].detail
 
 
-@pytest.mark.parametrize("name", SEARCHES)
+@every("name", SEARCHES)
 def test_a_search_takes_no_noise(name):
     error = refusal(["sgd", name], STARTS, 5, noise={"scale": 1.0, "seed": 0})
     assert [fault.path for fault in error.faults] == [("optimizers", 1)]
     assert name in error.faults[0].detail
 
 
-@pytest.mark.parametrize("name", SEARCHES)
+@every("name", SEARCHES)
 def test_a_search_takes_no_clipping(name):
     error = refusal([name, "sgd"], STARTS, 5, clip={"norm": 1.0})
     assert [fault.path for fault in error.faults] == [("clip",)]

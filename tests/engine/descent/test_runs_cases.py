@@ -5,7 +5,6 @@ and the point after it. `value_curve` holds the value at regular steps.
 """
 
 import numpy as np
-import pytest
 
 from tests.engine.descent.test_cases import OPTIMIZERS, in_our_words
 from tests.engine.functions.building import roll
@@ -55,7 +54,7 @@ def test_descents(case, tolerance):
 WITH_VALLEYS = [each for each in of_kind("function_descent") if "minima" in each.values[0]]
 
 
-@pytest.mark.parametrize(("case", "tolerance"), WITH_VALLEYS)
+@every(("case", "tolerance"), WITH_VALLEYS)
 def test_valleys(case, tolerance):
     """A run is in the valley that the case says, and every valley is one of the case."""
     _, _, outcome = rolled(case)
@@ -87,7 +86,7 @@ GROUPS = {
 }
 
 
-@pytest.mark.parametrize("name", GROUPS)
+@every("name", GROUPS)
 def test_relations(name):
     case, relations = GROUPS[name], RELATIONS[name]
     assert set(relations) == set(case["relations"])

@@ -127,7 +127,7 @@ def test_plateau_goes_on_from_its_state():
     assert through.rate(12).learning_rate == 0.125
 
 
-@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+@every("loss", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_not_finite_is_not_the_best_of_plateau(loss):
     at_work = scheduler("plateau", patience=0, factor=0.5)
     at_work.watch(loss)
@@ -136,7 +136,7 @@ def test_a_loss_that_is_not_finite_is_not_the_best_of_plateau(loss):
     assert at_work.state["best"] == 3.0
 
 
-@pytest.mark.parametrize(
+@every(
     ("name", "options", "refused"),
     [
         ("multi_step", {"milestones": (1, 2, 9)}, None),
@@ -200,7 +200,7 @@ def test_no_option_within_its_range_makes_a_schedule_fail(name, data):
         at_work.watch(data.draw(st.floats()))
 
 
-@pytest.mark.parametrize("t_mul", [1.0, 1.5, 2.0, 3.0, 10.0])
+@every("t_mul", [1.0, 1.5, 2.0, 3.0, 10.0])
 def test_restarts_come_when_the_decays_before_are_over(t_mul):
     at_work = scheduler("cosine_restarts", first_decay_steps=6, t_mul=t_mul)
     begun, length = 0.0, 6.0

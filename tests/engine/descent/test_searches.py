@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from service.engine.descent.optimizers import State, optimizers
 from service.engine.float_warnings import without_float_warnings
@@ -157,7 +156,7 @@ def test_newton_goes_to_a_saddle_point_unless_it_takes_absolute_eigenvalues():
     np.testing.assert_array_equal(problem.parameters, [0.5, 0.75])
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@every("dtype", [np.float64, np.float32])
 def test_newton_leaves_directions_without_curvature_alone(dtype):
     # (x + y)² has no curvature along (1, -1), within rounding.
     def valley(x):
@@ -168,7 +167,7 @@ def test_newton_leaves_directions_without_curvature_alone(dtype):
     np.testing.assert_allclose(problem.parameters, [1.0, -1.0], rtol=4 * np.finfo(dtype).eps)
 
 
-@pytest.mark.parametrize("curvature", [0.0, np.nan, np.inf])
+@every("curvature", [0.0, np.nan, np.inf])
 def test_newton_stays_where_the_hessian_is_not_finite(curvature):
     problem = Problem(lambda x: (x.sum(), np.ones_like(x)), [3.0, 1.0], lambda x: np.full((2, 2), curvature))
     Search("newton", problem).step()
@@ -192,7 +191,7 @@ def test_exact_line_search_on_quadratics(size, trial):
         np.testing.assert_array_equal(problem.parameters, before - length * gradient)
 
 
-@pytest.mark.parametrize("start", [[-1.2, 1.0], [0.0, 0.0], [2.0, -3.0]])
+@every("start", [[-1.2, 1.0], [0.0, 0.0], [2.0, -3.0]])
 def test_exact_line_search_ends_where_the_slope_vanishes(start):
     problem = Problem(rosenbrock, start)
     search = Search("exact_line_search", problem)
@@ -212,7 +211,7 @@ def test_exact_line_search_stays_at_a_minimum():
     assert Search("exact_line_search", problem, learning_rate=0.0).step() == 0.0
 
 
-@pytest.mark.parametrize("evaluations", [1, 3, 60, 1000])
+@every("evaluations", [1, 3, 60, 1000])
 def test_exact_line_search_without_a_minimum_ends_at_the_lowest_point_seen(evaluations):
     problem = Problem(lambda x: (-x.sum(), -np.ones_like(x)), [1.0, 1.0])
     length = Search("exact_line_search", problem, evaluations=evaluations).step()
@@ -246,7 +245,7 @@ def test_exact_line_search_does_not_end_behind_a_hill():
         assert abs(slope) < 1e-12
 
 
-@pytest.mark.parametrize("options", [{}, {"iterations": 20}, {"learning_rate": 1000.0}])
+@every("options", [{}, {"iterations": 20}, {"learning_rate": 1000.0}])
 def test_l_bfgs_avoids_points_that_are_not_finite(options):
     problem = Problem(logarithmic, [0.02, 5.0])
     search = Search("l_bfgs", problem, **options)
@@ -286,7 +285,7 @@ RESUMED = [
 ]
 
 
-@pytest.mark.parametrize(("name", "options"), RESUMED)
+@every(("name", "options"), RESUMED)
 def test_a_resumed_search_goes_on_bit_by_bit(name, options):
     start = [-1.2, 1.0, -0.5, 2.0]
     through, resumed = Search(name, Problem(rosenbrock, start), **options), None
@@ -311,9 +310,7 @@ def test_a_history_is_no_longer_than_it_may_be():
         assert len(getattr(search.state, "steps", ())) == len(getattr(search.state, "changes", ())) == rows
 
 
-@pytest.mark.parametrize(
-    ("name", "options"), [*RESUMED, ("newton", {}), ("newton", {"absolute_eigenvalues": True, "damping": 0.5})]
-)
+@every(("name", "options"), [*RESUMED, ("newton", {}), ("newton", {"absolute_eigenvalues": True, "damping": 0.5})])
 def test_single_precision_stays_single(name, options):
     matrix = matrix_of(3).astype(np.float32)
     problem = Problem(quadratic_of(matrix, np.ones(3, np.float32)), [1.0, 2.0, 3.0], lambda x: matrix, np.float32)
@@ -326,6 +323,6 @@ def test_single_precision_stays_single(name, options):
     assert problem.loss < quadratic_of(matrix, np.ones(3))(np.array([1.0, 2.0, 3.0]))[0]
 
 
-@pytest.mark.parametrize(("name", "other"), [("l_bfgs", "lbfgs"), ("exact_line_search", "steepest_descent")])
+@every(("name", "other"), [("l_bfgs", "lbfgs"), ("exact_line_search", "steepest_descent")])
 def test_aliases_are_the_same_search(name, other):
     assert optimizers[other] is optimizers[name]

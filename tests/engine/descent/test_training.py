@@ -47,7 +47,7 @@ def by_hand(parameters, x, y):
     return loss, [x.T @ d1, d1.sum(0), a1.T @ d2, d2.sum(0), a2.T @ d3, d3.sum(0)]
 
 
-@pytest.mark.parametrize("batch_size", [None, 4])
+@every("batch_size", [None, 4])
 def test_ten_steps_are_those_of_plain_numpy(batch_size):
     definition = network(dense("a", 5, "tanh"), dense("b", 4, "sigmoid"), dense("c", 3, "softmax"))
     names = [(name, own) for name in "abc" for own in ("kernel", "bias")]
@@ -122,9 +122,9 @@ def assert_steps_are_evaluations(definition, inputs, targets, loss, weights=None
     return records, outcome
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("batch_size", [None, 4])
-@pytest.mark.parametrize("definition", [SMALL, NOISY], ids=["small", "noisy"])
+@every("dtype", ["float64", "float32"])
+@every("batch_size", [None, 4])
+@every("definition", [SMALL, NOISY], ids=["small", "noisy"])
 def test_steps_are_evaluations(definition, batch_size, dtype):
     assert_steps_are_evaluations(definition, X, Y, "mean_squared_error", batch_size=batch_size, task={"dtype": dtype})
 
@@ -133,8 +133,8 @@ def test_steps_are_evaluations_of_listed_batches():
     assert_steps_are_evaluations(NOISY, X, Y, "mean_squared_error", batches=[[3, 0], [1, 2, 3, 4, 5, 6], [9, 8]])
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-@pytest.mark.parametrize("normalize_weights", [False, True])
+@every("reduction", ["mean", "sum"])
+@every("normalize_weights", [False, True])
 def test_weights_of_samples_go_with_their_samples(normalize_weights, reduction):
     weights = np.linspace(0.1, 3.0, 10)
     task = {"normalize_weights": normalize_weights, "reduction": reduction}
@@ -144,7 +144,7 @@ def test_weights_of_samples_go_with_their_samples(normalize_weights, reduction):
     assert records[0].step.loss != train(SMALL, X, Y, SGD, batch_size=3, steps=1, seed=3)[0][0].step.loss
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@every("dtype", ["float64", "float32"])
 def test_class_indices_and_embeddings(dtype):
     definition = network(
         layer("words", "embedding", input_dim=6, output_dim=3), layer("flat", "flatten"), dense("out", 4, "softmax")
@@ -232,7 +232,7 @@ def test_without_training_there_are_no_masks():
     assert len({step.loss for step, _ in records} | {outcome.loss}) == 1
 
 
-@pytest.mark.parametrize(
+@every(
     ("frozen", "fixed"),
     [
         (("hidden",), {("hidden", "kernel"), ("hidden", "bias")}),
@@ -240,7 +240,7 @@ def test_without_training_there_are_no_masks():
         (("hidden.bias", "out.kernel"), {("hidden", "bias"), ("out", "kernel")}),
     ],
 )
-@pytest.mark.parametrize("chosen", [SGD, "adamw", "l_bfgs"])
+@every("chosen", [SGD, "adamw", "l_bfgs"])
 def test_frozen_parameters_stay(frozen, fixed, chosen):
     details = {"steps": 4, "seed": 2, "task": {"frozen": frozen}}
     start = train(SMALL, X, Y, {"name": "sgd", "learning_rate": 0.0}, **details)[1].parameters
@@ -316,7 +316,7 @@ def test_a_frozen_average_is_not_carried_along():
 # --- validation -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("frozen", [(), ("hidden.kernel",), ("out", "norm.gamma")])
+@every("frozen", [(), ("hidden.kernel",), ("out", "norm.gamma")])
 def test_the_loss_of_validation_is_that_of_an_evaluation_with_training_off(frozen):
     others, answers = RNG.standard_normal((6, 3)), RNG.standard_normal((6, 2))
     records, outcome = train(
@@ -363,7 +363,7 @@ def test_faults_of_validation_name_their_place():
 # --- the trace ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@every(
     ("every", "steps", "recorded"),
     [(1, 4, [1, 2, 3, 4]), (3, 10, [1, 4, 7, 10]), (4, 10, [1, 5, 9, 10]), (100, 10, [1, 10]), (2, 1, [1])],
 )
@@ -446,7 +446,7 @@ def count_numbers(value):
     return np.size(value)
 
 
-@pytest.mark.parametrize("chosen", [SGD, {**SGD, "momentum": 0.9}, "adagrad", "nadam", "newton", "l_bfgs"])
+@every("chosen", [SGD, {**SGD, "momentum": 0.9}, "adagrad", "nadam", "newton", "l_bfgs"])
 def test_a_trace_holds_no_more_numbers_than_are_counted_before(chosen):
     running = training(SMALL, X, Y, chosen, steps=6, include=TRACED)
     counted = running.trace_elements
@@ -488,7 +488,7 @@ def test_the_work_of_all_steps_is_limited():
     assert caught.value.asked == pytest.approx((work - once) / 50 * 51 + once)
 
 
-@pytest.mark.parametrize("name", [each.name for each in optimizers if each.search])
+@every("name", [each.name for each in optimizers if each.search])
 def test_searches_take_no_clipping(name):
     with pytest.raises(InvalidRequest) as caught:
         train(SMALL, X, Y, name, steps=1, clip={"norm": 1.0})
@@ -555,7 +555,7 @@ def curvature(definition, inputs, targets, parameters):
     return np.linalg.eigvalsh(0.5 * (np.array(columns) + np.array(columns).T))[-1]
 
 
-@pytest.mark.parametrize(("rate", "words"), [(1e160, "the loss is infinite"), (1e308, "the loss is ")])
+@every(("rate", "words"), [(1e160, "the loss is infinite"), (1e308, "the loss is ")])
 def test_a_last_update_that_fails(rate, words):
     definition = network(dense("out", 2))
     records, outcome = train(definition, 10.0 * X, Y, {"name": "sgd", "learning_rate": rate}, steps=1)
@@ -620,7 +620,7 @@ XOR_X, XOR_Y = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]), np.ar
 SLOPES = {"o": {"kernel": [[1.0], [-1.0]], "bias": [0.0]}}
 
 
-@pytest.mark.parametrize("chosen", [{"name": "sgd", "learning_rate": 0.1}, "adam", "l_bfgs", "nesterov"])
+@every("chosen", [{"name": "sgd", "learning_rate": 0.1}, "adam", "l_bfgs", "nesterov"])
 def test_outputs_that_are_no_probabilities_explain_a_failed_first_step(chosen):
     records, outcome = train(LINEAR, XOR_X, XOR_Y, chosen, "binary_crossentropy", parameters=SLOPES, steps=5)
     assert outcome.status == "diverged" and outcome.step == 0 and len(records) == 1
@@ -670,7 +670,7 @@ def test_a_divergence_after_a_step_keeps_its_explanation():
     assert "no_probabilities" in [caution.code for caution in outcome.warnings]
 
 
-@pytest.mark.parametrize(
+@every(
     ("weights", "plan", "recorded"),
     [
         ([1.0, 2.0, 1.0, 1.0], {}, True),

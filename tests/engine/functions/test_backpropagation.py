@@ -66,7 +66,7 @@ def assert_consistent(text, point, variables=None):
             np.testing.assert_allclose(adjoints[vertex.name], sum(parts), rtol=1e-12, atol=1e-300)
 
 
-@pytest.mark.parametrize("text", EXPRESSIONS)
+@every("text", EXPRESSIONS)
 def test_adjoints_add_up(text):
     assert_consistent(text, EXPRESSIONS[text])
 
@@ -156,7 +156,7 @@ def test_large_graphs_are_refused():
 OPERATIONS = MEANINGS | {"square": lambda a: a * a}
 
 
-@pytest.mark.parametrize(
+@every(
     "text",
     ["(x + y)*1", "x - (-y)", "x + (-y)", "-(x - y)", "-(2x)*y", "x^3 + y", "x/y^-2", "hypot(x, y)", "y + x^0.5"],
 )
@@ -169,7 +169,7 @@ def test_an_operation_gives_its_value_from_its_inputs(text):
             assert values[vertex.name] == pytest.approx(expected, rel=1e-14), vertex
 
 
-@pytest.mark.parametrize("text", ["x*1", "-(-x)", "x + 0"])
+@every("text", ["x*1", "-(-x)", "x + 0"])
 def test_the_text_of_a_variable_is_its_name(text):
     graph, _ = run(text, (3.0,))
     assert {vertex.text for vertex in graph.vertices if vertex.operation == "input"} == {"x"}

@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-import pytest
 
 from service.engine.arrays import norms_of
 from service.engine.functions.calculus import (
@@ -69,7 +68,7 @@ def test_directions_are_those_of_steepest_ascent():
     assert not found.stationary.any()
 
 
-@pytest.mark.parametrize("scale", [1e-150, 1e-7, 1.0, 1e150])
+@every("scale", [1e-150, 1e-7, 1.0, 1e150])
 def test_directions_have_length_one_at_any_scale(scale):
     found = calculus(f"{scale}*(3x + 4y)", [(1.0, 2.0)], tolerance=0.0)
     np.testing.assert_allclose(found.directions, [(0.6, 0.8)], rtol=1e-14)
@@ -154,7 +153,7 @@ def test_all_kinds_are_tried():
     assert {kind for _, _, kind in PLACES} == set(CLASSES)
 
 
-@pytest.mark.parametrize("scale", [1e-12, 1e-3, 1.0, 1e9])
+@every("scale", [1e-12, 1e-3, 1.0, 1e9])
 def test_kinds_do_not_depend_on_the_scale_of_curvature(scale):
     texts = {"x^2 + 2y^2": MINIMUM, "-x^2 - y^2": MAXIMUM, "x*y": SADDLE, "x^2 + y^4": DEGENERATE}
     for text, kind in texts.items():
@@ -181,7 +180,7 @@ def test_a_curvature_counts_if_it_exceeds_its_change():
     assert calculus("1e10*x^2 + y^2", [(0.0, 0.0)]).classes == [MINIMUM]
 
 
-@pytest.mark.parametrize(("scale", "tolerance"), [(1e-6, STATIONARY), (1.0, 1.0)])
+@every(("scale", "tolerance"), [(1e-6, STATIONARY), (1.0, 1.0)])
 def test_a_place_near_a_minimum_is_one_to_the_tolerance(scale, tolerance):
     assert calculus(f"{scale}*(x^2 + y^2)", [(1e-3, 0.0)], tolerance=tolerance).classes == [MINIMUM]
     assert calculus(f"{scale}*(x^2 + y^2)", [(0.1, 0.0)], tolerance=tolerance).classes != [DEGENERATE]
@@ -196,7 +195,7 @@ def test_points_that_are_not_finite_have_no_class():
 # --- curvature ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 8, 20])
+@every("size", [1, 2, 3, 8, 20])
 def test_eigenvectors(size):
     matrices = random_symmetric(20, size, seed=size)
     values, vectors = eigen(matrices)

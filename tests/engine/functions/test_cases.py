@@ -5,7 +5,6 @@ of each of its nodes.
 """
 
 import numpy as np
-import pytest
 
 from service.engine.functions.backpropagation import ExpressionGraph
 from service.engine.functions.calculus import DEGENERATE, MAXIMUM, MINIMUM, NOT_STATIONARY, SADDLE, along
@@ -51,7 +50,7 @@ def test_functions(member, tolerance):
 WITH_DIRECTIONS = [each for each in of_kind("function") if "directions_deg" in each.values[0]]
 
 
-@pytest.mark.parametrize(("member", "tolerance"), WITH_DIRECTIONS)
+@every(("member", "tolerance"), WITH_DIRECTIONS)
 def test_directional_derivatives(member, tolerance):
     angles = np.radians(member["directions_deg"])
     derivatives = along(found_at(member).results.gradients, 3.0 * np.stack([np.cos(angles), np.sin(angles)], 1))
@@ -64,7 +63,7 @@ WRITTEN = {"add": "({} + {})", "sub": "({} - {})", "mul": "({} * {})", "square":
 """An operation of a case in the words of an expression."""
 
 
-@pytest.mark.parametrize(("case", "tolerance"), of_kind("graph"))
+@every(("case", "tolerance"), of_kind("graph"))
 def test_graphs(case, tolerance):
     texts, point = {}, {}
     for node in case["nodes"]:
@@ -127,7 +126,7 @@ GROUPS = {
 }
 
 
-@pytest.mark.parametrize("name", GROUPS)
+@every("name", GROUPS)
 def test_relations(name):
     case, relations = GROUPS[name], RELATIONS[name]
     answers = [found_at(member) if member["kind"] == "function" else None for member in case["members"]]

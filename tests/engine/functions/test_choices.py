@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import pytest
 
 from service.engine.functions.backpropagation import ExpressionGraph
 from service.engine.functions.calculus import analyse
@@ -61,7 +60,7 @@ def at_seam(text, point):
     return found.results.values[0], found.results.gradients[0, 0], found.results.hessians[0, 0, 0], kinds
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "point", "value", "slope", "curvature", "kinds"),
     [
         ("where(x, sin(x)/x, 1)", 0.0, 1.0, 0.0, -1.0 / 3.0, []),

@@ -1,7 +1,6 @@
 """The claims of a search: any conditioning, curves of stationary points, and warnings of missing points."""
 
 import numpy as np
-import pytest
 
 from service.engine.functions.calculus import DEGENERATE, MAXIMUM, MINIMUM, SADDLE, analyse
 from service.engine.functions.stationary import search
@@ -33,7 +32,7 @@ def test_random_functions():
     assert outcomes.get("other: found", 0) >= 2
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "point"),
     [
         ("1e14*x^2 + y^2", (0.0, 0.0)),
@@ -69,7 +68,7 @@ def test_neither_the_scale_of_values_nor_that_of_places_matters(height, width):
     np.testing.assert_allclose(found.points / width, [(-1, 0), (1, 0), (0, 0)], atol=1e-12)
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "low", "high", "on_curve"),
     [
         ("((x + y)/2 - sqrt(x*y))^2", (0.5, 0.5), (3, 3), lambda x, y: x - y),
@@ -93,7 +92,7 @@ def test_points_of_a_curve_are_reported_and_that_there_are_more(text, low, high,
     assert np.ptp(function(text, 1, 0, ("x", "y")).run(dense).values) <= 1e-12
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "low", "high", "point"),
     [
         ("x^4", (-1,), (2,), (0,)),
@@ -114,7 +113,7 @@ def test_a_degenerate_point_is_no_curve(text, low, high, point):
     assert found.complete and not found.curves and not len(found.hidden)
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "low", "high"),
     [
         ("exp(x)", (-100,), (0,)),
@@ -133,7 +132,7 @@ def test_where_the_gradient_only_becomes_short_nothing_is_claimed(text, low, hig
     assert len(found.points) == 0 and found.complete and not found.curves and not len(found.hidden)
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "dimension"),
     [
         ("0.0372*sqrt(-0.801x - 2.85y + 2.64z - 0.94)*cos(2.83x + 2.83z - 0.38)", 3),

@@ -29,7 +29,7 @@ def assert_same(ours, theirs):
 # --- many points --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", [PEAKS, MANY_WORDS, "x^y"])
+@every("text", [PEAKS, MANY_WORDS, "x^y"])
 def test_many_points_are_as_one_by_one(text):
     points = np.random.default_rng(1).uniform(0.1, 3.0, (301, 2))
     together = function(text, 301).run(points)
@@ -39,7 +39,7 @@ def test_many_points_are_as_one_by_one(text):
         assert_same(function(text, 1).run(points[place : place + 1]), [part[place : place + 1] for part in together])
 
 
-@pytest.mark.parametrize("count", [1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 17])
+@every("count", [1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 17])
 def test_blocks_are_put_together(count):
     points = np.random.default_rng(2).uniform(-2.0, 2.0, (count, 2))
     found = function(PEAKS, BLOCK).run(points)
@@ -72,7 +72,7 @@ def test_the_results_of_a_run_stay():
 # --- orders and variables -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("order", [0, 1, 2])
+@every("order", [0, 1, 2])
 def test_orders(order):
     points = np.array([[0.3, -0.7], [1.1, 0.2]])
     found, whole = function(PEAKS, 2, order).run(points), function(PEAKS, 2, 2).run(points)
@@ -101,7 +101,7 @@ def test_a_hessian_by_hand():
     np.testing.assert_allclose(found.hessians[0], expected, rtol=1e-15)
 
 
-@pytest.mark.parametrize("text", ["5", "pi", "2^3 + e", "0*x + 7", "y - y + 1"])
+@every("text", ["5", "pi", "2^3 + e", "0*x + 7", "y - y + 1"])
 def test_constants_have_no_slope(text):
     found = results(text, np.random.default_rng(4).normal(size=(4, 2)), ("x", "y"))
     assert len(set(found.values.tolist())) == 1
@@ -213,7 +213,7 @@ def test_only_requested_derivatives_can_be_a_problem():
     assert problems("x^1.5", [0.0], order=1) == [[]]
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "expected"),
     [
         ("2*3 - pi", 6.0 - math.pi),

@@ -150,7 +150,7 @@ def test_bars(text: str, expected: str) -> None:
     assert tree(text, ["x", "y", "z"]) == expected
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "expected"),
     [
         ("x²", "power(x, 2)"),
@@ -192,7 +192,7 @@ def test_numbers(text: str, expected: float) -> None:
     assert float(Fraction(step.text)) == expected
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "expected"),
     [
         ("2e", "multiply(2, e)"),
@@ -205,7 +205,7 @@ def test_exponent_of_a_number_needs_digits(text: str, expected: str) -> None:
     assert tree(text) == expected
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "expected"),
     [
         ("(1 - x)^2 + 100*(y - x^2)^2", lambda x, y: (1 - x) ** 2 + 100 * (y - x**2) ** 2),
@@ -272,7 +272,7 @@ def test_equal_parts_stay_apart() -> None:
     assert len(parse("x*x + x*x").steps) == 7
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "listed", "expected"),
     [
         ("y + x*b + B", None, ("B", "b", "x", "y")),
@@ -472,7 +472,7 @@ def test_limit_of_length() -> None:
     assert complaint("x".ljust(LONGEST_EXPRESSION + 1)) == "the expression has 2,001 characters; allowed are 2,000"
 
 
-@pytest.mark.parametrize(
+@every(
     ("opening", "closing"),
     [("(", ")"), ("|", "|"), ("sin(", ")"), ("2^", ""), ("2^-", ""), ("1+x*-(", ")"), ("|(", ")|"), ("x^(", ")")],
 )

@@ -27,7 +27,7 @@ def loss_of(points, loss, slope, intercept):
     return squares * {"mean_squared_error": 1.0 / len(points), "squared_error": 1.0, "half_squared_error": 0.5}[loss]
 
 
-@pytest.mark.parametrize("count", [2, 3, 10, 500])
+@every("count", [2, 3, 10, 500])
 def test_the_line_is_that_of_linear_algebra(count):
     points = noisy(count)
     x, y = np.array(points).T
@@ -42,7 +42,7 @@ def test_the_line_is_that_of_linear_algebra(count):
     np.testing.assert_allclose(line.r_squared, np.corrcoef(x, y)[0, 1] ** 2, rtol=1e-12)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@every("loss", LOSSES)
 def test_losses(loss):
     points = noisy(7)
     line = fit_line(points, loss, NAMES)
@@ -76,7 +76,7 @@ def test_the_expression_is_readable():
     assert fit_line([(0.0, 0.0), (-1.0, -0.5)], "squared_error", NAMES).expression == "b^2 + (-1*w + b + 0.5)^2"
 
 
-@pytest.mark.parametrize("offset", [1e4, -1e6])
+@every("offset", [1e4, -1e6])
 def test_digits_are_kept_far_from_zero(offset):
     """The fit never subtracts squares of large numbers."""
     points = [(offset + x, 2.0 * x + y) for x, y in ((0.0, 0.25), (1.0, -0.25), (2.0, 0.25), (3.0, -0.25))]
@@ -114,7 +114,7 @@ def exactly(points):
     }
 
 
-@pytest.mark.parametrize(
+@every(
     ("xs", "slope", "noise"),
     [
         ([1.6e9 + 60.0 * i for i in range(50)], 1e-3, 0.1),
@@ -144,7 +144,7 @@ def test_where_y_does_not_vary_nothing_is_explained():
     assert (line.slope, line.intercept, line.r_squared) == (0.0, 2.0, None)
 
 
-@pytest.mark.parametrize(
+@every(
     ("points", "words"),
     [
         ([(1.0, 2.0)], "all have the same x"),

@@ -8,6 +8,7 @@ from service.engine.float_warnings import without_float_warnings
 from service.engine.functions.flow import _phi_1, _phis, follow
 from service.engine.functions.stationary import search
 from tests.engine.functions.building import function, table
+from tests.support import every
 
 HIMMELBLAU = "(x^2 + y - 11)^2 + (x + y^2 - 7)^2"
 CAMEL = "(4 - 2.1x^2 + x^4/3)*x^2 + x*y + (-4 + 4y^2)*y^2"
@@ -94,7 +95,7 @@ def test_steep_valleys_do_not_take_more_steps():
         np.testing.assert_allclose(ends, np.ones((2, 2)), atol=1e-2)
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "start"),
     [
         ("x^4 - 2x^2 + y^2", (0.0, 1.0)),  # on the way into the saddle point

@@ -7,7 +7,6 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -186,7 +185,7 @@ def test_the_text_of_a_formula_has_the_value_of_the_graph(text: str) -> None:
     assert max(errors) < 1e-9
 
 
-@pytest.mark.parametrize("text", [text for text in EXPRESSIONS if "sqrt" in text or "cbrt" in text or "|" in text])
+@every("text", [text for text in EXPRESSIONS if "sqrt" in text or "cbrt" in text or "|" in text])
 def test_roots_of_negative_numbers_keep_their_sign(text: str) -> None:
     errors, _ = differences(text, -0.9, 0.9)
     assert max(errors) < 1e-9
@@ -432,7 +431,7 @@ def test_an_expression_as_it_was_typed(text: str, expected: str) -> None:
     assert as_written(parse(text)) == expected
 
 
-@pytest.mark.parametrize(
+@every(
     ("name", "latex"),
     [
         ("x", "x"),
@@ -454,7 +453,7 @@ def test_names(name: str, latex: str) -> None:
 # --- reading ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@every(
     ("value", "expected"),
     [
         (0.0, (0, "", 0)),
@@ -492,7 +491,7 @@ def test_an_input_without_a_meaning_has_no_formula() -> None:
     assert printed([x + y, operations.square(x)], {x: "x"}) == [None, Printed("x^2", "x^2")]
 
 
-@pytest.mark.parametrize("text", ["x + 1/0", "sqrt(-1)*x", "0^-1 + x", "1/(x - x)", "x*1e300"])
+@every("text", ["x + 1/0", "sqrt(-1)*x", "0^-1 + x", "1/(x - x)", "x*1e300"])
 def test_formulas_without_a_value_or_too_large_are_none(text: str) -> None:
     assert text_of(text, 0) == [None]
 
@@ -520,7 +519,7 @@ def seconds_of(work: Callable[[], object]) -> float:
     return min(times)
 
 
-@pytest.mark.parametrize("name", DOUBLINGS)
+@every("name", DOUBLINGS)
 def test_shared_parts_do_not_blow_up(name: str) -> None:
     graph = Graph("float64")
     x = graph.input("x", ())

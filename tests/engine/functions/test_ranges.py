@@ -1,7 +1,6 @@
 """The kinks that a box cannot reach, by ranges of the steps of an expression."""
 
 import numpy as np
-import pytest
 
 from service.engine.functions.expression import parse
 from service.engine.functions.ranges import kinks_within, ranges_of
@@ -39,7 +38,7 @@ def test_kinks_that_a_box_reaches_are_reported(text, low, high, kinks):
     assert len(kinks_within(compiled, *ends)) == kinks
 
 
-@pytest.mark.parametrize(
+@every(
     "text",
     ["(x - y)*(x + 2)/3 - x^4", "sqrt(x*x + 2)*exp(-y)", "|x*y| - sin(x)*3", "-(x - 1)^2 - tanh(y)", "cbrt(x)*y"],
 )

@@ -2,13 +2,13 @@
 
 import mpmath as mp
 import numpy as np
-import pytest
 
 from service.engine.functions.rounding import EPS, equilibrating, graded_eigen, sample
 from tests.engine.functions.building import function
+from tests.support import every
 
 
-@pytest.mark.parametrize("dimension", [2, 3, 5])
+@every("dimension", [2, 3, 5])
 def test_eigenvalues_of_badly_scaled_variables(dimension):
     """Each eigenvalue is right relative to its own size; the usual method has the rounding of the largest."""
     rng = np.random.default_rng(dimension)

@@ -121,7 +121,7 @@ def test_reasons_are_true():
     assert texts("x^1.5") == ["a second derivative is infinite here"]
 
 
-@pytest.mark.parametrize("text", ["-abs(x) + x^2", "abs(x) + x^2", "abs(x)", "max(x, -x) - 3x^2"])
+@every("text", ["-abs(x) + x^2", "abs(x) + x^2", "abs(x)", "max(x, -x) - 3x^2"])
 def test_second_derivatives_decide_nothing_where_a_slope_is_a_convention(text):
     slopes, _, kind, problems = analysis_of(text, (0.0,))
     assert (slopes, kind) == ([0.0], DEGENERATE)
@@ -187,7 +187,7 @@ def test_numbers_that_happen_to_be_0_are_no_selection():
     assert np.isnan(results("sqrt(x)*sqrt(x)", [0.0], order=1).gradients).all()
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "point", "contributions"), [("sqrt(relu(x))", -1.0, [INF, 0.0]), ("max(sqrt(x), 1)", 0.0, [0.0, 1.0, 0.0])]
 )
 def test_the_backward_graph_stops_at_a_selection(text, point, contributions):

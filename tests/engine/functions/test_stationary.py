@@ -95,7 +95,7 @@ def test_styblinski_tang():
     assert [analysed.classes.count(kind) for kind in (MINIMUM, SADDLE, MAXIMUM)] == [4, 4, 1]
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "low", "high"),
     [
         ("exp(x)", (-30,), (5,)),
@@ -115,7 +115,7 @@ def test_where_there_is_nothing_nothing_is_found(text, low, high):
     assert found.complete
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "low", "high"),
     [("x^2 + 0y", (-1, -1), (1, 1)), ("(x - y)^2", (-2, -2), (2, 2)), ("(x^2 + y^2 - 1)^2", (-2, -2), (2, 2))],
 )
@@ -133,14 +133,14 @@ def test_only_points_in_the_box_are_reported():
     assert border.points.tolist() == [[0.0]]
 
 
-@pytest.mark.parametrize("scale", [1e-9, 1e-3, 1e6, 1e100])
+@every("scale", [1e-9, 1e-3, 1e6, 1e100])
 def test_the_scale_of_values_does_not_matter(scale):
     found = found_in(f"{scale}*(x^4 - 3x^2 + x)", (-2,), (2,), 50)
     roots = np.sort(np.roots([4.0, 0.0, -6.0, 1.0]).real)
     np.testing.assert_allclose(np.sort(found.points[:, 0]), roots, rtol=1e-12)
 
 
-@pytest.mark.parametrize("size", [1e-6, 1e5])
+@every("size", [1e-6, 1e5])
 def test_the_scale_of_places_does_not_matter(size):
     found = found_in(f"sin(x/{size})", (0,), (7 * size,), 40)
     expected = size * np.array([math.pi / 2, 3 * math.pi / 2])
@@ -270,7 +270,7 @@ def test_distinct_by_lengths_in_proportion_to_the_places():
     assert len(set(groups.tolist())) == 7
 
 
-@pytest.mark.parametrize(("dimension", "count"), [(1, 10), (1, 100), (2, 100), (3, 1000), (4, 500), (7, 200), (20, 64)])
+@every(("dimension", "count"), [(1, 10), (1, 100), (2, 100), (3, 1000), (4, 500), (7, 200), (20, 64)])
 def test_starts_fill_the_box(dimension, count):
     low, high = np.full(dimension, -3.0), np.linspace(1.0, 9.0, dimension)
     places = spread(low, high, count)

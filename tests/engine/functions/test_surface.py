@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-import pytest
 
 from service.engine.functions.presets import presets
 from service.engine.functions.surface import Axis, grid_points, levels_for, sample
@@ -62,7 +61,7 @@ def test_levels_of_presets(preset, count):
     assert len(levels.values) >= (count // 3 if levels.spacing == "linear" else count // 2)
 
 
-@pytest.mark.parametrize(
+@every(
     ("low", "high", "count", "expected"),
     [
         (0.0, 10.0, 9, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]),
@@ -86,7 +85,7 @@ def test_zero_is_no_negative_zero():
     assert not any(math.copysign(1.0, level) < 0.0 for level in levels.values if level == 0.0)
 
 
-@pytest.mark.parametrize("name", ["goldstein_price", "beale"])
+@every("name", ["goldstein_price", "beale"])
 def test_where_walls_tower_levels_are_logarithmic(name):
     values, _ = grid_of(presets[name])
     levels = levels_for(values, 12)
@@ -97,7 +96,7 @@ def test_where_walls_tower_levels_are_logarithmic(name):
     assert ratios.max() < 3.0 * ratios.min()
 
 
-@pytest.mark.parametrize("name", ["himmelblau", "bowl", "rastrigin"])
+@every("name", ["himmelblau", "bowl", "rastrigin"])
 def test_else_they_are_even(name):
     assert levels_for(grid_of(presets[name])[0], 12).spacing == "linear"
 
@@ -110,9 +109,7 @@ def test_logarithmic_levels_have_two_digits_above_the_lowest_value():
     assert len(levels.values) == 10
 
 
-@pytest.mark.parametrize(
-    "values", [[], [3.0], [3.0, 3.0, 3.0], [math.nan], [math.inf, -math.inf], [math.inf, 2.0, math.nan, 2.0]]
-)
+@every("values", [[], [3.0], [3.0, 3.0, 3.0], [math.nan], [math.inf, -math.inf], [math.inf, 2.0, math.nan, 2.0]])
 def test_where_nothing_varies_there_are_no_levels(values):
     assert levels_for(np.array(values), 10) == ([], "linear")
 

@@ -51,7 +51,7 @@ def test_the_angle_of_minus_0_is_that_of_0():
     assert results("atan2(0/x, sign(x))", [(-2.0,)], "x").values == pytest.approx(math.pi, rel=1e-15)
 
 
-@pytest.mark.parametrize("name", ["pi", "e"])
+@every("name", ["pi", "e"])
 def test_constants(name):
     found = results(f"{name} + 0x", [1.0, 2.0])
     assert found.values.tolist() == [getattr(math, name)] * 2
@@ -265,7 +265,7 @@ def test_harmless_literals_need_no_check(text):
     assert checks_of(parse(text)) == []
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "at", "kind"),
     [
         ("x^-1", 0.0, "pole"),
@@ -317,7 +317,7 @@ def test_a_logarithm_that_is_multiplied_by_zero_is_zero():
     np.testing.assert_array_equal(interpret([node], numbers)[node], [0.0, 0.0, 2.0, -0.0])
 
 
-@pytest.mark.parametrize("base", [1.1, -0.7, 3.3, 12.5])
+@every("base", [1.1, -0.7, 3.3, 12.5])
 def test_whole_powers_are_products(base):
     assert value("x^1", base) == base
     assert value("x^2", base) == base * base
@@ -348,7 +348,7 @@ def test_small_arguments_keep_their_digits():
         np.testing.assert_allclose(results(text, [1e-12, -1e-9]).values, [1e-12, -1e-9], rtol=1e-9, err_msg=text)
 
 
-@pytest.mark.parametrize(("a", "b", "length"), [(3e200, 4e200, 5e200), (3e-170, 4e-170, 5e-170)])
+@every(("a", "b", "length"), [(3e200, 4e200, 5e200), (3e-170, 4e-170, 5e-170)])
 def test_lengths_far_from_one(a, b, length):
     found = results("hypot(x, y)", [(a, b)], order=1)
     np.testing.assert_allclose(found.values, [length], rtol=1e-15)
@@ -384,14 +384,14 @@ def test_slopes_of_inverse_functions_keep_their_digits():
     assert_slopes("atanh(x)", points, 1.0 / rest, 2.0 * points / rest**2)
 
 
-@pytest.mark.parametrize("scale", [1e200, 1e-200])
+@every("scale", [1e200, 1e-200])
 def test_angles_far_from_one(scale):
     found = results("atan2(x, y)", [(scale, scale), (-3.0 * scale, 4.0 * scale)], order=1)
     expected = np.array([(0.5, -0.5), (0.16, 0.12)]) / scale
     np.testing.assert_allclose(found.gradients, expected, rtol=1e-15)
 
 
-@pytest.mark.parametrize("point", [(3.0, 4.0), (1e8, 1.0), (-1e-7, 2.0), (1e-12, -5e3), (2e100, 1e60), (0.0, -2.0)])
+@every("point", [(3.0, 4.0), (1e8, 1.0), (-1e-7, 2.0), (1e-12, -5e3), (2e100, 1e60), (0.0, -2.0)])
 def test_the_bend_of_a_length_keeps_its_digits(point):
     a, b = point
     length = math.hypot(a, b)

@@ -24,6 +24,7 @@ from tests.engine.graph.test_plan import (
     run_once,
 )
 from tests.engine.support import dense_gradients, random_examples
+from tests.support import every
 from tests.watches import Looks
 
 ARITY = {
@@ -289,7 +290,7 @@ def test_calls_on_memory_of_one_block_are_bound_once():
             assert len(set(map(id, workspace.calls))) == 2 + 2 * 64
 
 
-@pytest.mark.parametrize("calls", [0, 11, 12, 50, 10**6])
+@every("calls", [0, 11, 12, 50, 10**6])
 def test_the_number_of_bound_calls_is_bounded(calls):
     x, y, *_ = matrices(shape=(64, 64))
     outputs = {
@@ -345,7 +346,7 @@ def test_views_that_change_nothing_do_not_end_a_chain():
     assert len(chain.members) == 3 and len(chain.nodes) == 6
 
 
-@pytest.mark.parametrize("leaves", list(itertools.product((False, True), repeat=3)))
+@every("leaves", list(itertools.product((False, True), repeat=3)))
 def test_values_may_leave_a_chain_in_its_middle(leaves):
     x, y, z = matrices()
     first = ops.exp(x * y)

@@ -266,7 +266,7 @@ def test_the_absolute_value_has_slope_0_at_0():
     assert value_at(ops.absolute, 0.0) == (0.0, 0.0)
 
 
-@pytest.mark.parametrize("build", [ops.maximum, ops.minimum])
+@every("build", [ops.maximum, ops.minimum])
 def test_ties_split_evenly(build):
     assert value_at(build, 2.0, 2.0) == (2.0, 0.5, 0.5)
 
@@ -505,7 +505,7 @@ def test_simplifying_unaries_keeps_values(name):
     check(graph)
 
 
-@pytest.mark.parametrize(
+@every(
     ("x", "shape", "name", "attributes"),
     [
         ((), (1, 1), "reshape", ((1, 1),)),
@@ -526,7 +526,7 @@ def test_shapes_survive_simplification(x, shape, name, attributes):
     assert node.operation.name != "sum"
 
 
-@pytest.mark.parametrize(
+@every(
     ("build", "expected"),
     [
         (lambda x: x + 0.0, "x"),

@@ -213,7 +213,7 @@ def test_ranks_above_two_keep_their_axes():
     assert_vectorized(outputs, [x], values, [x], 5, rtol=1e-14, atol=1e-15)
 
 
-@pytest.mark.parametrize("batched", [(True, False), (False, True)])
+@every("batched", [(True, False), (False, True)])
 def test_a_lookup_vectorized_twice_reads_computed_values(batched):
     """Binding must not copy leading axes that are views of values computed later."""
     graph = Graph("float64")

@@ -124,9 +124,7 @@ def test_a_kink_within_a_step_is_reported_and_spoils_no_verdict():
     assert report.curve.best.step < 1e-4 and report.curve.best.error < 1e-12
 
 
-@pytest.mark.parametrize(
-    ("claim", "verdict"), [(0.0, "kink"), (1.0, "right"), (-1.0, "kink"), (0.3, "kink"), (1.1, "wrong")]
-)
+@every(("claim", "verdict"), [(0.0, "kink"), (1.0, "right"), (-1.0, "kink"), (0.3, "kink"), (1.1, "wrong")])
 def test_at_a_kink_slopes_between_those_on_both_sides_are_conventions(claim, verdict):
     here = function(absolute, 0.0)
     report = check_at(here, np.array([claim]), "float64", 0)
@@ -156,7 +154,7 @@ def test_a_surrogate_slope_is_taken_as_it_is_declared():
 # --- wrong gradients are found --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [1.0, 1e-3, 1e-6, 1e-9, 1e-12])
+@every("size", [1.0, 1e-3, 1e-6, 1e-9, 1e-12])
 def test_an_entry_of_any_size_that_is_wrong_by_a_millionth_is_found(size):
     """The inputs of one feature are tiny, and so are the slopes of its weights."""
     definition = network(dense("hidden", 3, "tanh"), dense("output", 2))

@@ -11,6 +11,7 @@ from service.engine.network.flat import Space
 from service.engine.network.layers import layers
 from service.engine.network.prepare import prepare
 from tests.engine.network.building import ROOMY, dense, layer, network, task_for
+from tests.support import every
 
 UNITS = ("units", "filters", "4 * units", "3 * units", "outputs", "num_heads", "key_dim", "value_dim", "pieces")
 """Words for the axes of a kernel that tell units apart, as layers declare them."""
@@ -48,7 +49,7 @@ def vectors(name, normalize, seed=0):
     return parts, base, random_direction(definition, parts, base, normalize, (seed, 2, 0))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@every("name", NETWORKS)
 def test_filters_are_as_long_as_their_weights_and_biases_do_not_move(name):
     parts, base, direction = vectors(name, "filter")
     for part in parts:
@@ -115,7 +116,7 @@ def test_principal_directions_of_a_known_ellipse():
     assert all(vector[np.abs(vector).argmax()] > 0 for vector in found.vectors)
 
 
-@pytest.mark.parametrize(
+@every(
     ("points", "words"),
     [
         (np.ones((4, 3)), "does not move"),

@@ -85,7 +85,7 @@ def test_steps_follow_those_they_use_and_kinds_are_in_order():
     assert {quantity.id for quantity, _ in derivation.quantities} <= used
 
 
-@pytest.mark.parametrize("name", ["dense", "conv1d", "lstm", "multi_head_attention", "batch_normalization"])
+@every("name", ["dense", "conv1d", "lstm", "multi_head_attention", "batch_normalization"])
 def test_formulas_are_latex(name):
     case = random_case(1, name)
     derivation = case.explained(case.paths[-1], depth=4)
@@ -128,7 +128,7 @@ def heatons(table, convention="heaton"):
     )
 
 
-@pytest.mark.parametrize("table", HEATON["tables"], ids=lambda table: table["title"])
+@every("table", HEATON["tables"], ids=lambda table: table["title"])
 def test_heatons_tables_come_out_to_the_digits_he_printed(table):
     derivation = heatons(table)
     found = values(derivation)
@@ -283,7 +283,7 @@ def pair(activation, hidden=None, output=None, last="linear"):
     return network(dense("hidden", 1, activation), dense("output", 1, last)), parameters
 
 
-@pytest.mark.parametrize(
+@every(
     ("network_of", "inputs", "targets", "code", "layer_name", "samples"),
     [
         (pair("tanh"), [[0.0], [0.0]], [[1.0], [2.0]], "zero_input", None, (0, 1)),

@@ -11,6 +11,7 @@ from service.engine.network.evaluate import compile_task
 from service.engine.network.feed import Feed
 from service.engine.network.flat import tree_of
 from tests.engine.network.building import ROOMY, dense, layer, network, task_for
+from tests.support import every
 from tests.watches import Looks
 
 RANDOM = np.random.default_rng(4)
@@ -97,7 +98,7 @@ def test_losses_and_slopes_are_those_of_single_runs(name, monkeypatch):
     np.testing.assert_array_equal(case.run(0, coordinates).losses, found.losses)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@every("name", NETWORKS)
 def test_second_derivatives_are_differences_of_slopes(name):
     case = Case(name)
     at = np.array([0.3, -0.2])

@@ -54,7 +54,7 @@ def test_extreme_eigenvalues_with_all_their_copies(name, largest, smallest):
         assert vector[np.abs(vector).argmax()] > 0.0
 
 
-@pytest.mark.parametrize("value", [0.0, 3.0, -2.0])
+@every("value", [0.0, 3.0, -2.0])
 def test_all_eigenvalues_equal(value):
     pairs = extremes(lambda v: value * v, SIZE, 5, 2, np.random.default_rng(0), 50, TOLERANCE)
     assert pairs.converged

@@ -20,7 +20,7 @@ PARTS = [
 KERNEL = "names {} numbers, because kernel has shape [2, 3]; name one of them, as 'hidden.kernel[{}][0]'"
 
 
-@pytest.mark.parametrize("part", PARTS, ids=lambda part: f"{part.layer}.{part.name}")
+@every("part", PARTS, ids=lambda part: f"{part.layer}.{part.name}")
 def test_every_number_has_its_place_and_its_name(part):
     places = np.arange(part.start, part.stop).reshape(part.shape)
     for index in np.ndindex(*part.shape):
@@ -66,7 +66,7 @@ def test_a_refusal_lists_the_possible_names(text, words):
     assert words in fault.detail
 
 
-@pytest.mark.parametrize(
+@every(
     ("text", "words"),
     [
         ("hidden", "names a whole layer; name one number, as 'hidden.kernel[0][0]'"),

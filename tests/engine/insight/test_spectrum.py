@@ -13,6 +13,7 @@ from service.engine.errors import DeadlineExceeded, LimitExceeded
 from service.engine.insight import spectrum as module
 from service.engine.insight.spectrum import AskedSpectrum, spectrum_of
 from service.engine.limits import Limits
+from tests.support import every
 from tests.watches import Looks
 
 DATA = json.loads((Path(__file__).parents[2] / "data" / "pytorch" / "spectrum.json").read_text())
@@ -27,7 +28,7 @@ def looked_at(record, asked, limits=None, watch=None, dtype="float64"):
     return spectrum_of(Compiler(limits, 10**6), task, feed, asked, limits, watch, record["size"])
 
 
-@pytest.mark.parametrize("title", RECORDS)
+@every("title", RECORDS)
 def test_eigenvalues_are_those_of_pytorch(title):
     record = RECORDS[title]
     found = looked_at(record, AskedSpectrum(10, 10))

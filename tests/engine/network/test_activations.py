@@ -136,7 +136,7 @@ def test_derivatives_agree_with_differences_for_any_option(name, options):
     np.testing.assert_allclose(actual[smooth], fine[smooth], rtol=1e-7, atol=1e-8)
 
 
-@pytest.mark.parametrize("declaration", ROWS, ids=name_of)
+@every("declaration", ROWS, ids=name_of)
 def test_rows_have_the_gradients_of_numeric_differences(declaration):
     graph = Graph("float64")
     x, cotangent = graph.input("x", (3, 4)), graph.input("cotangent", (3, 4))
@@ -221,7 +221,7 @@ def test_values_have_all_their_digits(name, point, value, slope):
         assert actual[1] == pytest.approx(slope, rel=max(rel, 4e-15), abs=0.0)
 
 
-@pytest.mark.parametrize("declaration", [each for each in activations if each.log], ids=name_of)
+@every("declaration", [each for each in activations if each.log], ids=name_of)
 def test_the_declared_logarithm_is_that_of_the_value(declaration):
     graph = Graph("float64")
     x = graph.input("x", (2, 3))
@@ -233,7 +233,7 @@ def test_the_declared_logarithm_is_that_of_the_value(declaration):
     assert np.isfinite(far).all() and far.min() <= -1000.0
 
 
-@pytest.mark.parametrize("declaration", [each for each in activations if each.log_complement], ids=name_of)
+@every("declaration", [each for each in activations if each.log_complement], ids=name_of)
 def test_the_logarithm_of_the_complement(declaration):
     graph = Graph("float64")
     x = graph.input("x", (4,))

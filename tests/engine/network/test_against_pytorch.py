@@ -182,7 +182,7 @@ def test_reductions(record, weighted):
     assert_close(result.input_gradients["input"], gradient, EXACT)
 
 
-@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+@every("activation", ["sigmoid", "softmax"])
 def test_saturated_logits_are_among_the_records(activation):
     extreme = [record for record in LOSSES["losses"] if np.abs(record["predictions"]).max() == 1000.0]
     assert any(record["activation"] == activation for record in extreme)

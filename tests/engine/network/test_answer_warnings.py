@@ -1,12 +1,12 @@
 """Warnings of answers: blocked gradients, doubtful losses and targets, and the first value that is not finite."""
 
 import numpy as np
-import pytest
 
 from service.engine.network.activations import activations
 from service.engine.network.losses import losses
 from tests.engine.network.building import dense, evaluate, layer, network
 from tests.engine.network.test_evaluate import INPUTS, TARGETS
+from tests.support import every
 
 
 def codes(result):
@@ -31,7 +31,7 @@ def test_a_sign_blocks_the_gradient_too():
     assert "its sign function" in result.warnings[0].message
 
 
-@pytest.mark.parametrize("surrogate", ["straight_through", "clipped", "sigmoid"])
+@every("surrogate", ["straight_through", "clipped", "sigmoid"])
 def test_surrogates_let_the_gradient_pass(surrogate):
     gate = dense("gate", 4, {"name": "step", "surrogate": surrogate})
     result = evaluate(network(gate, dense("after", 1)), INPUTS, None, "mse", TARGETS)
@@ -39,13 +39,13 @@ def test_surrogates_let_the_gradient_pass(surrogate):
     assert result.gradients["gate"]["kernel"].any()
 
 
-@pytest.mark.parametrize("name", [each.name for each in activations if each.name not in ("step", "sign")])
+@every("name", [each.name for each in activations if each.name not in ("step", "sign")])
 def test_no_other_activation_warns(name):
     result = evaluate(network(dense("a", 3, name), dense("b", 1)), INPUTS, None, "mse", TARGETS)
     assert not result.warnings
 
 
-@pytest.mark.parametrize("name", [each.name for each in losses])
+@every("name", [each.name for each in losses])
 def test_no_loss_warns(name):
     declaration = losses[name]
     fitting = 1.0 if "hinge" in name else 0.5
@@ -56,7 +56,7 @@ def test_no_loss_warns(name):
         assert not result.warnings and result.finite
 
 
-@pytest.mark.parametrize(("name", "target"), [("hinge", 0.0), ("bce", 7.0), ("kl_divergence", -0.1), ("poisson", -1.0)])
+@every(("name", "target"), [("hinge", 0.0), ("bce", 7.0), ("kl_divergence", -0.1), ("poisson", -1.0)])
 def test_targets_that_a_loss_is_not_made_for_are_reported(name, target):
     activation = "softmax" if losses[name].outputs == "distributions" else "sigmoid"
     result = evaluate(network(dense("a", 2, activation)), INPUTS, None, name, np.full((4, 2), target))
@@ -70,7 +70,7 @@ def test_outputs_that_are_no_probabilities_are_reported():
     assert ("no_probabilities", "a", "output") in codes(result)
 
 
-@pytest.mark.parametrize(
+@every(
     ("loss", "outputs", "targets", "words"),
     [
         ("bce", [[1.5]], [[1.0]], "not all between 0 and 1, so binary_crossentropy of them means nothing; end with "
@@ -106,9 +106,9 @@ def test_rows_of_sigmoids_are_no_distributions():
     assert codes(result) == [("no_probabilities", "a", "output")]
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("classes", [2, 10, 1000, 20_000])
-@pytest.mark.parametrize("loss", ["cce", "kl_divergence"])
+@every("dtype", ["float64", "float32"])
+@every("classes", [2, 10, 1000, 20_000])
+@every("loss", ["cce", "kl_divergence"])
 def test_rounding_makes_no_distribution_suspect(loss, classes, dtype):
     """Shares that went through another layer, so that nothing but their numbers is known."""
     rng = np.random.default_rng(classes)
@@ -127,7 +127,7 @@ def test_label_smoothing_makes_no_distribution_suspect():
     assert not evaluate(network(dense("a", 3, "softmax")), INPUTS, None, loss, np.eye(3)[[0, 1, 2, 0]]).warnings
 
 
-@pytest.mark.parametrize("loss", ["cce", "scce"])
+@every("loss", ["cce", "scce"])
 def test_class_weights_whose_mean_other_frameworks_define_otherwise_are_reported(loss):
     classes = np.array([0, 1, 1, 0])
     targets = classes if loss == "scce" else np.eye(2)[classes]
@@ -154,9 +154,7 @@ def test_class_weights_of_distributions_are_summed_by_no_framework():
     assert not evaluate(network(dense("a", 2, "softmax")), INPUTS, None, loss, np.full((4, 2), 0.5)).warnings
 
 
-@pytest.mark.parametrize(
-    ("weights", "warns"), [([1, 2, 3, 4], True), ([0.5, 1.5, 1.0, 1.0], False), ([0, 0, 0, 0], False)]
-)
+@every(("weights", "warns"), [([1, 2, 3, 4], True), ([0.5, 1.5, 1.0, 1.0], False), ([0, 0, 0, 0], False)])
 def test_sample_weights_whose_mean_other_frameworks_define_otherwise_are_reported(weights, warns):
     definition = network(dense("a", 1))
     result = evaluate(definition, INPUTS, None, "mse", TARGETS, weights)

@@ -491,7 +491,7 @@ def refused(function, *arguments, **details):
 NORMALIZED = network(dense("hidden", 2), layer("norm", "batch_normalization"), dense("out", 1))
 
 
-@pytest.mark.parametrize("kind", ["jacobian", "hessian"])
+@every("kind", ["jacobian", "hessian"])
 def test_samples_that_are_coupled_have_no_matrices_of_their_own(kind):
     case = Case(NORMALIZED, INPUTS, training=True)
     (detail,) = refused(case.derive, kind).values()
@@ -544,7 +544,7 @@ GOOD = {
 }
 
 
-@pytest.mark.parametrize(
+@every(
     ("kind", "of", "wrt", "vector", "faults"),
     [
         ("jvp", "outputs", "inputs", INPUTS[:2], {(): "has shape [2, 2]; it takes [4, 2], the shape of the inputs"}),
@@ -596,7 +596,7 @@ def test_all_faults_are_reported_at_once():
 # --- limits -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@every(
     ("kind", "of", "wrt", "size"),
     [
         ("jacobian", "outputs", "inputs", 4 * 1 * 2),

@@ -315,8 +315,8 @@ SPREADS = (
 """Logits of three classes. Those of one row may be farther apart than the exponents of float32."""
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("name", [*ROWS, "logsumexp"])
+@every("dtype", ["float64", "float32"])
+@every("name", [*ROWS, "logsumexp"])
 def test_rows_keep_the_digits_of_values_jacobians_and_second_derivatives(name, dtype):
     def make(x: Node) -> Node:
         return broadcast(logsumexp(x), (3,)) if name == "logsumexp" else build(name, x, {})

@@ -309,7 +309,7 @@ def test_norms_neither_overflow_nor_underflow():
 # --- reductions and weights ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@every("weights", [None, WEIGHTS])
 def test_reductions(weights):
     each = 0.5 * ((backpropagation()[3] - TARGETS) ** 2).ravel() * (1.0 if weights is None else weights)
     none = xor(reduction="none", weights=weights)
@@ -357,7 +357,7 @@ def test_an_integer_weight_is_a_repeated_sample():
     np.testing.assert_allclose(weighted.gradients["out"]["kernel"], repeated.gradients["out"]["kernel"], rtol=1e-13)
 
 
-@pytest.mark.parametrize("targets", [[0, 2, 1, 2], [[0, 1], [2, 2], [1, 0], [0, 0]]])
+@every("targets", [[0, 2, 1, 2], [[0, 1], [2, 2], [1, 0], [0, 0]]])
 def test_normalized_means_count_class_weights_too(targets):
     targets, classes = np.array(targets), np.array([0.5, 2.0, 3.0])
     inputs = np.random.default_rng(0).standard_normal((*targets.shape, 3))
@@ -550,7 +550,7 @@ def exceeded(limits, definition=XOR, **details):
     return caught.value
 
 
-@pytest.mark.parametrize(
+@every(
     ("limits", "asked", "path", "details"),
     [
         ({"layers": 1}, 2, ("network", "layers"), {}),

@@ -6,6 +6,7 @@ import pytest
 from service.engine.errors import Fault, InvalidRequest
 from tests.engine.network.building import compiled, dense, evaluate, network, run
 from tests.engine.network.test_evaluate import INPUTS, PARAMETERS, TARGETS, WEIGHTS, XOR
+from tests.support import every
 
 
 def refused(*arguments, **details):
@@ -14,7 +15,7 @@ def refused(*arguments, **details):
     return list(caught.value.faults)
 
 
-@pytest.mark.parametrize(("index", "shown"), [(3, "3"), (-1, "-1"), (0.5, "0.5")])
+@every(("index", "shown"), [(3, "3"), (-1, "-1"), (0.5, "0.5")])
 def test_an_index_that_is_no_class_is_refused(index, shown):
     definition = network(dense("out", 3))
     (fault,) = refused(definition, INPUTS, None, "scce", np.array([0.0, 1.0, index, 2.0]))

@@ -87,7 +87,7 @@ def test_any_shape_can_be_drawn(name, shape):
     assert values.shape == shape and np.isfinite(values).all()
 
 
-@pytest.mark.parametrize("shape", [(6, 6), (8, 3), (3, 8)])
+@every("shape", [(6, 6), (8, 3), (3, 8)])
 def test_orthogonal_matrices_are_orthogonal(shape):
     values = draw("orthogonal", shape, shape, gain=2.0)
     narrow = values if shape[0] >= shape[1] else values.T

@@ -224,7 +224,7 @@ def test_gaussian_noise_has_its_deviation_and_follows_from_the_seed():
     np.testing.assert_array_equal(evaluate(definition, inputs).outputs["n"], inputs)
 
 
-@pytest.mark.parametrize(("data_format", "axes"), [("channels_last", (1, 2)), ("channels_first", (2, 3))])
+@every(("data_format", "axes"), [("channels_last", (1, 2)), ("channels_first", (2, 3))])
 def test_spatial_dropout_drops_whole_channels(data_format, axes):
     definition = network(layer("d", "spatial_dropout", rate=0.25, data_format=data_format))
     outputs = evaluate(definition, np.ones((8, 6, 6, 6)), training=True).outputs["d"]
@@ -458,7 +458,7 @@ def test_refusals_name_the_option_at_fault(described, inputs, option, detail):
 EMBEDDING = {"type": "embedding", "name": "e", "input_dim": 4, "output_dim": 2}
 
 
-@pytest.mark.parametrize("wrong", [4.0, -1.0, 0.5])
+@every("wrong", [4.0, -1.0, 0.5])
 def test_an_embedding_takes_indices_it_has(wrong):
     inputs = np.array([[0.0, 1.0], [2.0, wrong]])
     ((path, detail),) = refusals(read(EMBEDDING), inputs, parameters={"e": {"embeddings": np.zeros((4, 2))}})
@@ -542,7 +542,7 @@ def test_inputs_of_any_size_are_normalised(described, power):
     np.testing.assert_allclose(slopes * scale, gradients, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("described", NORMALISING, ids=str)
+@every("described", NORMALISING, ids=str)
 def test_epsilon_decides_where_squares_vanish(described):
     x = np.random.default_rng(5).uniform(-2.0, 2.0, (3, 2, 4))
     _, _, result = normalised(described | {"epsilon": 1e-3}, x * 1e-200)
@@ -555,10 +555,8 @@ def test_epsilon_decides_where_squares_vanish(described):
     assert result.finite
 
 
-@pytest.mark.parametrize(
-    ("dtype", "size"), [("float32", 1e20), ("float32", 1e37), ("float64", 1e200), ("float64", 1e307)]
-)
-@pytest.mark.parametrize("name", ["layer_normalization", "group_normalization"])
+@every(("dtype", "size"), [("float32", 1e20), ("float32", 1e37), ("float64", 1e200), ("float64", 1e307)])
+@every("name", ["layer_normalization", "group_normalization"])
 def test_one_to_four_are_normalised_at_any_size(name, dtype, size):
     options = {"groups": 1} if name == "group_normalization" else {}
     outputs, _, result = normalised({"type": name, **options}, [[size, 2.0 * size, 3.0 * size, 4.0 * size]], dtype)
@@ -575,7 +573,7 @@ def test_a_running_variance_that_is_too_large_is_reported_and_the_outputs_are_ri
     assert warning.layer == "it"
 
 
-@pytest.mark.parametrize(("first", "second"), [(600, 0), (600, 900), (1000, -20)])
+@every(("first", "second"), [(600, 0), (600, 900), (1000, -20)])
 def test_normalised_products_of_vectors_of_any_size(first, second):
     rng = np.random.default_rng(6)
     x, y = rng.uniform(-2.0, 2.0, (2, 3, 4))
@@ -586,9 +584,9 @@ def test_normalised_products_of_vectors_of_any_size(first, second):
     np.testing.assert_allclose(found.outputs["it"][:, 0], (x * y).sum(1) / lengths, rtol=1e-13)
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("strides", [1, 2])
-@pytest.mark.parametrize("axes", [1, 2])
+@every("dtype", ["float64", "float32"])
+@every("strides", [1, 2])
+@every("axes", [1, 2])
 def test_means_of_windows_at_the_edge_are_exact_where_they_can_be(axes, strides, dtype):
     x = np.arange(2.0, 2.0 + 5**axes).reshape(1, *(5,) * axes, 1)
     pooling = {"type": f"average_pooling{axes}d", "name": "it", "pool_size": 3, "strides": strides, "padding": "same"}
@@ -599,7 +597,7 @@ def test_means_of_windows_at_the_edge_are_exact_where_they_can_be(axes, strides,
         assert found[place] == np.dtype(dtype).type(values.sum()) / np.dtype(dtype).type(values.size)
 
 
-@pytest.mark.parametrize("padding", ["valid", "same"])
+@every("padding", ["valid", "same"])
 def test_the_mean_of_two_and_three(padding):
     pooling = {"type": "average_pooling1d", "name": "it", "pool_size": 3, "strides": 1, "padding": padding}
     outputs = evaluate(read(pooling), [[[2.0], [3.0], [4.0]]], {}).outputs["it"][0, :, 0]

@@ -109,9 +109,7 @@ def test_aliases_are_the_same_loss(declaration):
     assert all(losses[alias] is declaration for alias in declaration.aliases)
 
 
-@pytest.mark.parametrize(
-    "bounds", [(0.0, 1.0), (-1.0, None), (None, 1.0), (None, None), (0.9, 1.0), (0.0, 0.9)], ids=str
-)
+@every("bounds", [(0.0, 1.0), (-1.0, None), (None, 1.0), (None, None), (0.9, 1.0), (0.0, 0.9)], ids=str)
 def test_an_option_is_tried_wherever_its_default_lies(bounds):
     low, high = bounds
     for default in (each for each in (low, high, 0.9, 0.0) if each is not None and (low or -9) <= each <= (high or 9)):
@@ -140,7 +138,7 @@ def loss_of(name, predictions, targets, activation="linear", **options):
     return result.loss, result.input_gradients["input"]
 
 
-@pytest.mark.parametrize(
+@every(
     ("name", "options", "expected"),
     [
         ("mean_squared_error", {}, (0.25 + 9.0) / 2),
@@ -183,7 +181,7 @@ def test_kinks_and_ends(name, options, prediction, target, value, slope):
     np.testing.assert_allclose([values[0], gradient[0, 0]], [value, slope], rtol=1e-15)
 
 
-@pytest.mark.parametrize(
+@every(
     ("logit", "target", "expected"),
     [  # mpmath, 60 digits
         (-40.0, 0.0, 4.248354255291589e-18),
@@ -205,7 +203,7 @@ def test_binary_crossentropy_is_exact_at_any_logit(logit, target, expected):
         assert gradient[0, 0] == pytest.approx(slope, rel=1e-15, abs=0.0)
 
 
-@pytest.mark.parametrize(
+@every(
     ("logits", "target", "expected"),
     [  # mpmath, 60 digits
         ([40.0, 0.0, -5.0], 1, 40.0),
@@ -342,7 +340,7 @@ def test_class_weights_that_do_not_fit_are_refused():
     assert detail == "2 class weights came; layer 'out' has 3 outputs"
 
 
-@pytest.mark.parametrize(
+@every(
     ("loss", "targets", "words"),
     [
         ("mse", (4, 2), "targets have shape [4, 2]; they take [4, 3], the shape of the output of layer 'out'"),

@@ -9,6 +9,7 @@ from service.engine.graph.ir import Graph, check
 from service.engine.network.definition import INPUT
 from service.engine.network.layered import assemble
 from tests.engine.network.building import dense, evaluate, layer, network
+from tests.support import every
 
 
 def built(definition, shape=(4, 3), **details):
@@ -133,7 +134,7 @@ def test_a_layer_may_share_one_that_is_written_later():
     assert [parameter.layer for parameter in model.parameters] == ["b", "b"]
 
 
-@pytest.mark.parametrize("shares", ["b", "z"])
+@every("shares", ["b", "z"])
 def test_sharing_with_itself_or_with_none(shares):
     assert only_fault(dense("a", 3), dense("b", 3, shares=shares)) == Fault(
         ("network", "layers", 1, "shares"), f"no other layer is called {shares!r}", ("a",)
@@ -161,8 +162,8 @@ def test_sharing_with_a_layer_that_has_no_parameters():
 # --- inputs of layers ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["add", "multiply", "concatenate"])
-@pytest.mark.parametrize("inputs", [None, ["a"]])
+@every("kind", ["add", "multiply", "concatenate"])
+@every("inputs", [None, ["a"]])
 def test_a_merge_needs_two_inputs(kind, inputs):
     assert only_fault(dense("a", 2), layer("m", kind, inputs=inputs)) == Fault(
         ("network", "layers", 1, "inputs"),
@@ -179,7 +180,7 @@ def test_other_layers_take_one_input():
     )
 
 
-@pytest.mark.parametrize("kind", ["add", "multiply"])
+@every("kind", ["add", "multiply"])
 def test_merged_shapes_must_agree(kind):
     assert only_fault(dense("a", 2), layer("m", kind, inputs=["a", "input"])) == Fault(
         ("network", "layers", 1, "inputs"), "takes inputs of one shape, got [2], [3] per sample"
@@ -193,13 +194,13 @@ def test_concatenated_shapes_must_agree_elsewhere():
     assert fault.detail == "takes inputs that agree in all axes but 2, got [2, 3], [6] per sample"
 
 
-@pytest.mark.parametrize("axis", [0, 2, -2, 7])
+@every("axis", [0, 2, -2, 7])
 def test_concatenation_along_an_axis_that_does_not_exist(axis):
     fault = only_fault(dense("a", 2), layer("m", "concatenate", inputs=["a", "input"], axis=axis))
     assert fault == Fault(("network", "layers", 1, "axis"), f"axis {axis} is none of 1 to 1 (or -1 to -1)")
 
 
-@pytest.mark.parametrize(("axis", "shape"), [(1, (4, 4, 3)), (2, (4, 2, 6)), (-1, (4, 2, 6)), (-2, (4, 4, 3))])
+@every(("axis", "shape"), [(1, (4, 4, 3)), (2, (4, 2, 6)), (-1, (4, 2, 6)), (-2, (4, 4, 3))])
 def test_concatenation_along_each_axis(axis, shape):
     parts = [layer("a", "activation", activation="tanh"), layer("m", "concatenate", inputs=["a", "input"], axis=axis)]
     assert built(network(*parts), (4, 2, 3)).layers["m"].output.shape == shape
@@ -211,7 +212,7 @@ def test_shared_axes_that_do_not_exist():
     )
 
 
-@pytest.mark.parametrize(
+@every(
     ("target", "detail"),
     [
         ([2, 2], "[2, 2] cannot hold the 6 values of a sample; the inputs have 6 features"),
@@ -294,7 +295,7 @@ def test_a_regularizer_adds_a_penalty_for_each_owner_once():
     assert penalty == pytest.approx(0.01 * (weights**2).sum())
 
 
-@pytest.mark.parametrize(
+@every(
     ("layer", "option"),
     [
         (dense("b", 3, kernel_regularizer="l2", shares="a"), "kernel_regularizer"),

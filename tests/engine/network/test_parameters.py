@@ -1,10 +1,10 @@
 """Parameters of a request that do not fit the network: all faults at once, with the reasons for shapes."""
 
 import numpy as np
-import pytest
 
 from service.engine.errors import Fault
 from tests.engine.network.building import compiled, dense, layer, network
+from tests.support import every
 
 
 def refused_parameters(definition, parameters, inputs=(4, 3)):
@@ -12,7 +12,7 @@ def refused_parameters(definition, parameters, inputs=(4, 3)):
     return evaluation.parameters.faults(parameters)
 
 
-@pytest.mark.parametrize(
+@every(
     ("first", "inputs", "reason"),
     [
         (dense("a", 1), 1, "because layer 'a' has 1 unit"),

@@ -6,9 +6,10 @@ import pytest
 from service.engine.errors import Fault, InvalidRequest
 from service.engine.network.definition import INPUT
 from tests.engine.network.building import compiled, dense, network
+from tests.support import every
 
 
-@pytest.mark.parametrize(
+@every(
     ("shape", "wanted", "detail"),
     [
         (

@@ -1,7 +1,6 @@
 """Warnings that a network cannot learn, and silence where it can."""
 
 import numpy as np
-import pytest
 
 from tests.engine.network.building import dense, evaluate, layer, network
 from tests.support import every
@@ -25,7 +24,7 @@ HEALTHY = arrays(
 )
 
 
-@pytest.mark.parametrize("activation", ["softmax", "log_softmax", "softmin"])
+@every("activation", ["softmax", "log_softmax", "softmin"])
 def test_a_row_of_one_unit_is_constant(activation):
     assert warnings(dense("o", 1, activation)) == {("constant_output", "o")}
     assert warnings(dense("o", 1), layer("s", "activation", activation=activation)) == {("constant_output", "s")}
@@ -60,13 +59,13 @@ def test_a_loss_over_one_class_learns_no_two_classes():
     assert warnings(dense("o", 1, "sigmoid"), loss="binary_crossentropy") == set()
 
 
-@pytest.mark.parametrize("activation", ["relu", "relu6", "hard_sigmoid", "hard_tanh", "hard_silu"])
+@every("activation", ["relu", "relu6", "hard_sigmoid", "hard_tanh", "hard_silu"])
 def test_units_that_are_off_for_every_sample_are_reported(activation):
     parameters = arrays(h={"kernel": [[1, 2], [0.5, 1]], "bias": [-20, 0.5]}, o={"kernel": [[1], [2]], "bias": [0]})
     assert warnings(dense("h", 2, activation), dense("o", 1), parameters=parameters) >= {("dead_units", "h")}
 
 
-@pytest.mark.parametrize("activation", ["sigmoid", "tanh", "leaky_relu", "elu", "softplus", "gelu", "linear"])
+@every("activation", ["sigmoid", "tanh", "leaky_relu", "elu", "softplus", "gelu", "linear"])
 def test_activations_without_a_flat_part_have_no_units_that_are_off(activation):
     parameters = arrays(h={"kernel": [[1, 2], [0.5, 1]], "bias": [-20, 0.5]}, o={"kernel": [[1], [2]], "bias": [0]})
     assert warnings(dense("h", 2, activation), dense("o", 1), parameters=parameters) == set()
@@ -99,7 +98,7 @@ def test_single_units_that_are_off_for_one_sample_give_no_warning():
     assert warnings(dense("h", 2, "relu"), dense("o", 1), **one | {"parameters": off}) == {("dead_units", "h")}
 
 
-@pytest.mark.parametrize("initializer", ["zeros", "ones"])
+@every("initializer", ["zeros", "ones"])
 def test_units_with_equal_weights_in_and_out_are_reported(initializer):
     start = {"kernel_initializer": initializer}
     alike = {("symmetric_units", "h")}
@@ -112,7 +111,7 @@ def test_units_with_equal_weights_in_and_out_are_reported(initializer):
     assert warnings(*pooled, layer("p", "global_max_pooling2d"), dense("o", 1, **start)) == alike
 
 
-@pytest.mark.parametrize("place", ["in", "bias", "out"])
+@every("place", ["in", "bias", "out"])
 def test_one_difference_is_enough_to_separate_units(place):
     parameters = arrays(h={"kernel": [[1, 1], [2, 2]], "bias": [0.5, 0.5]}, o={"kernel": [[1], [1]], "bias": [0]})
     layers = dense("h", 2, "tanh"), dense("o", 1)

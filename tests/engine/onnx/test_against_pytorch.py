@@ -11,13 +11,13 @@ from service.engine.network.feed import Feed
 from service.engine.network.losses import losses
 from service.engine.network.task import Task
 from service.engine.onnx import read
-from tests.support import ROOT
+from tests.support import ROOT, every
 
 FOLDER = ROOT / "tests" / "data" / "onnx"
 RECORDED = json.loads((FOLDER / "exports.json").read_text())
 
 
-@pytest.mark.parametrize("name", RECORDED)
+@every("name", RECORDED)
 def test_gradients_are_those_of_pytorch(name):
     recorded = RECORDED[name]
     imported = read((FOLDER / f"{name}.onnx").read_bytes())

@@ -10,6 +10,7 @@ from service.engine.errors import InvalidRequest
 from service.engine.onnx.registry import OPERATORS
 from tests.engine.onnx.models import BOOL, INT64, model, node, single, value
 from tests.engine.onnx.running import Run
+from tests.support import every
 
 RNG = np.random.default_rng(3)
 
@@ -104,7 +105,7 @@ def compare(data: bytes, inputs: dict[str, Any], expected: list[Any] | None = No
     return run
 
 
-@pytest.mark.parametrize("name", CASES)
+@every("name", CASES)
 def test_an_operator_is_that_of_the_reference_and_has_the_right_gradient(name):
     operation, arrays, weights, attributes = CASES[name]
     outputs = 2 if operation in ("Split", "TopK") else 1
@@ -117,8 +118,8 @@ def test_an_operator_is_that_of_the_reference_and_has_the_right_gradient(name):
 RECURRENT = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 
-@pytest.mark.parametrize("operation", RECURRENT)
-@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+@every("operation", RECURRENT)
+@every("direction", ["forward", "bidirectional"])
 def test_recurrent_operators_in_both_directions(operation, direction):
     gates, units, features = RECURRENT[operation], 3, 2
     count = 2 if direction == "bidirectional" else 1
@@ -234,7 +235,7 @@ def test_what_is_random_is_refused_by_name():
         Run(single("Bernoulli", [X]), {"x0": X})
 
 
-@pytest.mark.parametrize("operation", RECURRENT)
+@every("operation", RECURRENT)
 def test_recurrent_operators_keep_samples_apart(operation):
     """Per-sample gradients and Jacobians must be those of each sample alone."""
     gates, units, features = RECURRENT[operation], 3, 2

@@ -311,7 +311,7 @@ def nested(depth: int) -> Any:
     )
 
 
-@pytest.mark.parametrize("depth", [1, 3])
+@every("depth", [1, 3])
 def test_nested_loops_are_counted_before_they_are_written_out(depth):
     data = bomb([node("Loop", ["t", "on", "x"], ["y"], body=nested(depth))], t=2000, on=True)
     start = time.monotonic()
@@ -346,7 +346,7 @@ def test_the_deadline_stops_loops_that_are_computed_at_once():
         definition.assemble(graph, {"x": X.shape})
 
 
-@pytest.mark.parametrize("name", BOMBS)
+@every("name", BOMBS)
 def test_what_would_be_too_large_is_refused_before_it_is_made(name):
     with pytest.raises(EngineError):
         Run(BOMBS[name], {"x": X})

@@ -123,9 +123,7 @@ def test_sigmoid_outputs_lie_on_one_side_of_0_and_those_of_tanh_do_not():
     assert "mean_shift" not in {each.code for each in of_case("070", 1).findings}
 
 
-@pytest.mark.parametrize(
-    ("member", "z", "severity"), [(0, 0, None), (2, 1, None), (4, 2, None), (6, 4, "warning"), (8, 8, "problem")]
-)
+@every(("member", "z", "severity"), [(0, 0, None), (2, 1, None), (4, 2, None), (6, 4, "warning"), (8, 8, "problem")])
 def test_the_quadratic_cost_learns_slowly_where_a_sigmoid_is_wrong(member, z, severity):
     slope = math.exp(-z) / (1 + math.exp(-z)) ** 2
     diagnosis, cross_entropy = of_case("015", member), of_case("015", member + 1)
@@ -172,7 +170,7 @@ def test_healthy_networks_have_nothing_but_notes(activation, start, depth, width
         assert not grave(examined(network(*parts, dense("o", outputs, last)), inputs, targets, loss, seed=seed))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@every("seed", range(3))
 def test_other_healthy_networks_have_nothing_but_notes(seed):
     generator = np.random.default_rng(seed)
     images, sequences = generator.random((6, 8, 8, 1)), generator.standard_normal((6, 12, 4))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from service.engine.insight.health.inputs import scale_of
+from tests.support import every
 
 
 def test_the_condition_of_inputs_is_that_of_the_matrix_with_a_bias():
@@ -18,7 +19,7 @@ def test_the_condition_of_inputs_is_that_of_the_matrix_with_a_bias():
     assert scale.size == pytest.approx(np.sqrt(np.square(inputs).mean()))
 
 
-@pytest.mark.parametrize("inputs", [np.zeros((4, 3)), np.ones((1, 3)), np.full((5, 2), 1e300)])
+@every("inputs", [np.zeros((4, 3)), np.ones((1, 3)), np.full((5, 2), 1e300)])
 def test_inputs_without_a_scale_have_none(inputs):
     scale = scale_of(inputs)
     assert scale.condition is None or math.isfinite(scale.condition)

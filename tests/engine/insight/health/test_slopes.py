@@ -7,9 +7,10 @@ import pytest
 from service.engine.declarations import Selection
 from service.engine.insight.health.slopes import tails_of
 from service.engine.network.activations import activations
+from tests.support import every
 
 
-@pytest.mark.parametrize(
+@every(
     ("name", "left", "right"),
     [
         ("sigmoid", -math.log(36.97), math.log(36.97)),
