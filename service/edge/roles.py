@@ -32,12 +32,17 @@ def begin_generation(server: Any) -> None:
 
 
 def assign(server: Any, worker: Any, runners: int) -> None:
-    """Decide the role of a worker. Call this in the master, before the fork."""
+    """Decide the role of a worker. Call this in the master, before the fork.
+
+    A runner also gets the first seat that no other runner has, so that it is called as its killed predecessor was.
+    """
     worker.generation = _generation
     serving = sum(other.generation == _generation and not other.is_runner for other in server.WORKERS.values())
     worker.is_runner = serving >= max(1, server.num_workers - runners)
     if worker.is_runner:
         worker.age += YOUNG
+        taken = {other.seat for other in server.WORKERS.values() if other.is_runner}
+        worker.seat = next(seat for seat in range(len(taken) + 1) if seat not in taken)
 
 
 def keep_one(server: Any, runners: int) -> None:

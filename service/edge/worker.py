@@ -50,6 +50,8 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
 
     is_runner = False
     """Whether this worker computes runs and takes no connections. `roles.assign` decides it before the fork."""
+    seat = 0
+    """The number of a runner among those of this server. `roles.assign` gives it."""
 
     def init_process(self) -> None:
         """Make the event loop after the fork, then initialise and run as gunicorn does."""
@@ -103,8 +105,8 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
             listener.close()
         os.nice(NICENESS)
         runtime = self.wsgi.extensions["nabla"]
-        # As long as a runner lives, no other one has its place.
-        name = name_of(f"{SERVER}:{self.metrics_place}")
+        # As long as a runner lives, no other one has its seat.
+        name = name_of(f"{SERVER}:{self.seat}")
 
         def beat() -> bool:
             self.notify()

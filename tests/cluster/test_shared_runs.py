@@ -51,6 +51,7 @@ class Threads:
 def everything_is_large() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(service.api.sharing, "LEAST_SECONDS", 0.0)
+        patch.setattr(service.api.sharing, "TRIP_SECONDS", 0.0)
         yield
 
 
