@@ -269,17 +269,17 @@ def test_an_onnx_file_for_a_fixed_number_of_samples_is_refused(post: Post) -> No
 # --- limits and refusals ----------------------------------------------------------------------------
 
 
-def test_a_batch_that_is_too_large_for_the_memory_is_computed_in_shards(make_client: MakeClient, post: Post) -> None:
+def test_a_batch_that_is_too_large_for_the_memory_is_computed_in_shards(make_client: MakeClient) -> None:
     wide = network({"type": "dense", "units": 200, "activation": "tanh"}, {"type": "dense", "units": 1})
     inputs = RNG.standard_normal((3000, 4))
     body = {"network": wide, "inputs": inputs.tolist(), "targets": inputs[:, :1].tolist(), "loss": "mse"}
-    client = make_client(max_workspace_bytes=2_000_000)
+    client, whole = make_client(max_workspace_bytes=2_000_000), posting(make_client())
     training = body | {"optimizer": "sgd", "steps": 2}
     for path, asked in (("/v1/gradients", body), ("/v1/train", training)):
         refused = assert_problem(client.post(path, json=asked), "limit-exceeded")
         assert "workspace" in refused["detail"]
         assert refused["errors"][0]["detail"].endswith(SHARDS_NEED_LESS)
-        assert_alike(answered(posting(client), asked | {"shards": 300}, path), answered(post, asked, path))
+        assert_alike(answered(posting(client), asked | {"shards": 300}, path), answered(whole, asked, path))
     sweep = {"request": training, "vary": {"/seed": [1, 2]}}
     for kind, request in (("train", training), ("sweep", sweep)):
         refused = assert_problem(client.post("/v1/runs", json={"kind": kind, "request": request}), "limit-exceeded")
