@@ -99,7 +99,7 @@ class RunRequest(RequestSchema[LoadedRun]):
 
 
 class ResumeRequest(RequestSchema[LoadedResume]):
-    """How many steps a run is to make beyond those that it was asked for."""
+    """A request for steps of a run beyond those that it was asked for."""
 
     steps = IntegerField(
         minimum=1, maximum=MOST_STEPS, metadata=about("steps in addition to those that are left; 0 if it is left out")

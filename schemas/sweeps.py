@@ -50,7 +50,7 @@ class Sweep:
         self.request, self.vary = request, vary
         self.count = math.prod(len(varied.values) for varied in vary)
         self._shared: dict[str, Any] = {}
-        """What all combinations have in common, loaded."""
+        """The loaded keys that all combinations share."""
         self._known: OrderedDict[tuple[str, tuple[int, ...]], Any] = OrderedDict()
         """Other loaded keys of requests, by the positions of their values. Equal networks have to be one object:
         compiled networks are found by identity."""

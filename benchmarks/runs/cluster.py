@@ -54,7 +54,7 @@ ENVIRONMENT = {
     "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
     "DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL": "1s",
 }
-"""What the image sets for all its processes; all contenders have it."""
+"""Variables that the image sets for all its processes; all contenders have them."""
 OVERHEAD_SECONDS, OVERHEAD_SHARE = 0.3, 0.05
 """The most that one Dask worker may add to a gradient, in seconds, and to a sweep, as a share."""
 

@@ -27,7 +27,7 @@ NICE = os.nice(0) + NICENESS
 """The niceness by which a runner is told from the other workers."""
 DATABASES = ("sqlite", "postgresql")
 LOST = (OSError, http.client.HTTPException)
-"""What a client sees when a worker is killed."""
+"""Errors of a connection whose worker is killed."""
 
 
 def end_orderly() -> None:

@@ -225,7 +225,7 @@ def list_runs() -> Response:
     parameters=(IDENTIFIER,),
 )
 def show_run(id: str) -> Response:  # noqa: A002 (the name in the path)
-    """How far the run has come, and once it has ended, what came out of it."""
+    """The progress of a run and, once it has ended, its result."""
     query(request.environ, ())
     _, base64 = wire.form_and_base64(request.environ, streams=False)
     with asking() as asked:

@@ -56,4 +56,4 @@ RESUMED = {
     "bytes": 32000,
     "fingerprint": "3f9a0c51d27b",
 }
-"""What differs each time in the response of a run that goes on."""
+"""Parts of the response that differ each time a run goes on."""
