@@ -37,7 +37,7 @@ B_co = TypeVar("B_co", bound=Compiled, covariant=True)
 
 
 class NetworkTask(Compilable[B_co], Protocol[B_co]):
-    """What `built` can compile: an engine task about a network, such as an evaluation or a check."""
+    """An engine task about a network that `built` can compile, such as an evaluation or a check."""
 
     @property
     def task(self) -> Task:

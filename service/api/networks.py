@@ -37,9 +37,9 @@ from service.api.queries import (
     as_json,
     asking,
     bad_query,
-    cursor,
     cursor_of,
     limit_of,
+    page_of,
     query,
     time_text,
 )
@@ -276,16 +276,9 @@ def list_networks() -> Response:
     with asking() as asked:
         usage = asked.store.networks.usage(asked.owner)
         found = asked.store.networks.listed(asked.owner, limit + 1, after)
-    page = found[:limit]
-    last = page[-1] if len(found) > limit else None
-    return as_json(
-        {
-            "networks": list(map(_line, page)),
-            "next": None if last is None else cursor(last.created, last.id),
-            "count": usage.networks,
-            "bytes": usage.size,
-        }
-    )
+    page, following = page_of(found, limit)
+    told = {"networks": list(map(_line, page)), "next": following}
+    return as_json(told | {"count": usage.networks, "bytes": usage.size})
 
 
 @describe(
@@ -297,7 +290,7 @@ def list_networks() -> Response:
     parameters=(IDENTIFIER,),
 )
 def show_network(id: str) -> Response:  # noqa: A002 (the name in the path)
-    """What the network is, and its definition as it was sent."""
+    """The description of the network, and its definition as it was sent."""
     query(request.environ, ())
     with asking() as asked:
         entry = _find(asked, id)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import parse_qs
 
 from flask import Response, request
@@ -36,6 +36,18 @@ PAGE_PARAMETERS: tuple[Mapping[str, Any], ...] = (
     },
 )
 """The query parameters of a listing, in the form of OpenAPI."""
+
+
+class Listed(Protocol):
+    """An entry of a listing, the newest first."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def created(self) -> float: ...
+
+
+E = TypeVar("E", bound=Listed)
 
 
 class Asking(NamedTuple):
@@ -121,6 +133,12 @@ def cursor_of(text: str | None, identifier: re.Pattern[str]) -> tuple[float, str
 def cursor(created: float, name: str) -> str:
     """Return the text of a cursor, which `cursor_of` reads."""
     return f"{created!r}_{name}"
+
+
+def page_of(found: list[E], limit: int) -> tuple[list[E], str | None]:
+    """Return the entries of a page and the cursor of the next, which there is if `found` has more than `limit`."""
+    page = found[:limit]
+    return page, cursor(page[-1].created, page[-1].id) if len(found) > limit else None
 
 
 def time_text(seconds: float) -> str:

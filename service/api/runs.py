@@ -34,10 +34,10 @@ from service.api.queries import (
     asking,
     bad_header,
     bad_query,
-    cursor,
     cursor_of,
     integer_of,
     limit_of,
+    page_of,
     query,
 )
 from service.api.run_answers import ID, check_resume, conflict, described, entry_of, unknown
@@ -204,16 +204,9 @@ def list_runs() -> Response:
         runs = asked.store.runs
         usage = runs.usage(asked.owner)
         found = runs.listed(asked.owner, limit + 1, after, status)
-    page = found[:limit]
-    last = page[-1] if len(found) > limit else None
-    return as_json(
-        {
-            "runs": list(map(described, page)),
-            "next": None if last is None else cursor(last.created, last.id),
-            "count": usage.runs,
-            "bytes": usage.size,
-        }
-    )
+    page, following = page_of(found, limit)
+    told = {"runs": list(map(described, page)), "next": following}
+    return as_json(told | {"count": usage.runs, "bytes": usage.size})
 
 
 @describe(

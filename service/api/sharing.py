@@ -32,7 +32,7 @@ T = TypeVar("T")
 LEAST_SECONDS = 0.25
 """Estimated seconds below which a computation stays in this process: sending its parts takes up to a fifth of that."""
 AHEAD = 2
-"""Parts for each process that are submitted at once: one that it computes, and one that waits there."""
+"""Trips for each process that are submitted at once: one that it computes, and one that waits there."""
 TRIP_SECONDS = 0.2
 """Seconds of work that travel at once: Dask takes some milliseconds for each trip."""
 TRIPS = 2
@@ -116,7 +116,9 @@ class InOrder(Generic[N, T]):
     ) -> None:
         """Compute `function(data, part, surroundings)` for each part. Nothing travels before `next` is called."""
         self._executor, self._function, self._data, self._surroundings = executor, function, data, surroundings
-        self._parts = deque(parts)
+        self._parts = parts
+        self._sent = 0
+        """The number of parts that were submitted."""
         self._shared: Any = None
         self._most = 1
         """The number of parts that travel together, at most: as many as took `TRIP_SECONDS` before."""
@@ -132,13 +134,12 @@ class InOrder(Generic[N, T]):
             return self._results.popleft()
         if self._shared is None:
             self._shared = self._executor.share(name_of(self._data), self._data)
-        while self._parts and len(self._waiting) < AHEAD * (width := self._executor.width):
-            count = max(1, min(self._most, len(self._parts) // (TRIPS * width)))
-            parts = [self._parts[number] for number in range(count)]
+        while (left := len(self._parts) - self._sent) and len(self._waiting) < AHEAD * (width := self._executor.width):
+            count = max(1, min(self._most, left // (TRIPS * width)))
+            parts = self._parts[self._sent : self._sent + count]
             submitted = self._executor.submit(several, self._function, self._shared, parts, self._surroundings)
             self._waiting.append((count, submitted))
-            for _ in parts:
-                self._parts.popleft()
+            self._sent += count
         if not self._waiting:
             return None
         try:
@@ -153,7 +154,7 @@ class InOrder(Generic[N, T]):
     @property
     def all_taken(self) -> bool:
         """Whether `next` has returned all results."""
-        return not (self._parts or self._waiting or self._results)
+        return not (self._sent < len(self._parts) or self._waiting or self._results)
 
     @property
     def ahead(self) -> int:

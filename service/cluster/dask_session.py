@@ -96,7 +96,7 @@ class Session:
         self.broken = False
         """Whether the connection is lost or closed; it stays so."""
         self.reports: dict[str, Report] = {}
-        """What each worker said, by its address."""
+        """The report of each worker, by its address."""
         self._threads: dict[str, int] = {}
         """The threads of the workers that are there, by address. Replaced, never changed: other threads read it."""
         self._values: OrderedDict[tuple[str, str], _Sent] = OrderedDict()

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from service.observing.metric_files import first_free
+
 YOUNG = 10**9
 """Added to the age of runners: gunicorn ends the oldest workers when there are too many, and none of these."""
 
@@ -41,8 +43,7 @@ def assign(server: Any, worker: Any, runners: int) -> None:
     worker.is_runner = serving >= max(1, server.num_workers - runners)
     if worker.is_runner:
         worker.age += YOUNG
-        taken = {other.seat for other in server.WORKERS.values() if other.is_runner}
-        worker.seat = next(seat for seat in range(len(taken) + 1) if seat not in taken)
+        worker.seat = first_free({other.seat for other in server.WORKERS.values() if other.is_runner})
 
 
 def keep_one(server: Any, runners: int) -> None:

@@ -66,8 +66,12 @@ def remove_left_behind(parent: str) -> None:
 
 def reserve(worker: Any, others: Iterable[Any]) -> None:
     """Give a worker the first place that none of the others has. Call this in the master, before the fork."""
-    taken = {getattr(other, "metrics_place", -1) for other in others}
-    worker.metrics_place = next(place for place in range(len(taken) + 1) if place not in taken)
+    worker.metrics_place = first_free({getattr(other, "metrics_place", -1) for other in others})
+
+
+def first_free(taken: set[int]) -> int:
+    """Return the lowest number from 0 on that is not taken."""
+    return next(number for number in range(len(taken) + 1) if number not in taken)
 
 
 def take(worker: Any) -> None:

@@ -68,7 +68,7 @@ class SearchRuns:
         """For each run, the number of steps after which it moved last."""
         self._descents: list[tuple[int, Descent]] = []
         self._moved: int | None = None
-        """How many of the runs have made the present step, while a step is going on."""
+        """The number of runs that have made the present step, while a step is going on."""
 
     def __bool__(self) -> bool:
         return bool(self._descents)

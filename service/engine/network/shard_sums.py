@@ -35,7 +35,7 @@ class Span(NamedTuple):
     seed: int
     step: int
     divisors: tuple[float, ...]
-    """What the mean of each output divides by."""
+    """The divisor of the mean of each output."""
     wanted: tuple[str, ...]
     """The names of the outputs of the program whose rows the sums hold."""
 
@@ -44,7 +44,7 @@ class Sums(NamedTuple):
     """The sums over a block of shards."""
 
     gradients: Array
-    """Of the trained parameters, flat."""
+    """The gradients of the trained parameters, flat."""
     losses: Array
     """Of each output, before its loss weight."""
     rows: dict[str, Array]
