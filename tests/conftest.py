@@ -22,7 +22,6 @@ import hypothesis
 import pytest
 from flask import Flask
 from flask.testing import EnvironBuilder, FlaskClient
-from werkzeug.routing import Rule
 from werkzeug.test import TestResponse, run_wsgi_app
 from werkzeug.wrappers import Request
 
@@ -39,23 +38,6 @@ _data = tempfile.TemporaryDirectory(prefix="nabla-tests-")
 os.environ["XDG_DATA_HOME"] = _data.name
 # A server of a test has a runner only if the test wants one.
 os.environ["NABLA_RUNNERS"] = "0"
-
-_builders: dict[tuple[str, bool], Any] = {}
-_compile_builder = Rule._compile_builder
-
-
-def _builder(rule: Rule, append_unknown: bool = True) -> Any:
-    """Compile the function that builds the URL of a rule once for all applications, of which tests make hundreds.
-
-    It takes Werkzeug more than half of the time that an application takes, and depends on the text of the rule alone.
-    """
-    key = (rule.rule, append_unknown)
-    if key not in _builders:
-        _builders[key] = _compile_builder(rule, append_unknown)
-    return _builders[key]
-
-
-Rule._compile_builder = _builder  # type: ignore[method-assign]
 
 TESTS = Path(__file__).parent
 JSON = "application/json"
