@@ -44,6 +44,8 @@ JSON = "application/json"
 Post = Callable[..., TestResponse]
 MakeClient = Callable[..., FlaskClient]
 ServerFactory = Callable[..., AbstractContextManager[Server]]
+SERVERS = {"start_server", "local", "postgresql", "address", "empty"}
+"""The fixtures that start a server, and those with a parameter for which they do."""
 
 
 @pytest.hookimpl(wrapper=True)
@@ -82,8 +84,17 @@ def _import_from_another_one_on(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put long tests first: one that is started last keeps the other processes waiting."""
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    """Put long tests first: one that is started last keeps the other processes waiting.
+
+    Then come those that need a server, of HTTP, Dask or PostgreSQL: in one process, because each process of pytest-xdist
+    begins with another part of the tests and would start servers of its own.
+    """
+
+    def place(item: pytest.Item) -> tuple[bool, bool]:
+        needed = set(getattr(item, "fixturenames", ()))
+        return item.get_closest_marker("long") is None, needed.isdisjoint(SERVERS)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")
