@@ -28,6 +28,7 @@ from werkzeug.wrappers import Request
 from scripts import demo
 from service.app import create_app
 from service.config import Settings
+from tests.databases import postgresql, server_address
 from tests.support import LOOPBACK, ROOT, Server, openapi_document
 
 hypothesis.settings.register_profile("nabla", deadline=None, derandomize=True, max_examples=40, database=None)
@@ -39,12 +40,14 @@ os.environ["XDG_DATA_HOME"] = _data.name
 # A server of a test has a runner only if the test wants one.
 os.environ["NABLA_RUNNERS"] = "0"
 
+__all__ = ["postgresql", "server_address"]
+
 TESTS = Path(__file__).parent
 JSON = "application/json"
 Post = Callable[..., TestResponse]
 MakeClient = Callable[..., FlaskClient]
 ServerFactory = Callable[..., AbstractContextManager[Server]]
-SERVERS = {"start_server", "local", "postgresql", "address", "empty"}
+SERVERS = {"start_server", "local", "postgresql", "server_address", "address", "empty"}
 """The fixtures that start a server, and those with a parameter for which they do."""
 
 
@@ -86,8 +89,8 @@ def _import_from_another_one_on(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put long tests first: one that is started last keeps the other processes waiting.
 
-    Then come those that need a server, of HTTP, Dask or PostgreSQL: in one process, because each process of pytest-xdist
-    begins with another part of the tests and would start servers of its own.
+    Then come those that need a server, of HTTP, Dask or PostgreSQL, so that one process has them: each process of
+    pytest-xdist begins with another part of the tests, and would start servers of its own.
     """
 
     def place(item: pytest.Item) -> tuple[bool, bool]:
