@@ -13,7 +13,7 @@ from service.engine.network.activations import SELU_ALPHA, SELU_SCALE, activatio
 from tests.engine.graph.examples import STEPPED
 from tests.engine.network.building import evaluate, layer, network
 from tests.engine.support import dense_gradients
-from tests.engine.values import others
+from tests.engine.values import idle, others
 from tests.support import every
 
 STEP = 1e-3
@@ -107,6 +107,24 @@ def test_derivatives_agree_with_central_differences(declaration):
     far = f(points + 2 * STEP) - f(points - 2 * STEP)
     expected = (8.0 * near - far) / (12.0 * STEP)
     np.testing.assert_allclose(values_of(declaration.name, points)[1], expected, rtol=1e-9, atol=1e-10)
+
+
+@every("declaration", list(activations), ids=name_of)
+def test_every_option_counts(declaration):
+    points = np.linspace(-8.0, 8.0, 33).reshape(-1, 3)  # with every kink that there is by default
+    assert idle(declaration, lambda **options: np.stack(values_of(declaration.name, points, **options)).tobytes()) == []
+
+
+@every("declaration", [each for each in activations if each.quick is not None], ids=name_of)
+def test_the_quick_form_has_the_same_values_and_nearly_the_same_slopes(declaration):
+    points = np.linspace(-5.0, 5.0, 41)
+    x = Graph("float64").input("x", points.shape)
+    y = declaration.quick(x)
+    (slope,) = dense_gradients(differentiate(sum_over(y), [x]).nodes, [x])
+    found = interpret([y, slope], {x: points})
+    value, expected = values_of(declaration.name, points)
+    np.testing.assert_array_equal(found[y], value)
+    np.testing.assert_allclose(found[slope], expected, rtol=1e-11)
 
 
 BY_CONVENTION = ("step",)
