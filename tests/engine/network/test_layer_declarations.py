@@ -1,15 +1,18 @@
-"""The declaration of a layer, compared with what the layer does: its parameters, options, random numbers and state."""
+"""The declaration of a layer, compared with what the layer does: parameters, options, random numbers, state, digits."""
 
 from fnmatch import fnmatch
 from itertools import product
 
 import numpy as np
+from mpmath import mp
 
+from service.engine.graph.interpreter import interpret
 from service.engine.graph.ir import Graph
 from service.engine.network.layered import assemble
 from service.engine.network.layers import layers
 from tests.engine.network.layer_examples import SAMPLES, SHAPES, Example, base, values_of, variations
 from tests.engine.values import outermost
+from tests.reference import evaluate
 from tests.support import every
 
 EVERY_LAYER = every("declaration", list(layers), ids=lambda declaration: declaration.name)
@@ -102,3 +105,31 @@ def test_random_numbers_and_changes_of_state_belong_to_training(declaration):
 def test_what_is_carried_along_is_changed_in_training(declaration):
     _, model = models(base(declaration))
     assert {name for _, name in model.state} == {each.name for each in model.parameters if not each.trainable}
+
+
+BEYOND = ("multi_head_attention", "attention", "dot")
+"""Layers that multiply inputs with each other: products of large inputs are beyond the largest number."""
+
+
+@EVERY_LAYER
+def test_nothing_overflows_or_cancels_on_the_way(declaration):
+    """Outputs for tiny and for huge inputs are those of the layer's formula, computed with many digits."""
+    example = base(declaration)
+    model, _ = models(example)
+    output = model.layers["it"].output
+    for size in (1e-200, 1e200):
+        if declaration.takes_indices or (size > 1.0 and declaration.name in BEYOND):
+            continue
+        inputs = {model.inputs[name]: size * array for name, array in example.inputs(0).items()}
+        inputs |= {parameter.node: start_of(parameter) for parameter in model.parameters}
+        with mp.workdps(60):
+            (exact,) = evaluate([output], inputs)
+        found = interpret([output], inputs)[output]
+        largest = max(abs(wanted) for wanted in exact.flat)
+        for actual, wanted in zip(found.flat, exact.flat, strict=True):
+            error, beyond = abs(float(actual) - wanted), abs(wanted) > np.finfo(float).max and np.isinf(actual)
+            assert beyond or error <= max(1e-12 * largest, np.finfo(float).tiny), (
+                size,
+                float(actual),
+                mp.nstr(wanted, 17),
+            )
