@@ -171,6 +171,8 @@ EXCEPTIONS = [
 
 def _is_excused(case: Case) -> bool:
     name = case.activation.split(" ")[0]
+    if name not in (*CLOSED_FORMS, *SIMPLE) and abs(case.exact) < _tiny(case) and case.error < _tiny(case):
+        return True  # a new activation need not keep the digits of the smallest numbers
     return any(name in each.activations and case.order in each.orders and each.holds(case) for each in EXCEPTIONS)
 
 
