@@ -173,6 +173,29 @@ print(json.dumps({
 """
 
 
+MISTAKE = """
+import json, sys
+from service.engine.insight.mistakes import factors as module
+from service.engine.texts import LANGUAGES, texts_of
+for language in LANGUAGES:
+    for part in ("what", "change"):
+        texts_of(language)[f"mistake.percent.{part}"] = {"other": f"{part} {language}."}
+exec(sys.stdin.read(), vars(module))
+from service.app import create_app
+from service.config import Settings
+client = create_app(Settings(log_requests=False)).test_client()
+body = {
+    "network": {"layers": [{"type": "dense", "name": "w", "units": 1, "use_bias": False}]},
+    "parameters": {"w": {"kernel": [[0.5], [-0.25]]}}, "inputs": [[1.0, 3.0], [2.0, 7.0]], "targets": [[1.0], [0.0]],
+    "loss": "mse",
+}
+gradient = client.post("/v1/gradients", json=body).json["gradients"]["w"]["kernel"]
+claimed = {"w": {"kernel": [[100.0 * number for number in row] for row in gradient]}}
+answer = client.post("/v1/gradients/verify", json=body | {"claimed": claimed, "language": "zh"}).json
+print(json.dumps({"entry": client.get("/v1/mistakes/percent").json, "diagnoses": answer["diagnoses"]}))
+"""
+
+
 ENDPOINT = """
 import json, sys
 from schemas import functions as schemas
@@ -228,6 +251,7 @@ PROGRAMS = {
     "an optimizer": OPTIMIZER,
     "a word to expressions": WORD,
     "a preset": PRESET,
+    "a mistake": MISTAKE,
     "an endpoint": ENDPOINT,
 }
 """A kind stands first: blocks import it from `building`. The endpoint stands last: it imports the schemas, which know
@@ -357,6 +381,14 @@ def test_a_preset_is_one_declaration(added):
     (only,) = found["descend"]["runs"]
     assert only["valley"] == 0
     assert found["descend"]["valleys"][0]["point"] == stated["point"]
+
+
+def test_a_mistake_is_one_declaration(added):
+    found = added["a mistake"]
+    first = found["diagnoses"][0]
+    assert first["mistakes"] == ["percent"]
+    assert (first["text"], first["change"]) == ("what zh.", "change zh.")
+    assert found["entry"]["example"] == {"wrong": "dW = 100 * X.T @ delta", "right": "dW = X.T @ delta"}
 
 
 def test_a_kind_of_option_is_one_class(added):
