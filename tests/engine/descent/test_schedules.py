@@ -3,14 +3,11 @@
 import json
 import math
 import time
-from pathlib import Path
-
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
-from service.engine.descent.scheduler import SCHEDULER_OPTIONS, Rate, Scheduler
+from hypothesis import given, strategies as st
+from pathlib import Path
+from service.engine.descent.scheduler import Rate, SCHEDULER_OPTIONS, Scheduler
 from service.engine.descent.schedules import schedules
 from service.engine.options import Choice, Flag, Integer, Integers, Number, Numbers
 from tests.engine.support import random_examples
@@ -91,7 +88,7 @@ def test_every_schedule_and_every_option_is_compared():
     seen |= {(name, option) for name, options, *_ in BY_HAND for option in [None, *options]}
     common = {option.name for option in SCHEDULER_OPTIONS}
     for schedule in schedules:
-        assert (schedule.name, None) in seen
+        assert (schedule.name, None) in seen, f"write the rates of {schedule.name} in BY_HAND, or record them"
         for option in schedule.options:
             values = [
                 given[option.name]
