@@ -39,6 +39,7 @@ from schemas.tensor import (
 from service.engine.arrays import Array
 from service.engine.declarations import Selection
 from service.engine.network.definition import Definition
+from service.engine.network.layers import layers
 from service.engine.network.losses import Loss, losses
 from service.engine.network.total_loss import REDUCTIONS
 
@@ -62,8 +63,10 @@ ELSEWHERE: Mapping[str, str] = MappingProxyType(
     | dict.fromkeys(("expression", "points", "variables"), "/v1/functions/gradient")
     | dict.fromkeys(("starts",), "/v1/functions/descend")
     | {"shards": "/v1/gradients"}
+    | dict.fromkeys(("layers", "input_shape"), "network")
+    | {option.name: "into a layer of 'network'" for option in (*layers["dense"].options, *layers["dropout"].options)}
 )
-"""Keys of other endpoints, and the endpoint that takes them."""
+"""Keys of other endpoints and of other objects, and what takes them."""
 WITH_A_LOSS: Mapping[str, str] = MappingProxyType(
     dict(ELSEWHERE) | {option.name: "loss" for declaration in losses for option in declaration.options}
 )
