@@ -83,8 +83,8 @@ class ChoicesField(ChoiceField):
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         if not isinstance(value, list) or not 0 < len(value) <= self.most:
-            one = isinstance(value, str | Mapping) and value and len(shown(value)) < PREVIEW
-            instead = f"; write [{shown(value)}]" if one else ""
+            one = isinstance(value, str) or (isinstance(value, Mapping) and "type" in value)
+            instead = f"; write [{shown(value)}]" if one and len(shown(value)) < PREVIEW else ""
             raise self.refuse(f"a list of 1 to {self.most} {self.registry.plural}", value, instead=instead)
         read = super()._deserialize
         return tuple(read_each(enumerate(value), lambda entry: read(entry, attr, data, **kwargs)).values())

@@ -23,7 +23,7 @@ from service.engine.network.layers import layers
 from service.engine.network.losses import losses
 from service.engine.network.regularizers import regularizers
 from service.engine.options import Option, Value
-from service.engine.suggestions import suggest, translated
+from service.engine.suggestions import NOTHING, suggest, translated
 
 
 def field_for(option: Option) -> StrictField:
@@ -108,7 +108,7 @@ def meant_choice(registry: Registry[Any], name: object) -> str:
 
 def _meant(registry: Registry[Any], name: object) -> str:
     """Return a suggestion for an unknown name: a name of this registry, or the block of another kind that has it."""
-    if isinstance(name, str) and not meant_choice(registry, name):
+    if isinstance(name, str) and translated(registry.kind, name, registry.names) == NOTHING:
         for kind in ("", *(other.kind for other in (activations, losses, optimizers))):
             for other in REGISTRIES:
                 there = name if name in other else translated(kind, name, other.names).name

@@ -193,7 +193,7 @@ class StrictSchema(Schema):
 
     def _instead(self, key: str, value: Any) -> str:
         """Return a suggestion for an unknown key: a similar key, or the place where it, or what is in it, belongs."""
-        if isinstance(value, list | np.ndarray) and f"{key}s" in self.load_fields:
+        if isinstance(value, list | np.ndarray) and key in self.elsewhere and f"{key}s" in self.load_fields:
             return f"; did you mean '{key}s'? It takes a list"
         found = Suggestion(key) if key in self.elsewhere else suggest("key", key, self.load_fields, self.elsewhere)
         found = Suggestion(self.called[key]) if key in self.called else found
