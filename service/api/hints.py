@@ -76,7 +76,7 @@ def no_method(path: str, method: str, allowed: str) -> str:
         return f"{text}; send {method} {below}, with the id of one."
     if "POST" not in allowed:
         if method == "POST" and path in ("/", "/v1"):
-            return f"{text}; POST /v1/gradients computes gradients, and GET /v1 lists what else there is."
+            return f"{text}; send GET, or POST to a path such as /v1/gradients: GET /v1 lists them."
         body = ", without a body" if method in ("POST", "PUT", "PATCH") else ""
         return f"{text}; send GET{body}." if "GET" in allowed else f"{text}; it has {allowed}."
     operation = next((each for each in ENDPOINTS if each.method == "POST" and _fits(each.path, path.rstrip("/"))), None)
