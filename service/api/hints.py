@@ -60,9 +60,9 @@ WORDS: Mapping[str, str] = dict.fromkeys(("predict", "inference", "evaluate", "c
 """Last words of paths of other services, and the path here."""
 
 
-def nothing_at(path: str) -> str:
+def nothing_at(path: str, method: str) -> str:
     """Return the sentence for an unknown path; it names the path that was probably meant."""
-    instead = _meant(path)
+    instead = _meant(path, method)
     hint = f"; did you mean {instead}?" if instead else "."
     shown = path if len(path) <= LONGEST_PATH else path[:LONGEST_PATH] + "…"
     return f"There is nothing at {shown}{hint} GET /v1 lists what there is."
@@ -113,7 +113,7 @@ def _methods() -> dict[str, str]:
     return methods
 
 
-def _meant(path: str) -> str:
+def _meant(path: str, method: str) -> str:
     """Return the method and path that an unknown path probably stands for, such as `POST /v1/train`; "" if none."""
     parts = [part for part in path.lower().replace("_", "-").split("/") if part]
     if not parts or len(path) > LONGEST_PATH:
@@ -126,16 +126,24 @@ def _meant(path: str) -> str:
     plain = {known: known for known in methods if "<" not in known}
     plain |= {known.removeprefix("/v1"): known for known in plain if known.startswith("/v1/")}
     whole = "/" + "/".join(inner)
-    meant = _beginning(inner, plain) or next(iter(difflib.get_close_matches(whole, plain, 1, VERY_CLOSE)), "")
+    meant = _beginning(inner, plain)
+    if not meant and len(inner) > 1:
+        meant = _nearest(whole, plain, VERY_CLOSE)
+    if not meant and method == "GET":  # GET /v1/losses lists losses; POST /v1/loss wants to compute one
+        lists = {each: each for each in plain if methods[plain[each]] == "GET" and plain[each].startswith("/v1/")}
+        meant = _nearest(f"/{inner[0]}", lists, CLOSE)
     # The words of /v1/gradients/gradcheck and of /v1/compute-gradients say more than the beginning of the path.
-    for word in (inner[-1], inner[0], *inner[-1].split("-")):
-        there = WORDS.get(word, "")
-        if there in methods and (not meant or there.startswith(plain[meant] + "/")):
+    for word in (inner[-1], inner[0], *reversed(inner[-1].split("-"))):
+        there = WORDS.get(word) or f"/{word}"
+        if there in plain and (not meant or there.startswith(plain[meant] + "/")):
             meant = there
             break
-    meant = meant or _beginning([word for part in inner for word in part.split("-")][-1:], plain)
-    meant = meant or next(iter(difflib.get_close_matches(whole, plain, 1, CLOSE)), "")
+    meant = meant or _nearest(whole, plain, CLOSE)
     return f"{methods[plain[meant]]} {plain[meant]}" if meant else ""
+
+
+def _nearest(path: str, known: Mapping[str, str], cutoff: float) -> str:
+    return next(iter(difflib.get_close_matches(path, known, 1, cutoff)), "")
 
 
 def _beginning(parts: list[str], known: Mapping[str, str]) -> str:
