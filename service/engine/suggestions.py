@@ -34,7 +34,7 @@ class Suggestion(NamedTuple):
         """Return the suggestion as the end of a sentence; empty if there is none."""
         if self.name:
             return f"; did you mean {self.name!r}?" + (f" {self.note}" if self.note else "")
-        begins = self.note[:1] if self.note[:2].isupper() else self.note[:1].lower()  # POST stays POST
+        begins = self.note[:1] if self.note[1:2].isupper() else self.note[:1].lower()  # POST stays POST
         return f": {begins}{self.note[1:].rstrip('.')}" if self.note else ""
 
 

@@ -153,5 +153,5 @@ def _faults_of(array: Array, count: int, path: Path, what: str) -> list[Fault]:
     if place is None:
         return []
     came = repr(array[place].item()).removesuffix(".0")
-    from_one = "; they count from 0" if came == str(count) and array.min() > 0 else ""
+    from_one = "; indices count from 0" if came == str(count) and array.min() > 0 else ""
     return [Fault((*path, *place), f"takes {what} from 0 to {count - 1}, got {came}{from_one}")]

@@ -164,9 +164,8 @@ def _other_samples(given: Shape, wanted: Shape, inputs: Sequence[Shape]) -> str:
         return "; inputs and targets are transposed: a sample is a row"
     if given[1:] != wanted[1:] or not given or given[0] == wanted[0]:
         return ""
-    if given[0] in columns:
-        return "; the inputs are transposed: a sample is a row"
-    return f"; there are {given[0]} targets for {wanted[0]} samples"
+    transposed = ", unless the inputs are transposed: a sample is a row" if given[0] in columns else ""
+    return f"; there are {given[0]} targets for {wanted[0]} samples{transposed}"
 
 
 def total_loss_of(task: Task, model: Model, targets: Mapping[str, Node], weights: Node | None) -> TotalLoss:
