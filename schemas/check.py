@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any, NotRequired
 
 from marshmallow import ValidationError, fields
@@ -51,6 +52,9 @@ class LoadedCheck(LoadedSubject):
 class CheckRequest(SubjectRequest[LoadedCheck]):
     """The schema of a request to check a claimed gradient, or else the service's own."""
 
+    called = MappingProxyType(
+        dict.fromkeys(("eps", "epsilon", "h", "delta", "perturbation"), "steps") | {"threshold": "tolerance"}
+    )
     fresh = frozenset((*SubjectRequest.fresh, "claimed"))
 
     class Meta(SubjectRequest.Meta):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any, NotRequired
 
 import numpy as np
@@ -82,6 +83,7 @@ class DerivativesRequest(NetworkRequest[LoadedDerivatives]):
     """The schema of a request for derivatives `of` the outputs or the loss, with respect to `wrt`."""
 
     elsewhere = ELSEWHERE
+    called = MappingProxyType({"type": "kind"})
     tensors = ("inputs", "targets", "sample_weights", "parameters")
     fresh = frozenset((*tensors, "seed", "vectors"))
 

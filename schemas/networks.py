@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
@@ -134,6 +135,7 @@ class StoreNetworkRequest(RequestSchema[LoadedNewNetwork]):
     """A network, and optionally parameters to store with the network."""
 
     fresh = frozenset(("network", "parameters"))
+    elsewhere = MappingProxyType(dict.fromkeys(("layers", "input_shape"), "network"))
 
     network = NewNetworkField(required=True, metadata=about("the architecture"))
     parameters = NewParametersField(
