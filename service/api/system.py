@@ -14,7 +14,7 @@ import yaml
 from flask import Blueprint, Response, abort, render_template, request, send_from_directory
 from markupsafe import Markup
 
-from schemas.system import ServiceDescriptionSchema, ServiceHealthSchema, SpecificationSchema
+from schemas.system import OpenApiDescriptionSchema, ServiceDescriptionSchema, ServiceHealthSchema
 from service import __version__, demo_files, wire
 from service.api.catalogue import REGISTRIES
 from service.api.context import runtime
@@ -138,7 +138,7 @@ def openapi_yaml() -> Response:
     return Response(text, content_type="application/yaml")
 
 
-@describe("GET", "/openapi.json", summary="This description as JSON", tag="System", gives=SpecificationSchema())
+@describe("GET", "/openapi.json", summary="This description as JSON", tag="System", gives=OpenApiDescriptionSchema())
 def openapi_json() -> Response:
     """Return the OpenAPI 3.1 description of the service, as JSON."""
     text, root = _specification()[1], _root()
