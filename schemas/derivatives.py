@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from types import MappingProxyType
-from typing import Any, NotRequired
-
 import numpy as np
+from collections.abc import Collection, Mapping
 from marshmallow import ValidationError, fields, validates_schema
-
 from schemas.common import TO_ONE_NUMBER, about, finite_field, warnings_field
 from schemas.components import Components, JSONSchema, by_name, list_of
-from schemas.evaluation import ELSEWHERE, OF_GRADIENTS, LoadedNetwork, LossField, NetworkRequest
+from schemas.evaluation import ELSEWHERE, LoadedNetwork, LossField, NetworkRequest, OF_GRADIENTS
 from schemas.fields import FlagField, Message, NumbersByNameField, StrictField, StrictSchema, WordField, read_each
 from schemas.tensor import (
     ParametersAnswerField,
@@ -30,6 +26,8 @@ from schemas.tensor import (
 from service.engine.errors import MOST_ERRORS
 from service.engine.network.derivatives import KINDS, OF, TAKES_VECTORS, WRT
 from service.engine.network.losses import losses
+from types import MappingProxyType
+from typing import Any, NotRequired
 
 OF_THE_LOSS = OF_GRADIENTS
 """Keys with a meaning only if the loss is differentiated."""
@@ -165,10 +163,10 @@ class DerivedField(StrictField):
 
     def json_schema(self, components: Components) -> JSONSchema:
         # Without a schema for the items: it would have to refer to itself.
-        named = components.refer("DerivedByName", lambda: by_name({}))
+        named = components.refer("DerivativesByName", lambda: by_name({}))
         forms = [tensor_answer_schema(components), named, list_of({})]
         text = "a tensor, tensors by name or by layer and parameter name, or a list of these"
-        return components.refer("Derived", lambda: {"description": text, "anyOf": forms})
+        return components.refer("DerivativeResult", lambda: {"description": text, "anyOf": forms})
 
 
 class DerivativesResponse(StrictSchema):

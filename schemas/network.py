@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
+import numpy as np
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
-from types import MappingProxyType
-from typing import Any
-
-import numpy as np
 from marshmallow import ValidationError
-
 from schemas.components import Components, JSONSchema, by_name, list_of
 from schemas.declared import (
     article,
@@ -24,10 +20,10 @@ from schemas.declared import (
 )
 from schemas.documents import recognised
 from schemas.fields import (
-    LONG_LIST,
-    MOST_NAMES,
     FlagField,
     IntegersField,
+    LONG_LIST,
+    MOST_NAMES,
     Message,
     NameField,
     NamesField,
@@ -46,10 +42,12 @@ from schemas.rewriting import from_call, made, sizes
 from service.engine.declarations import Registry
 from service.engine.errors import MOST_ERRORS, Path
 from service.engine.network.activations import activations
-from service.engine.network.definition import INPUT, Definition, LayerDefinition
+from service.engine.network.definition import Definition, INPUT, LayerDefinition
 from service.engine.network.layered import NetworkDefinition
 from service.engine.network.layers import layers
 from service.engine.suggestions import suggest, translated
+from types import MappingProxyType
+from typing import Any
 
 LAYER = '{"type": "dense", "units": 3}'
 WITHOUT_INPUTS = "the first size is that of the inputs, which are no layer"
@@ -230,7 +228,7 @@ class InputShapeField(StrictField):
         return read_each(islice(value.items(), MOST_NAMES), self.shape.deserialize, MOST_NAMES)
 
     def json_schema(self, components: Components) -> JSONSchema:
-        shape = components.refer("Shape", lambda: self.shape.json_schema(components))
+        shape = components.refer("TensorShape", lambda: self.shape.json_schema(components))
         return {"anyOf": [shape, components.refer("ShapesByName", lambda: by_name(shape))]}
 
 

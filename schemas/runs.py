@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any, NamedTuple, NotRequired, TypedDict
-
 from marshmallow import INCLUDE, ValidationError, fields
-
 from schemas.common import MOST_STEPS, STATUSES, about
 from schemas.components import Components, JSONSchema, schema_name
 from schemas.documents import recognised
@@ -16,6 +12,8 @@ from schemas.functions import DescendRequest
 from schemas.requests import RequestSchema
 from schemas.sweeps import SweepRequest
 from schemas.training import CompareRequest, TrainRequest
+from types import MappingProxyType
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 TAKES: Mapping[str, RequestSchema[Any]] = {
     "train": TrainRequest(),
@@ -148,16 +146,6 @@ class RunSchema(StartedRunSchema):
     )
 
 
-class FinishedRunSchema(RunSchema):
-    """The state of a run, and its result once it has ended."""
-
-    result = fields.Dict(
-        required=True,
-        allow_none=True,
-        metadata=about("the end of the stream of its kind's endpoint, or its response; null before"),
-    )
-
-
 class RunListSchema(StrictSchema):
     """A page of the runs of a key, the newest first."""
 
@@ -184,6 +172,21 @@ class RunEndSchema(OpenSchema):
     """The end of a run: what the endpoint of its kind ends with."""
 
     status = fields.String(required=True)
+
+
+class RunResultSchema(OpenSchema):
+    """The result of a run: what the endpoint of its kind answers, or ends its stream with."""
+
+
+class RunWithResultSchema(RunSchema):
+    """The state of a run, and its result once it has ended."""
+
+    result = fields.Nested(
+        RunResultSchema,
+        required=True,
+        allow_none=True,
+        metadata=about("what the endpoint of its kind answers, or ends its stream with; null before the end"),
+    )
 
 
 class RunPageSchema(StrictSchema):

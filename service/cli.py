@@ -10,15 +10,14 @@ Each command imports what it needs itself, so that the others start at once.
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
+import gc
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
-
 from service import __version__
+from typing import Any
 
 Run = Callable[[Namespace], int | None]
 
@@ -82,6 +81,10 @@ def worker(arguments: Namespace) -> None:
     from service.config import read_or_exit
 
     _, settings = read_or_exit()
+    from service.store.store import why_nothing_is_stored
+
+    if why := why_nothing_is_stored(settings):
+        sys.exit(f"nabla: {why}")
     from service.observing.logs import configure_logging, logs_text, write_from_threads
     from service.runner.process import name_of, work
 
