@@ -5,6 +5,7 @@ import ctypes
 import gc
 import os
 import sys
+
 from service.config import read_or_exit
 from service.observing import metric_files
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, NotRequired, TypedDict
+
 from marshmallow import INCLUDE, ValidationError, fields
+
 from schemas.common import MOST_STEPS, STATUSES, about
 from schemas.components import Components, JSONSchema, schema_name
 from schemas.documents import recognised
@@ -12,8 +16,6 @@ from schemas.functions import DescendRequest
 from schemas.requests import RequestSchema
 from schemas.sweeps import SweepRequest
 from schemas.training import CompareRequest, TrainRequest
-from types import MappingProxyType
-from typing import Any, NamedTuple, NotRequired, TypedDict
 
 TAKES: Mapping[str, RequestSchema[Any]] = {
     "train": TrainRequest(),

@@ -149,6 +149,8 @@ class TensorAnswerField(TensorField):
 class ParametersField(StrictField):
     """The parameters of a network: tensors by layer and parameter name."""
 
+    has_keys = True
+
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> dict[str, dict[str, Array]]:
         if not isinstance(value, Mapping):
             instead = f"; a list has no names: send an object such as {EXAMPLE}" if isinstance(value, list) else ""

@@ -10,14 +10,15 @@ Each command imports what it needs itself, so that the others start at once.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
-import gc
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from service import __version__
 from typing import Any
+
+from service import __version__
 
 Run = Callable[[Namespace], int | None]
 

@@ -6,18 +6,19 @@ tables are brought up to date, and a thread starts that records uses and removes
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import random
 import threading
 import time
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
 from service.config import Settings
 from service.store.loaded import LoadedNetworks
 from service.store_errors import NoStore, StoreError
-from typing import Any, NamedTuple, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from service.store.database import Database

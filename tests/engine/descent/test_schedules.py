@@ -3,11 +3,14 @@
 import json
 import math
 import time
+from pathlib import Path
+
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
-from pathlib import Path
-from service.engine.descent.scheduler import Rate, SCHEDULER_OPTIONS, Scheduler
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.engine.descent.scheduler import SCHEDULER_OPTIONS, Rate, Scheduler
 from service.engine.descent.schedules import schedules
 from service.engine.options import Choice, Flag, Integer, Integers, Number, Numbers
 from tests.engine.support import random_examples

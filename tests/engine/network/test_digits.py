@@ -8,10 +8,13 @@ At a kink, where the two one-sided derivatives differ, only the value is compare
 conventions there. `EXCEPTIONS` lists the numbers that do not keep their digits, with the reason.
 """
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
 import numpy as np
 import pytest
-from collections.abc import Callable, Mapping, Sequence
 from mpmath import mp, mpf
+
 from service.engine.graph.differentiate import dense, differentiate
 from service.engine.graph.interpreter import interpret
 from service.engine.graph.ir import Graph, Node
@@ -21,7 +24,6 @@ from tests import series
 from tests.reference import expand, settled, ulps
 from tests.series import ONE, Series, constant, function_of, number
 from tests.support import every
-from typing import NamedTuple
 
 MOST_ULPS = 8.0
 ELEMENTWISE = [each.name for each in activations if each.acts_on == "element"]
