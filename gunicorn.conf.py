@@ -127,9 +127,14 @@ def post_worker_init(worker):
 
 
 def when_ready(server):
-    """Print the address on standard error; standard output is for request logs."""
+    """Print the address on standard error, and what will not work; standard output is for request logs."""
+    from service.store.store import why_nothing_is_stored
+
     for listener in server.LISTENERS:
         print(f"Nabla serves on {listener}, Swagger UI on {listener}/docs", file=sys.stderr, flush=True)
+    why = why_nothing_is_stored(_settings)
+    if why:
+        print(f"nabla: {why}", file=sys.stderr, flush=True)
 
 
 def child_exit(server, worker):

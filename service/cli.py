@@ -82,6 +82,10 @@ def worker(arguments: Namespace) -> None:
     from service.config import read_or_exit
 
     _, settings = read_or_exit()
+    from service.store.store import why_nothing_is_stored
+
+    if why := why_nothing_is_stored(settings):
+        sys.exit(f"nabla: {why}")
     from service.observing.logs import configure_logging, logs_text, write_from_threads
     from service.runner.process import name_of, work
 
