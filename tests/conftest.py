@@ -227,6 +227,15 @@ def server(start_server: ServerFactory) -> Iterator[Server]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def open_server(start_server: ServerFactory) -> Iterator[Server]:
+    """Yield a server of one worker that other machines reach, one origin may call, and that gives requests no time."""
+    with start_server(
+        HOST="0.0.0.0", WEB_CONCURRENCY="1", NABLA_CORS_ORIGINS="https://pages.example", NABLA_MAX_SECONDS="0"
+    ) as running:
+        yield running
+
+
 def wait_for(condition: Callable[[], bool], seconds: float = 30.0, pause: float = 0.01) -> None:
     """Look every `pause` seconds whether a condition is true, until it is, or fail after `seconds`."""
     end = time.monotonic() + seconds
