@@ -1,13 +1,10 @@
 """Costs: estimates of the engine, and what was learned about them."""
 
-from typing import Any
-
 import pytest
 from flask.testing import FlaskClient
-
 from schemas.evaluation import GradientsRequest
 from service.api.network_request import task_and_feed
-from service.capacity.costs import NODE_SECONDS, Costs
+from service.capacity.costs import Costs, NODE_SECONDS
 from service.engine.graph.ir import Graph, sealing
 from service.engine.graph.operations import exp
 from service.engine.graph.plan import Program
@@ -15,6 +12,7 @@ from service.engine.limits import Limits
 from service.engine.network.derivatives import DerivativeTask
 from service.engine.network.evaluate import EvaluationTask
 from tests.support import network, xor
+from typing import Any
 
 
 def program() -> Program:
@@ -107,7 +105,9 @@ def test_a_definition_that_takes_long_to_compile_waits_before_it_is_compiled(cli
     holder.end()
 
 
-def test_a_request_for_a_third_of_the_memory_is_refused_at_once_behind_one_that_holds_it(client: FlaskClient) -> None:
+def test_a_request_for_a_third_of_the_memory_is_refused_at_once_behind_one_that_holds_it(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It costs little, but would wait for memory with a slot that others need."""
     admission = client.application.extensions["nabla.admission"]
     account = client.application.extensions["nabla.memory"]
@@ -119,8 +119,8 @@ def test_a_request_for_a_third_of_the_memory_is_refused_at_once_behind_one_that_
     wide = {"layers": [{"type": "dense", "units": 2000}, {"type": "dense", "units": 2000}]}
     body = {"network": wide, "inputs": [[1.0]], "exclude": ["parameters"]}
     assert client.post("/v1/forward", json=body).status_code == 200  # 32 MB of parameters are no third
-    account.total //= 8
-    account.aside //= 8
+    monkeypatch.setattr(account, "total", account.total // 8)
+    monkeypatch.setattr(account, "aside", account.aside // 8)
     response = client.post("/v1/forward", json=body, environ_overrides={"nabla.ticket": late})
     assert response.status_code == 503 and "wait" in response.json["detail"]
     assert account.held == held and account.waiting == 0

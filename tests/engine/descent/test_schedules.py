@@ -91,7 +91,7 @@ def test_every_schedule_and_every_option_is_compared():
     seen |= {(name, option) for name, options, *_ in BY_HAND for option in [None, *options]}
     common = {option.name for option in SCHEDULER_OPTIONS}
     for schedule in schedules:
-        assert (schedule.name, None) in seen
+        assert (schedule.name, None) in seen, f"write the rates of {schedule.name} in BY_HAND, or record them"
         for option in schedule.options:
             values = [
                 given[option.name]

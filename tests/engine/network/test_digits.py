@@ -2,8 +2,7 @@
 
 A float is compared with the exact answer for its rounded argument. `CLOSED_FORMS` holds formulas of the classical
 activations, independent of their declarations. The others are compared with their own formulas, computed with many
-digits: the derivatives must hold, and nothing may overflow or cancel on the way. A new activation is compared like that
-at numbers of ordinary size. Add it to `CLOSED_FORMS` or `SIMPLE` to compare it over the whole range.
+digits: the derivatives must hold, and nothing may overflow or cancel on the way. So is a new activation.
 
 At a kink, where the two one-sided derivatives differ, only the value is compared: `test_activations.py` states the
 conventions there. `EXCEPTIONS` lists the numbers that do not keep their digits, with the reason.
@@ -83,8 +82,7 @@ SIMPLE = (
     "linear", "step", "sign", "relu", "leaky_relu", "prelu", "elu", "selu", "celu", "hard_sigmoid", "hard_tanh",
     "relu6", "hard_silu", "hard_shrink", "soft_shrink",
 )  # fmt: skip
-"""Activations that are compared with their own formulas."""
-WHOLE_RANGE = [name for name in ELEMENTWISE if name in CLOSED_FORMS or name in SIMPLE]
+"""Activations whose formulas have only exact zeros and no kinks but `KINKS`: one side of each number is enough."""
 
 
 # --- what does not keep its digits --------------------------------------------------------------
@@ -173,6 +171,8 @@ EXCEPTIONS = [
 
 def _is_excused(case: Case) -> bool:
     name = case.activation.split(" ")[0]
+    if name not in (*CLOSED_FORMS, *SIMPLE) and abs(case.exact) < _tiny(case) and case.error < _tiny(case):
+        return True  # a new activation need not keep the digits of the smallest numbers
     return any(name in each.activations and case.order in each.orders and each.holds(case) for each in EXCEPTIONS)
 
 
@@ -273,7 +273,7 @@ def exact(name: str, dtype: str, options: dict, at: list[float]) -> list[list[mp
 
 @pytest.mark.long
 @every("dtype", ["float64", "float32"])
-@every(("name", "options"), [*[(name, {}) for name in WHOLE_RANGE], *OPTIONS], ids=lambda value: str(value))
+@every(("name", "options"), [*[(name, {}) for name in ELEMENTWISE], *OPTIONS], ids=lambda value: str(value))
 def test_activations_keep_their_digits_over_the_whole_range(name, options, dtype):
     at = points(dtype)
     found = computed(name, at, dtype, options)
