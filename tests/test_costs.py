@@ -1,10 +1,13 @@
 """Costs: estimates of the engine, and what was learned about them."""
 
+from typing import Any
+
 import pytest
 from flask.testing import FlaskClient
+
 from schemas.evaluation import GradientsRequest
 from service.api.network_request import task_and_feed
-from service.capacity.costs import Costs, NODE_SECONDS
+from service.capacity.costs import NODE_SECONDS, Costs
 from service.engine.graph.ir import Graph, sealing
 from service.engine.graph.operations import exp
 from service.engine.graph.plan import Program
@@ -12,7 +15,6 @@ from service.engine.limits import Limits
 from service.engine.network.derivatives import DerivativeTask
 from service.engine.network.evaluate import EvaluationTask
 from tests.support import network, xor
-from typing import Any
 
 
 def program() -> Program:
