@@ -1,7 +1,5 @@
 """Bodies and requests made to do harm: each gets a problem document, and the service stays as it was."""
 
-import collections
-import functools
 import gzip
 import json
 import zlib
@@ -20,6 +18,7 @@ from tests.support import (
     every,
     head,
     network,
+    places_in_turn,
     pointers,
     replaced,
     resolves,
@@ -259,33 +258,7 @@ def assert_finite_or_told(document: Any) -> None:
     assert document["finite"] is ("null" not in json.dumps(document))
 
 
-def kind_of(path: str, request: Any, place: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return what decides how the value at a place is read: the endpoint, the keys above, and the blocks that have
-    them. All parameters are read alike."""
-    kind: list[Any] = [path]
-    value = request
-    for key in place:
-        if isinstance(value, dict) and "type" in value:
-            kind.append(str(value["type"]))
-        value = value[key]
-        kind.append("*" if isinstance(key, int) or "parameters" in kind else key)
-    return (*kind, type(value))
-
-
-@functools.cache
-def changes() -> dict[str, list[tuple[tuple[Any, ...], set[int]]]]:
-    """Return for each request its places, with the numbers of the replacements to try there: all of them at the first
-    place of a kind, and the next three in turn at each other one."""
-    met: collections.Counter[tuple[Any, ...]] = collections.Counter()
-    found: dict[str, list[tuple[tuple[Any, ...], set[int]]]] = {}
-    for example, (path, request) in REQUESTS.items():
-        found[example] = []
-        for place in pointers(request):
-            kind = kind_of(path, request, place)
-            turn = [(3 * met[kind] + each) % len(REPLACEMENTS) for each in range(3)]
-            found[example].append((place, {*turn} if met[kind] else {*range(len(REPLACEMENTS))}))
-            met[kind] += 1
-    return found
+CHANGES = places_in_turn(REQUESTS, REPLACEMENTS)
 
 
 @pytest.mark.parametrize("example", REQUESTS)
@@ -293,7 +266,7 @@ def changes() -> dict[str, list[tuple[tuple[Any, ...], set[int]]]]:
 def test_any_value_may_be_wrong_and_is_pointed_at(post: Post, example: str, number: int) -> None:
     path, request = REQUESTS[example]
     value = REPLACEMENTS[number]
-    for place, numbers in changes()[example]:
+    for place, numbers in CHANGES[example]:
         if number not in numbers:
             continue
         body = replaced(request, place, value)
