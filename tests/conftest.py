@@ -13,26 +13,28 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
-from typing import Any
-
 import hypothesis
 import pytest
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from flask import Flask
 from flask.testing import EnvironBuilder, FlaskClient
-from werkzeug.test import TestResponse, run_wsgi_app
-from werkzeug.wrappers import Request
-
+from hypothesis.internal.conjecture import providers
+from pathlib import Path
 from scripts import demo
 from service.app import create_app
 from service.config import Settings
 from tests.databases import postgresql, server_address
 from tests.support import LOOPBACK, ROOT, Server, openapi_document
+from typing import Any
+from werkzeug.test import TestResponse, run_wsgi_app
+from werkzeug.wrappers import Request
 
 hypothesis.settings.register_profile("nabla", deadline=None, derandomize=True, max_examples=40, database=None)
 hypothesis.settings.load_profile("nabla")
+# Hypothesis reads all modules that are loaded and draws their constants too. That takes each process up to two seconds,
+# and a test would try other cases alone than together with others.
+providers._get_local_constants = lambda: providers._local_constants
 
 # What tests store goes into a folder of its own, that of servers which they start too.
 _data = tempfile.TemporaryDirectory(prefix="nabla-tests-")
