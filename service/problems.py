@@ -45,7 +45,7 @@ MAKES_ROOM: Mapping[str, str] = {
     "runs": "DELETE /v1/runs/{id} makes room.",
     "unfinished_runs": "Wait for one to end, or POST /v1/runs/{id}/cancel.",
 }
-"""How to get below a limit of the store."""
+"""The way to get below a limit of the store."""
 FRAGMENT = "!$&'()*+,;=:@~"
 """Characters that a URI fragment may contain beside letters, digits and - . _ (RFC 3986), which `quote` knows."""
 

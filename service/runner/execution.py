@@ -60,7 +60,7 @@ RETRY_SECONDS = 1.0
 BUSY = 503
 """The status of a problem that is over some time later."""
 POSTPONED = "postponed"
-"""What `compute` returns for a run that cannot be computed now."""
+"""The result of `compute` for a run that cannot be computed now."""
 
 log = logging.getLogger("nabla.runner")
 

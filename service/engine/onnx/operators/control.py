@@ -77,7 +77,7 @@ def _nodes_of(call: Call, body: Body, bodies: list[Body]) -> int:
 
 
 def _never_ends_early(call: Call, body: Body, bodies: list[Body]) -> bool:
-    """Whether the condition of a loop is handed on as it came, or always true."""
+    """Return whether the condition of a loop is handed on as it came, or always true."""
     name = body.outputs[0][0] if body.outputs else ""
     makers = makers_of(body)
     for _ in range(8):
