@@ -42,6 +42,8 @@ class Rule(NamedTuple):
     """The function from the arrays of the entries to the parameter."""
     back: Callable[[Array, Options, bool], list[Array]]
     """The function from the parameter to the arrays of the entries. With the flag set, from its gradient."""
+    each: Callable[[Array], Array] | None = None
+    """The function from the array of one entry to what it gives the parameter, if there are several entries."""
 
 
 def _first(arrays: list[Array], options: Options) -> Array:
@@ -157,9 +159,13 @@ def _recurrent(kind: str) -> tuple[Rule, ...]:
         """Return a kernel of this service, transposed and with the gates in PyTorch's order."""
         return [_ordered(array, order).T]
 
+    def each(array: Array) -> Array:
+        """Return one bias of PyTorch with the gates in the order of this service."""
+        return _ordered(_need_rank(array, 1), order)
+
     def both(arrays: list[Array], options: Options) -> Array:
         """Return the bias made of PyTorch's two: stacked if the layer has two, else their sum."""
-        first, second = (_ordered(_need_rank(array, 1), order) for array in arrays)
+        first, second = map(each, arrays)
         if first.shape != second.shape:
             raise Misfit(f"has {second.size} numbers and the bias of the inputs {first.size}")
         two = options.get("recurrent_bias") or (kind == "gru" and options["reset_after"])
@@ -178,13 +184,15 @@ def _recurrent(kind: str) -> tuple[Rule, ...]:
     return (
         Rule("kernel", ("weight_ih_l0",), into, back),
         Rule("recurrent_kernel", ("weight_hh_l0",), into, back),
-        Rule("bias", ("bias_ih_l0", "bias_hh_l0"), both, apart),
+        Rule("bias", ("bias_ih_l0", "bias_hh_l0"), both, apart, each),
     )
 
 
 def _heads(array: Array, options: Options) -> Array:
     """Return `(heads * size, features)` as `(features, heads, size)`, or `(heads * size)` as `(heads, size)`."""
     heads = options["num_heads"]
+    if array.ndim not in (1, 2) or not array.size:
+        raise Misfit(f"has shape {list(array.shape)}; it takes a matrix, or a vector of biases")
     if array.shape[0] % heads:
         raise Misfit(f"has {array.shape[0]} rows, which {heads} heads cannot share evenly")
     if array.ndim == 1:
@@ -203,9 +211,9 @@ def _part(place: int) -> Callable[[list[Array], Options], Array]:
     def into(arrays: list[Array], options: Options) -> Array:
         """Return the third as an array with an axis of heads."""
         (packed,) = arrays
-        if packed.shape[0] % 3:
+        if packed.ndim and packed.shape[0] % 3:
             raise Misfit(f"has {packed.shape[0]} rows; queries, keys and values have a third of them each")
-        return _heads(np.split(packed, 3)[place], options)
+        return _heads(np.split(packed, 3)[place] if packed.ndim else packed, options)
 
     return into
 
@@ -214,7 +222,7 @@ def _output(arrays: list[Array], options: Options) -> Array:
     """Return the output kernel `(features, heads * size)` as `(heads, size, features)`."""
     (weight,) = arrays
     heads = options["num_heads"]
-    if _need_rank(weight, 2).shape[1] % heads:
+    if _need_rank(weight, 2).shape[1] % heads or not weight.size:
         raise Misfit(f"has {weight.shape[1]} columns, which {heads} heads cannot share evenly")
     return weight.T.reshape(heads, -1, weight.shape[0])
 
@@ -266,7 +274,7 @@ RULES: Mapping[str, tuple[Rule, ...]] = MappingProxyType(
         **{kind: _recurrent(kind) for kind in GATES},
     }
 )
-"""The rules by the type of layer. `_rules_of` composes those of attention, and of layers that hold a layer."""
+"""The rules by the type of layer. `rules_of` composes those of attention, and of layers that hold a layer."""
 NEVER_READ = ("num_batches_tracked",)
 """The entries of modules that are not parameters here."""
 PYTORCH_DEFAULTS: Mapping[str, Mapping[str, float]] = MappingProxyType(
@@ -279,26 +287,26 @@ PYTORCH_DEFAULTS: Mapping[str, Mapping[str, float]] = MappingProxyType(
 """The options that a state_dict does not contain, with their defaults in PyTorch."""
 
 
-def _rules_of(selection: Selection[Layer], packed: bool = True) -> Iterator[Rule]:
+def rules_of(selection: Selection[Layer], packed: bool = True) -> Iterator[Rule]:
     """Yield the rules of a layer. `packed` says that the weights of attention are one array."""
     kind = selection.name
     if kind == "multi_head_attention":
         yield from PACKED if packed else SEPARATE
     elif kind == "time_distributed":
-        yield from _rules_of(selection.options["layer"])
+        yield from rules_of(selection.options["layer"])
     elif kind == "bidirectional":
         for way, ending in (("forward", ""), ("backward", "_reverse")):
-            for rule in _rules_of(selection.options["layer"]):
+            for rule in rules_of(selection.options["layer"]):
                 entries = tuple(entry + ending for entry in rule.entries)
                 yield rule._replace(parameter=f"{way}_{rule.parameter}", entries=entries)
     else:
         yield from RULES.get(kind, ())
 
 
-def _options_of(selection: Selection[Layer]) -> Options:
+def options_of(selection: Selection[Layer]) -> Options:
     """Return the options of a layer, or of the innermost layer that it holds."""
     inner = selection.options.get("layer")
-    return selection.options if inner is None else _options_of(inner)
+    return selection.options if inner is None else options_of(inner)
 
 
 # --- from PyTorch ---------------------------------------------------------------------------------
@@ -331,7 +339,7 @@ def from_pytorch(
 
 def _has_rules(layer: LayerDefinition) -> bool:
     """Return whether a layer has parameters that a module of PyTorch holds."""
-    return bool(layer.layer.declaration.parameters) and any(True for _ in _rules_of(layer.layer))
+    return bool(layer.layer.declaration.parameters) and any(True for _ in rules_of(layer.layer))
 
 
 def _layer_from(
@@ -340,9 +348,9 @@ def _layer_from(
     """Return the parameters of one layer from its module. Add to the entries that were read and to the faults."""
     prefix, suffix = _prefix(layer, module, flat)
     packed = f"{prefix}in_proj_weight" in flat or f"{prefix}q_proj_weight" not in flat
-    options = _options_of(layer.layer)
+    options = options_of(layer.layer)
     found: dict[str, Array] = {}
-    for rule in _rules_of(layer.layer, packed):
+    for rule in rules_of(layer.layer, packed):
         keys = [prefix + suffix(entry) for entry in rule.entries]
         present = [key for key in keys if key in flat]
         if not present:
@@ -464,11 +472,11 @@ def to_pytorch(
         arrays = tree.get(layer.name)
         if arrays is None:
             continue
-        options = _options_of(layer.layer)
+        options = options_of(layer.layer)
         module = modules.get(layer.name, layer.name)
         level = NUMBERED.search(module) if layer.layer.name in (*GATES, "bidirectional") else None
         entries = made.setdefault(module if level is None else module[: level.start()], {})
-        rules = list(_rules_of(layer.layer, _is_packed(layer, arrays)))
+        rules = list(rules_of(layer.layer, _is_packed(layer, arrays)))
         known = {rule.parameter for rule in rules}
         for rule in rules:
             if rule.parameter in arrays:
