@@ -316,7 +316,7 @@ def from_engine(error: EngineError, seconds: float, backlog: float) -> Problem:
 
 
 def from_store(error: StoreError) -> Problem:
-    """A problem of what the store did not do."""
+    """Return the problem of what the store did not do."""
     if isinstance(error, QuotaExceeded):
         name = error.name.replace("_", " ")
         makes_room = MAKES_ROOM.get(error.name, "DELETE /v1/networks/{id} and /v1/runs/{id} make room.")
