@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
-
 import numpy as np
 import orjson
+from collections import Counter
+from collections.abc import Callable, Mapping
 from flask import Blueprint, Response, request
 from marshmallow import ValidationError
-
 from schemas.networks import (
     JSON,
-    KeptNetworkSchema,
     LoadedNewNetwork,
     NetworkFile,
-    StoredNetworkSchema,
-    StoredNetworksSchema,
-    StoredParametersResponse,
     StoreNetworkRequest,
+    StoredNetworkListSchema,
+    StoredNetworkSchema,
+    StoredNetworkWithDefinitionSchema,
+    StoredParametersResponse,
 )
 from schemas.parameter_files import LAYOUTS, StateDict, tree_of
 from schemas.stored import ID
@@ -28,12 +25,12 @@ from service import wire
 from service.api.answer_files import as_file
 from service.api.context import Context
 from service.api.endpoint import OF_FILES, describe, post
-from service.api.examples import XOR_NETWORK, XOR_PARAMETERS, Example
+from service.api.examples import Example, XOR_NETWORK, XOR_PARAMETERS
 from service.api.layouts import layout_named
 from service.api.networks_examples import NETWORKS
 from service.api.queries import (
-    PAGE_PARAMETERS,
     Asking,
+    PAGE_PARAMETERS,
     as_json,
     asking,
     bad_query,
@@ -53,6 +50,7 @@ from service.multipart import parts_of
 from service.problems import Problem, from_validation
 from service.store.content import Content, Tree, packed
 from service.store.store import Store
+from typing import Any, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from service.store.networks import Entry
@@ -267,7 +265,7 @@ IDENTIFIER = {
     "/v1/networks",
     summary="Your stored networks",
     tag="Storage",
-    gives=StoredNetworksSchema(),
+    gives=StoredNetworkListSchema(),
     parameters=PAGE_PARAMETERS,
 )
 def list_networks() -> Response:
@@ -287,7 +285,7 @@ def list_networks() -> Response:
     "/v1/networks/{id}",
     summary="One stored network",
     tag="Storage",
-    gives=KeptNetworkSchema(),
+    gives=StoredNetworkWithDefinitionSchema(),
     parameters=(IDENTIFIER,),
 )
 def show_network(id: str) -> Response:  # noqa: A002 (the name in the path)

@@ -13,7 +13,6 @@ from marshmallow import ValidationError
 from schemas.runs import (
     ENDED,
     RUN_STATUSES,
-    FinishedRunSchema,
     LoadedRun,
     ResumeRequest,
     RunEndSchema,
@@ -22,6 +21,7 @@ from schemas.runs import (
     RunRecordSchema,
     RunRequest,
     RunSchema,
+    RunWithResultSchema,
     StartedRunSchema,
 )
 from service import wire
@@ -202,7 +202,7 @@ def list_runs() -> Response:
     "/v1/runs/{id}",
     summary="One run, and its result",
     tag="Runs",
-    gives=FinishedRunSchema(),
+    gives=RunWithResultSchema(),
     parameters=(IDENTIFIER,),
 )
 def show_run(id: str) -> Response:  # noqa: A002 (the name in the path)
