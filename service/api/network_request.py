@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any, Protocol, TypeVar
+
 from schemas.evaluation import LoadedNetwork, Tensors, Tree
 from schemas.training import LoadedTraining
 from service.api.context import Context
@@ -25,7 +27,6 @@ from service.engine.network.parameters import ParameterVector
 from service.engine.network.prepare import prepare
 from service.engine.network.task import Task
 from service.engine.suggestions import translated
-from typing import Any, Protocol, TypeVar
 
 SHARDS_NEED_LESS = "With shards, the memory needs to hold only so many samples at a time."
 MOST_KNOWN = 4096
