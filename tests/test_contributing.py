@@ -521,6 +521,7 @@ with contextlib.redirect_stdout(sys.stderr):
 print(json.dumps(found))
 """
 GENERIC_TESTS = (
+    "engine/network/test_activation_formulas.py",
     "engine/network/test_activations.py",
     "engine/network/test_digits.py",
     "engine/network/test_losses.py",
