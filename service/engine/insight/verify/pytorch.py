@@ -1,4 +1,4 @@
-"""Claims in the layout of PyTorch, translated to ours by the rules of `service/engine/layouts/pytorch.py`.
+"""Claims in the layout of PyTorch, translated to ours by the rules of `service/engine/layouts/pytorch_rules.py`.
 
 A claim may be any part of a gradient, and wrong: it comes entry by entry, and an entry may have any shape.
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 from service.engine.arrays import Array
 from service.engine.graph.ir import Shape
-from service.engine.layouts.pytorch import Misfit, Rule, options_of, rules_of
+from service.engine.layouts.pytorch_rules import Misfit, Rule, options_of, rules_of
 from service.engine.network.definition import Definition
 
 Path = tuple[str, ...]
