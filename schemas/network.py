@@ -330,7 +330,7 @@ def _keras_schema() -> JSONSchema:
 
 
 def _of_keras(document: Any) -> NetworkDefinition:
-    """The definition of a model of Keras; what is wrong is said of the layer as the document has it."""
+    """Return the definition of a model of Keras. Errors name the layer as the document has it."""
     try:
         found = read(document)
     except Unreadable as error:
@@ -360,7 +360,7 @@ def _texts(messages: Any, option: str = "") -> Iterator[str]:
 
 
 def _at_places(faults: Iterable[tuple[Path, str]]) -> ValidationError:
-    """An error with each text at its place."""
+    """Return an error with each text at its place."""
     whole: dict[Any, Any] = {}
     for path, text in faults:
         here = whole

@@ -216,7 +216,7 @@ def _describe_operation(describer: _Describer, operation: Endpoint, client: Any,
 
 
 def _file(operation: Endpoint, media_type: str) -> dict[str, Any]:
-    """A body that is a file, or a form of several."""
+    """Describe a body that is a file, or a form of several."""
     if media_type != wire.MULTIPART:
         return {"schema": {"type": "string", "format": "binary"}}
     assert operation.takes is not None

@@ -6,11 +6,9 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
-
 import pytest
 from flask.cli import cli as flask
-
+from pathlib import Path
 from service.observing.access import log_requests
 
 ROOT = Path(__file__).parents[1]
@@ -530,6 +528,7 @@ with contextlib.redirect_stdout(sys.stderr):
 print(json.dumps(found))
 """
 GENERIC_TESTS = (
+    "engine/network/test_activation_formulas.py",
     "engine/network/test_activations.py",
     "engine/network/test_digits.py",
     "engine/network/test_losses.py",

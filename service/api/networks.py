@@ -39,6 +39,7 @@ from service.api.queries import (
     bad_query,
     cursor_of,
     limit_of,
+    no_such,
     page_of,
     query,
     time_text,
@@ -373,8 +374,7 @@ def _find(asked: Asking, name: str) -> Entry:
 
 def _unknown(name: str) -> Problem:
     """Return the problem 404 for an id that the caller does not have."""
-    shown = name if len(name) <= 60 else name[:60] + "…"
-    return Problem("not-found", f"No network with the id {shown!r} is stored here; GET /v1/networks lists yours.")
+    return no_such("network", name, "is stored here; GET /v1/networks lists yours")
 
 
 def _line(entry: Entry) -> dict[str, Any]:

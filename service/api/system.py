@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import re
-from functools import cache
-from pathlib import Path
-from typing import Any
-
 import flask_swagger_ui
 import numpy as np
 import orjson
 from flask import Blueprint, Response, abort, render_template, request, send_from_directory
+from functools import cache
 from markupsafe import Markup
-
+from pathlib import Path
 from schemas.system import OpenApiDescriptionSchema, ServiceDescriptionSchema, ServiceHealthSchema
 from service import __version__, demo_files, wire
 from service.api.catalogue import REGISTRIES
 from service.api.context import runtime
 from service.api.endpoint import ENDPOINTS, describe, in_order
 from service.api.examples import FUNCTION_GRADIENT, GRADIENTS
+from service.api.queries import as_json
 from service.api.run_queue import queue
 from service.engine.network.definition import INPUT, LayerDefinition
 from service.engine.network.evaluate import EvaluationTask
@@ -30,6 +28,7 @@ from service.engine.network.task import Task
 from service.observing.metrics import exposition
 from service.packaged import packaged
 from service.problems import KINDS, Problem
+from typing import Any
 
 blueprint = Blueprint("system", __name__, template_folder="../templates")
 
@@ -44,10 +43,6 @@ CONTENT_SECURITY_POLICY = (
     "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 )
 FOREVER = "public, max-age=31536000, immutable"
-
-
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(wire.document(value), status, content_type=wire.JSON)
 
 
 def _root() -> str:
@@ -69,7 +64,7 @@ def _html(text: str) -> Response:
 @describe("GET", "/health/live", summary="Is the process alive?", tag="System", gives=ServiceHealthSchema())
 def live() -> Response:
     """Answer 200 while the worker responds; the engine is not asked."""
-    return _json({"status": "ok"})
+    return as_json({"status": "ok"})
 
 
 @describe("GET", "/health/ready", summary="Can it take requests?", tag="System", gives=ServiceHealthSchema())
@@ -77,7 +72,7 @@ def ready() -> Response:
     """Answer 200 once the engine has passed its self-test."""
     if not _engine_works():
         raise Problem("busy", "The engine does not pass its self-test.", headers={"Retry-After": "10"})
-    return _json({"status": "ok"})
+    return as_json({"status": "ok"})
 
 
 @cache
@@ -110,7 +105,7 @@ def about() -> Response:
     """Return name, version, links, the limits in force, and the runs that wait and compute."""
     root = _root()
     links = {operation.name: root + operation.path for operation in ENDPOINTS if "{" not in operation.path}
-    return _json(
+    return as_json(
         {
             "name": "Nabla, the gradient service",
             "version": __version__,

@@ -3,16 +3,13 @@
 import random
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import orjson
 import pytest
+from collections.abc import Callable
+from contextlib import suppress
 from flask.testing import FlaskClient
-
+from pathlib import Path
 from service.api.context import Context, Runtime, runtime_of
 from service.api.long_work import Standing
 from service.api.run_kinds import KINDS, RunKind
@@ -26,6 +23,7 @@ from service.store_errors import StoreUnavailable
 from tests.conftest import wait_for
 from tests.runner.support import add, claim, compute, entry_of, lines_of, result_of, training, with_settings
 from tests.support import every
+from typing import Any
 
 COMPARE = {key: value for key, value in training(30).items() if key != "optimizer"} | {
     "optimizers": ["sgd", "adam"],
@@ -165,6 +163,8 @@ def _compute_and_crash(runtime: Runtime, found: Claim, monkeypatch: pytest.Monke
 
 class Fake:
     """A work of counted steps, each of which does what the test wants."""
+
+    elsewhere = False
 
     def __init__(self, steps: int, do: Callable[[int], None], state: dict[str, Any] | None) -> None:
         self.steps, self.do = steps, do
