@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from marshmallow import INCLUDE, ValidationError, fields
 
 from schemas.common import MOST_STEPS, STATUSES, about
 from schemas.components import Components, JSONSchema, schema_name
+from schemas.documents import recognised
 from schemas.fields import IntegerField, Message, StrictField, StrictSchema, WordField, object_schema
 from schemas.functions import DescendRequest
 from schemas.requests import RequestSchema
@@ -64,9 +66,12 @@ class LoadedResume(TypedDict):
 class InnerRequestField(StrictField):
     """The request that a run computes: what the endpoint of its kind takes."""
 
+    has_keys = True
+
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         if not isinstance(value, RequestText | Mapping):
-            raise self.refuse("an object, as the endpoint of the kind takes it", value)
+            instead = f"; {recognised(value)}" if isinstance(value, str) and recognised(value) else ""
+            raise self.refuse("an object, as the endpoint of the kind takes it", value, instead=instead)
         return value
 
     def json_schema(self, components: Components) -> JSONSchema:
@@ -82,6 +87,10 @@ class RunRequest(RequestSchema[LoadedRun]):
 
     fresh = frozenset(("request",))
     elsewhere = {key: "request" for schema in TAKES.values() for key in schema.load_fields}  # noqa: RUF012
+    called = MappingProxyType(
+        dict.fromkeys(("type", "job", "task", "endpoint", "path", "operation", "method"), "kind")
+        | dict.fromkeys(("body", "payload", "params", "data", "config", "input", "args", "arguments"), "request")
+    )
 
     kind = WordField(
         list(TAKES),
@@ -139,16 +148,6 @@ class RunSchema(StartedRunSchema):
     )
 
 
-class FinishedRunSchema(RunSchema):
-    """The state of a run, and its result once it has ended."""
-
-    result = fields.Dict(
-        required=True,
-        allow_none=True,
-        metadata=about("the end of the stream of its kind's endpoint, or its response; null before"),
-    )
-
-
 class RunListSchema(StrictSchema):
     """A page of the runs of a key, the newest first."""
 
@@ -175,6 +174,21 @@ class RunEndSchema(OpenSchema):
     """The end of a run: what the endpoint of its kind ends with."""
 
     status = fields.String(required=True)
+
+
+class RunResultSchema(OpenSchema):
+    """The result of a run: what the endpoint of its kind answers, or ends its stream with."""
+
+
+class RunWithResultSchema(RunSchema):
+    """The state of a run, and its result once it has ended."""
+
+    result = fields.Nested(
+        RunResultSchema,
+        required=True,
+        allow_none=True,
+        metadata=about("what the endpoint of its kind answers, or ends its stream with; null before the end"),
+    )
 
 
 class RunPageSchema(StrictSchema):
