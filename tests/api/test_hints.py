@@ -1,9 +1,12 @@
 """Mistakes of newcomers in requests, JSON, paths and expressions, and words that the answers must have."""
 
 import json
+from typing import Any
+
 import pytest
 from flask.testing import FlaskClient
 from marshmallow import Schema
+
 from schemas.declared import options_schema
 from schemas.fields import ObjectField, StrictSchema
 from schemas.network import COMMON, SCHEMA
@@ -21,7 +24,6 @@ from service.engine.network.losses import losses
 from service.engine.network.regularizers import regularizers
 from tests.conftest import Post
 from tests.support import assert_problem, every, resolves
-from typing import Any
 
 DENSE: dict[str, Any] = {"type": "dense", "units": 1}
 GRADIENTS: dict[str, Any] = {"network": {"layers": [DENSE]}, "inputs": [[1, 2]], "targets": [[1]], "loss": "mse"}
@@ -641,3 +643,31 @@ def test_a_keras_layer_without_a_name_is_told_that_keras_gives_names(post: Post)
     (error,) = assert_problem(post(body), "invalid")["errors"]
     assert error["pointer"] == "#/network/config/layers/0"
     assert error["detail"].startswith("a layer (Dense)") and "Keras" in error["detail"]
+
+
+POINT: dict[str, Any] = {"expression": "x^2 + y^2", "points": [[1, 2]], "include": []}
+
+
+@every(
+    ("path", "body", "words"),
+    [
+        ("gradient", POINT | {"points": {"x": 1, "y": 2}}, ["write [[1,2]]", "order of the variables"]),
+        ("gradient", POINT | {"points": [{"y": 2, "x": 1}]}, ["write [[1,2]]"]),
+        ("gradient", POINT | {"points": [["1/2", 1]]}, ["arithmetic", "write 0.5"]),
+        ("gradient", POINT | {"points": [["0,5", 1]]}, ["write 0.5"]),
+        ("gradient", POINT | {"points": [["pi", 1]]}, ["write 3.14159"]),
+        ("gradient", POINT | {"variables": "x, y"}, ['write [\\"x\\",\\"y\\"]']),
+        ("gradient", POINT | {"function": "x^2"}, ["'expression'"]),
+        ("gradient", POINT | {"order": 2}, ["'include'"]),
+        ("gradient", POINT | {"include": ["latex"]}, ["'symbolic'"]),
+        ("gradient", {"expression": "x^2", "at": [1]}, ["'points'"]),
+        ("stationary", {"expression": "x^2", "box": {"x": [-1, 1]}}, ["write [[-1,1]]"]),
+        ("surface", {"expression": "x*y", "box": [[-1, 1], [-1, 1]]}, ["'x'", '\\"y\\": [low, high]']),
+        ("descend", {"expression": "x", "starts": [1], "optimizers": ["sgd"], "epochs": 5}, ["'steps'"]),
+        ("descend", {"expression": "x", "starts": [{"x": 1}], "optimizers": ["sgd"]}, ["write [[1]]"]),
+        ("fit", {"points": [[1, 2], [2, 3]], "degree": 2}, ["line"]),
+    ],
+)
+def test_a_request_about_a_function_in_other_words(post: Post, path: str, body: Any, words: list[str]) -> None:
+    document = assert_problem(post(body, f"/v1/functions/{path}"), "invalid", body)
+    assert [word for word in words if word not in told(document)] == []
