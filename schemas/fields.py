@@ -6,6 +6,7 @@ marshmallow's own Integer, Float and Boolean accept strings. JSON has types, so 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from types import MappingProxyType
@@ -58,6 +59,11 @@ class Message(str):
         return message
 
 
+CONSTANTS = {"pi": math.pi, "π": math.pi, "e": math.e}
+FRACTION = re.compile(r"([+-]?[0-9]{1,9})\s*/\s*([1-9][0-9]{0,8})")
+DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
+
+
 def plain(value: Any) -> Any:
     """Return a parsed JSON value as plain Python: large bodies hold NumPy arrays in place of rows of numbers.
 
@@ -93,6 +99,12 @@ def unquoted(value: Any) -> str:
     text = value.strip().lower()
     if text in ("true", "false"):
         return f"; write {text}, without quotation marks"
+    if text in CONSTANTS:
+        return f"; a name is no number: write {CONSTANTS[text]!r}"
+    if fraction := FRACTION.fullmatch(text):
+        return f"; JSON has no arithmetic: write {int(fraction.group(1)) / int(fraction.group(2))!r}"
+    if DECIMAL_COMMA.fullmatch(text):
+        return f"; write {text.replace(',', '.')}, with a point and without quotation marks"
     try:
         number = float(text)
     except ValueError:
