@@ -209,15 +209,18 @@ class StrictSchema(Schema):
 
     def _within(self, value: Any, meant: str) -> str:
         """Return the keys in the value of an unknown key, as they are called here, if most of them belong here; "" if
-        they do not, or if the key was `meant` to be another one, whose value has such keys."""
-        field = self.load_fields.get(meant)
-        if not isinstance(value, Mapping) or (getattr(field, "has_keys", False) and meant not in value):
+        they do not. If the key was `meant` to be one with such a value, all must belong here, and not there."""
+        if not isinstance(value, Mapping):
             return ""
         given = list(islice(value, MOST_SUGGESTIONS))
-        here = {
-            each: each if each in self.load_fields else translated("key", each, self.load_fields).name for each in given
-        }
-        known = [each for each in given if here[each]]
+        here = {each: each for each in given if each in self.load_fields}
+        field = self.load_fields.get(meant)
+        if isinstance(field, StrictField) and field.has_keys:
+            its = isinstance(field, ObjectField) and set(given) <= set(field.schema.load_fields)
+            known = given if len(here) == len(given) > 1 and not its else []
+        else:
+            here = {each: here.get(each) or translated("key", each, self.load_fields).name for each in given}
+            known = [each for each in given if here[each]]
         if not known or 2 * len(known) < len(given):
             return ""
         return ", ".join(repr(here[each]) + (f" for {each!r}" if here[each] != each else "") for each in known)

@@ -149,6 +149,8 @@ class TensorAnswerField(TensorField):
 class ParametersField(StrictField):
     """The parameters of a network: tensors by layer and parameter name."""
 
+    has_keys = True
+
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> dict[str, dict[str, Array]]:
         if not isinstance(value, Mapping):
             instead = f"; a list has no names: send an object such as {EXAMPLE}" if isinstance(value, list) else ""
@@ -279,8 +281,8 @@ def decode(value: Any) -> Array:
     if isinstance(value, Mapping):
         return _from_typed(value)
     instead = ""
-    if isinstance(value, str):
-        listed = value.lstrip().startswith("[")
+    if isinstance(value, TEXT):
+        listed = str(value[:PREVIEW]).lstrip().startswith("[")  # a view is base64, which has no brackets
         instead = "; send the list itself, without quotation marks" if listed else "; texts and files are not read"
     raise ValidationError(Message(f"{TAKES_TENSOR}, got {shown(value)}{instead}"))
 
