@@ -207,6 +207,13 @@ class StrictSchema(Schema):
         note = f". {found.note.rstrip('.')}" if found.note else ""
         return f"; it belongs {where}" + (f" as {found.name!r}" if found.name != key else "") + note
 
+    def _called(self, key: str, value: Any) -> str:
+        """Return the key here that a foreign key with this value certainly stands for; "" if there is none."""
+        name = translated("key", key, self.load_fields).name
+        field = self.load_fields.get(name)
+        # An object is hardly a list or a number: a layer may be called hidden, as other libraries call 'layers'.
+        return name if not isinstance(value, Mapping) or (isinstance(field, StrictField) and field.has_keys) else ""
+
     def _within(self, value: Any, meant: str) -> str:
         """Return the keys in the value of an unknown key, as they are called here, if most of them belong here; "" if
         they do not. If the key was `meant` to be one with such a value, all must belong here, and not there."""
@@ -219,7 +226,7 @@ class StrictSchema(Schema):
             its = isinstance(field, ObjectField) and set(given) <= set(field.schema.load_fields)
             known = given if len(here) == len(given) > 1 and not its else []
         else:
-            here = {each: here.get(each) or translated("key", each, self.load_fields).name for each in given}
+            here = {each: here.get(each) or self._called(each, value[each]) for each in given}
             known = [each for each in given if here[each]]
         if not known or 2 * len(known) < len(given):
             return ""
