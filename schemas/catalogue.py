@@ -43,14 +43,14 @@ class TranslatedTextSchema(Schema):
     zh = fields.String(required=True)
 
 
-class InputCountSchema(Schema):
+class LayerInputCountSchema(Schema):
     """The smallest and the largest number of inputs that a layer takes."""
 
     minimum = fields.Integer(required=True)
     maximum = fields.Integer(required=True, allow_none=True, metadata={"description": "null: any number"})
 
 
-class WordTroubleSchema(Schema):
+class WordSingularitySchema(Schema):
     """A set of points where a word of expressions has no value, or no certain derivative."""
 
     kind = fields.String(required=True)
@@ -64,7 +64,7 @@ class PresetMinimumSchema(Schema):
     value = fields.Float(required=True)
 
 
-class StationaryPlaceSchema(Schema):
+class PresetStationaryPointSchema(Schema):
     """A stationary point of a preset function other than a minimum, such as a saddle."""
 
     point = fields.List(fields.Float(), required=True)
@@ -90,7 +90,7 @@ class CatalogueEntrySchema(Schema):
     sources = fields.List(fields.String(), required=True)
     href = fields.String(required=True)
     parameters = fields.Dict(keys=fields.String(), values=fields.String())
-    inputs = fields.Nested(InputCountSchema, metadata={"description": "the number of inputs that a layer takes"})
+    inputs = fields.Nested(LayerInputCountSchema, metadata={"description": "the number of inputs that a layer takes"})
     conventions = fields.Dict(
         keys=fields.String(),
         values=fields.Dict(),
@@ -137,7 +137,7 @@ class CatalogueEntrySchema(Schema):
         metadata={"description": "whether a word is written as an alias and not called by its name"}
     )
     troubles = fields.List(
-        fields.Nested(WordTroubleSchema),
+        fields.Nested(WordSingularitySchema),
         metadata={"description": "points where a word has no value, or no certain derivative"},
     )
     expression = fields.String(metadata={"description": "of a preset: send it to /v1/functions"})
@@ -146,7 +146,9 @@ class CatalogueEntrySchema(Schema):
     minima = fields.List(
         fields.Nested(PresetMinimumSchema), metadata={"description": "all in the domain, lowest first"}
     )
-    stationary = fields.List(fields.Nested(StationaryPlaceSchema), metadata={"description": "others with gradient 0"})
+    stationary = fields.List(
+        fields.Nested(PresetStationaryPointSchema), metadata={"description": "others with gradient 0"}
+    )
     teaches = fields.Nested(TranslatedTextSchema, metadata={"description": "advice on what to look at"})
     starts = fields.List(fields.List(fields.Float()), metadata={"description": "good starts for runs"})
     trials = fields.List(fields.Nested(PresetTrialSchema), metadata={"description": "descents that are worth watching"})

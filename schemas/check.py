@@ -90,7 +90,7 @@ class CheckRequest(SubjectRequest[LoadedCheck]):
         return super().finish(loaded)
 
 
-class CheckedEntrySchema(StrictSchema):
+class CheckedGradientEntrySchema(StrictSchema):
     """One number of a gradient, beside the slope that it is compared with."""
 
     label = fields.String(required=True, metadata=about("such as `hidden.kernel[0][1]`"))
@@ -101,7 +101,7 @@ class CheckedEntrySchema(StrictSchema):
     error = fields.Float(required=True, allow_none=True, metadata=about("difference, relative to the larger of them"))
 
 
-class DifferenceSchema(StrictSchema):
+class DifferenceQuotientSchema(StrictSchema):
     """The slope by a central difference with one step length, and its error."""
 
     step = fields.Float(required=True)
@@ -119,11 +119,13 @@ class DifferenceCurveSchema(StrictSchema):
 
     slope = fields.Float(required=True, allow_none=True, metadata=about("product of gradient and direction"))
     text = fields.String(required=True)
-    best = fields.Nested(DifferenceSchema, metadata=about("the smallest error; missing if every step reaches a kink"))
+    best = fields.Nested(
+        DifferenceQuotientSchema, metadata=about("the smallest error; missing if every step reaches a kink")
+    )
     truncation = fields.Float(metadata=about("exponent of the error in the step length, for long steps: about 2"))
     rounding = fields.Float(metadata=about("exponent of the error in the step length, for short steps: about -1"))
     kink = fields.Float(metadata=about("the smallest step that reaches a kink"))
-    steps = fields.List(fields.Nested(DifferenceSchema), required=True)
+    steps = fields.List(fields.Nested(DifferenceQuotientSchema), required=True)
 
 
 class TaylorRemainderSchema(StrictSchema):
@@ -163,7 +165,7 @@ class TensorCheckSchema(StrictSchema):
         required=True, allow_none=True, metadata=about("largest relative error of an entry or direction")
     )
     wrong = fields.Integer(required=True, metadata=about("the number of entries that differ"))
-    worst = fields.Nested(CheckedEntrySchema)
+    worst = fields.Nested(CheckedGradientEntrySchema)
     ratio = fields.Float(metadata=about("the factor by which all entries are too large, if it is one number"))
     sides = fields.List(fields.Float(allow_none=True), metadata=about("at a kink: the slopes on both sides of it"))
     curve = fields.Nested(DifferenceCurveSchema)

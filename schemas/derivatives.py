@@ -165,10 +165,10 @@ class DerivedField(StrictField):
 
     def json_schema(self, components: Components) -> JSONSchema:
         # Without a schema for the items: it would have to refer to itself.
-        named = components.refer("DerivedByName", lambda: by_name({}))
+        named = components.refer("DerivativesByName", lambda: by_name({}))
         forms = [tensor_answer_schema(components), named, list_of({})]
         text = "a tensor, tensors by name or by layer and parameter name, or a list of these"
-        return components.refer("Derived", lambda: {"description": text, "anyOf": forms})
+        return components.refer("DerivativeResult", lambda: {"description": text, "anyOf": forms})
 
 
 class DerivativesResponse(StrictSchema):

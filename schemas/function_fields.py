@@ -100,13 +100,19 @@ def points_schema(components: Components, *, most: int, fewest: int = 1, columns
     row = list_of(number, minItems=columns or 1, maxItems=columns or MOST_VARIABLES)
     # Two alternative kinds of lists would be stricter, but mypy refuses the Python clients generated for that.
     points = list_of(row if columns else {"anyOf": [number, row]}, minItems=fewest, maxItems=most)
-    return {"anyOf": [points, typed_schema(components, *((2,) if columns else (1, 2)))]}
+    typed = typed_schema("TypedRows", components, 2) if columns else typed_schema("TypedPoints", components, 1, 2)
+    return {"anyOf": [points, typed]}
 
 
-def typed_schema(components: Components, *axes: int) -> JSONSchema:
-    """Return the JSON Schema of a typed array whose number of axes is one of `axes`."""
-    shape = {"minItems": min(axes), "maxItems": max(axes)}
-    return {"allOf": [components.refer("TypedArray", typed_array), {"properties": {"shape": shape}}]}
+def typed_schema(name: str, components: Components, *axes: int) -> JSONSchema:
+    """Return the JSON Schema, under this name, of a typed array whose number of axes is one of `axes`."""
+
+    def make() -> JSONSchema:
+        whole = typed_array()
+        whole["properties"]["shape"] |= {"minItems": min(axes), "maxItems": max(axes)}
+        return whole
+
+    return components.refer(name, make)
 
 
 class PointsField(TensorField):
@@ -129,7 +135,7 @@ class PointField(TensorField):
 
     def json_schema(self, components: Components) -> JSONSchema:
         numbers = list_of({"type": "number"}, minItems=self.length, maxItems=self.length)
-        return {"anyOf": [numbers, typed_schema(components, 1)]}
+        return {"anyOf": [numbers, typed_schema("TypedPoint", components, 1)]}
 
 
 class RangeField(StrictField):

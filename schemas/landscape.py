@@ -82,7 +82,7 @@ class PlacesField(NumbersField):
         return list_of(number, minItems=1, maxItems=MOST_SIDE)
 
 
-class AlongSchema(PartSchema):
+class LandscapeDirectionSchema(PartSchema):
     """One axis of a landscape: one parameter, or a direction through all trained parameters."""
 
     made = AskedAxis
@@ -154,7 +154,7 @@ class AlongField(StrictField):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.axis = ObjectField(AlongSchema())
+        self.axis = ObjectField(LandscapeDirectionSchema())
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[AskedAxis, ...]:
         axes = plain(value)
@@ -167,7 +167,7 @@ class AlongField(StrictField):
         return list_of(self.axis.json_schema(components), minItems=1, maxItems=2)
 
 
-class SpectrumSchema(PartSchema):
+class SpectrumRequestSchema(PartSchema):
     """The choice of eigenvalues of the Hessian to compute, and the cost allowed for them."""
 
     made = AskedSpectrum
@@ -264,7 +264,9 @@ class LandscapeRequest(LossRequest[LoadedLandscape]):
             "trajectory is shown on the axes; without parameters its last point is the centre"
         )
     )
-    spectrum = ObjectField(SpectrumSchema(), metadata=about("compute eigenvalues of the Hessian at the parameters"))
+    spectrum = ObjectField(
+        SpectrumRequestSchema(), metadata=about("compute eigenvalues of the Hessian at the parameters")
+    )
     levels = IntegerField(
         minimum=0, maximum=MOST_LEVELS, load_default=12, metadata=about("contour levels, roughly (12)")
     )

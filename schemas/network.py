@@ -230,7 +230,7 @@ class InputShapeField(StrictField):
         return read_each(islice(value.items(), MOST_NAMES), self.shape.deserialize, MOST_NAMES)
 
     def json_schema(self, components: Components) -> JSONSchema:
-        shape = components.refer("Shape", lambda: self.shape.json_schema(components))
+        shape = components.refer("TensorShape", lambda: self.shape.json_schema(components))
         return {"anyOf": [shape, components.refer("ShapesByName", lambda: by_name(shape))]}
 
 

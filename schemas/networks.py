@@ -12,7 +12,7 @@ import pybase64
 from marshmallow import ValidationError, fields
 
 from schemas.common import about, warnings_field
-from schemas.components import Components, JSONSchema
+from schemas.components import Components, JSONSchema, or_null
 from schemas.evaluation import Tree
 from schemas.fields import Message, StrictField, StrictSchema
 from schemas.keras import is_document
@@ -212,17 +212,24 @@ class StoredNetworkSchema(StrictSchema):
     warnings = warnings_field()
 
 
-class KeptNetworkSchema(StoredNetworkSchema):
+class DefinitionAnswerField(StrictField):
+    """The definition of a network in a response; null for a network that was sent as a file."""
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        return or_null(NetworkField().json_schema(components))
+
+
+class StoredNetworkWithDefinitionSchema(StoredNetworkSchema):
     """A stored network as its owner sees it."""
 
     created = fields.DateTime(required=True, metadata=about("when it was sent first"))
     used = fields.DateTime(required=True, metadata=about("when it was used last, to the hour"))
-    network = fields.Dict(
-        required=True, allow_none=True, metadata=about("the definition as it was sent; null where that was a file")
+    network = DefinitionAnswerField(
+        required=True, metadata=about("the definition as it was sent; null where that was a file")
     )
 
 
-class ListedNetworkSchema(StrictSchema):
+class StoredNetworkSummarySchema(StrictSchema):
     """An entry in the listing of stored networks."""
 
     id = fields.String(required=True)
@@ -236,10 +243,10 @@ class ListedNetworkSchema(StrictSchema):
     used = fields.DateTime(required=True)
 
 
-class StoredNetworksSchema(StrictSchema):
+class StoredNetworkListSchema(StrictSchema):
     """A page of the stored networks of a key, the newest first."""
 
-    networks = fields.List(fields.Nested(ListedNetworkSchema), required=True)
+    networks = fields.List(fields.Nested(StoredNetworkSummarySchema), required=True)
     next = fields.String(required=True, allow_none=True, metadata=about("`after` of the next page; null on the last"))
     count = fields.Integer(required=True, metadata=about("networks of all pages"))
     bytes = fields.Integer(required=True, metadata=about("that they take together"))

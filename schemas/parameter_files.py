@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import pybase64
@@ -20,6 +21,8 @@ from service.engine.layouts.pytorch import from_pytorch
 from service.engine.network.layered import NetworkDefinition
 
 FORMATS: Mapping[str, Callable[[bytes], dict[str, Array]]] = {"safetensors": load_safetensors, "npz": load_npz}
+FILE_NAMES: Mapping[str, str] = {"safetensors": "SafetensorsParameters", "npz": "NpzParameters"}
+"""The names of the components that describe a file of each format."""
 LAYOUTS = ("nabla", "pytorch")
 KEYS = (*FORMATS, "layout", "names")
 EXPANSION = {"safetensors": 2, "npz": 8}
@@ -91,16 +94,14 @@ class ParametersOrFileField(ParametersField):
         return super()._deserialize(value, attr, data, **kwargs)
 
     def json_schema(self, components: Components) -> JSONSchema:
-        file = components.refer("ParametersFile", _file_schema)
-        return {"anyOf": [tree_schema(components), file, tensors_by_name(components)]}
+        files = [components.refer(name, partial(_file_schema, key)) for key, name in FILE_NAMES.items()]
+        return {"anyOf": [tree_schema(components), *files, tensors_by_name(components)]}
 
 
-def _file_schema() -> JSONSchema:
-    """Return the JSON Schema of a file of parameters in a request."""
-    text = {"type": "string", "contentEncoding": "base64"}
+def _file_schema(key: str) -> JSONSchema:
+    """Return the JSON Schema of a file of parameters in a request, which is the value of this key."""
     properties: dict[str, JSONSchema] = {
-        "safetensors": text | {"description": "a safetensors file as base64"},
-        "npz": text | {"description": "an npz file of NumPy as base64"},
+        key: {"type": "string", "contentEncoding": "base64", "description": f"the bytes of the {key} file"},
         "layout": {
             "type": "string",
             "enum": list(LAYOUTS),
@@ -110,8 +111,8 @@ def _file_schema() -> JSONSchema:
         "names": by_name({"type": "string"})
         | {"description": "with layout pytorch, the layer of each module where their names differ"},
     }
-    choice: JSONSchema = {"oneOf": [{"required": [name]} for name in FORMATS]}
-    return closed_object(properties, []) | choice | {"description": "a file of arrays as base64"}
+    text = f"Parameters as {'an npz file of NumPy' if key == 'npz' else f'a {key} file'}, in base64."
+    return closed_object(properties, [key]) | {"description": text}
 
 
 def _from_file(value: Mapping[str, Any]) -> Any:

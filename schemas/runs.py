@@ -148,16 +148,6 @@ class RunSchema(StartedRunSchema):
     )
 
 
-class FinishedRunSchema(RunSchema):
-    """The state of a run, and its result once it has ended."""
-
-    result = fields.Dict(
-        required=True,
-        allow_none=True,
-        metadata=about("the end of the stream of its kind's endpoint, or its response; null before"),
-    )
-
-
 class RunListSchema(StrictSchema):
     """A page of the runs of a key, the newest first."""
 
@@ -184,6 +174,21 @@ class RunEndSchema(OpenSchema):
     """The end of a run: what the endpoint of its kind ends with."""
 
     status = fields.String(required=True)
+
+
+class RunResultSchema(OpenSchema):
+    """The result of a run: what the endpoint of its kind answers, or ends its stream with."""
+
+
+class RunWithResultSchema(RunSchema):
+    """The state of a run, and its result once it has ended."""
+
+    result = fields.Nested(
+        RunResultSchema,
+        required=True,
+        allow_none=True,
+        metadata=about("what the endpoint of its kind answers, or ends its stream with; null before the end"),
+    )
 
 
 class RunPageSchema(StrictSchema):

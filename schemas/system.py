@@ -11,7 +11,7 @@ class ServiceHealthSchema(Schema):
     status = fields.String(required=True)
 
 
-class QueueSchema(Schema):
+class RunQueueSchema(Schema):
     """The runs that wait and compute, and the processes that compute them."""
 
     queued = fields.Integer(required=True, metadata={"description": "runs of all callers that wait for a runner"})
@@ -29,14 +29,14 @@ class ServiceDescriptionSchema(Schema):
         keys=fields.String(), values=fields.Float(), required=True, metadata={"description": "the limits in force"}
     )
     queue = fields.Nested(
-        QueueSchema,
+        RunQueueSchema,
         required=True,
         allow_none=True,
         metadata={"description": "runs, as they were about a second ago; null where the server stores nothing"},
     )
 
 
-class SpecificationSchema(Schema):
+class OpenApiDescriptionSchema(Schema):
     """An OpenAPI document."""
 
     class Meta:

@@ -136,7 +136,7 @@ class VerifyRequest(SubjectRequest[LoadedVerify]):
         return super().finish(loaded)
 
 
-class WrongEntrySchema(StrictSchema):
+class WrongGradientEntrySchema(StrictSchema):
     """One wrong number of a claimed tensor, beside the right one."""
 
     index = fields.List(fields.Integer(), required=True, metadata=about("its index in the tensor, counted from 0"))
@@ -160,7 +160,7 @@ class TensorVerdictSchema(StrictSchema):
     wrong = fields.Integer(required=True, metadata=about("number of entries beyond their allowed error"))
     ratio = fields.Float(metadata=about("the factor by which all entries are too large, if it is one number"))
     worst = fields.List(
-        fields.Nested(WrongEntrySchema), required=True, metadata=about("those with the largest differences")
+        fields.Nested(WrongGradientEntrySchema), required=True, metadata=about("those with the largest differences")
     )
 
 
@@ -173,7 +173,7 @@ class VerdictToleranceSchema(StrictSchema):
     step = fields.Float(metadata=about("step length of the differences that explain the rest"))
 
 
-class FirstWrongSchema(StrictSchema):
+class FirstWrongLayerSchema(StrictSchema):
     """The first layer whose gradients are wrong, on the way from the loss to the inputs."""
 
     layer = fields.String(required=True)
@@ -189,7 +189,7 @@ class MistakePlaceSchema(StrictSchema):
     places = fields.List(fields.String(), required=True, metadata=about("layers, parameters; none: all, or the loss"))
 
 
-class DiagnosisSchema(StrictSchema):
+class MistakeDiagnosisSchema(StrictSchema):
     """An explanation of a wrong claim: one or two known mistakes that produce its numbers."""
 
     mistakes = fields.List(
@@ -218,9 +218,9 @@ class VerdictSchema(StrictSchema):
     tolerance = fields.Nested(VerdictToleranceSchema, required=True)
     missing = fields.List(fields.String(), required=True, metadata=about("parameters or variables without a claim"))
     tensors = fields.List(fields.Nested(TensorVerdictSchema), required=True)
-    first_wrong = fields.Nested(FirstWrongSchema, metadata=about("of a network with a mismatch"))
+    first_wrong = fields.Nested(FirstWrongLayerSchema, metadata=about("of a network with a mismatch"))
     diagnoses = fields.List(
-        fields.Nested(DiagnosisSchema),
+        fields.Nested(MistakeDiagnosisSchema),
         required=True,
         metadata=about("the best first; for a match: how it was computed, if it differs by more than rounding"),
     )
@@ -240,8 +240,8 @@ class VerifyResponse(StrictSchema):
     tolerance = fields.Nested(VerdictToleranceSchema)
     missing = fields.List(fields.String(), metadata=about("parameters or variables without a claim"))
     tensors = fields.List(fields.Nested(TensorVerdictSchema))
-    first_wrong = fields.Nested(FirstWrongSchema)
-    diagnoses = fields.List(fields.Nested(DiagnosisSchema))
+    first_wrong = fields.Nested(FirstWrongLayerSchema)
+    diagnoses = fields.List(fields.Nested(MistakeDiagnosisSchema))
     submissions = fields.List(fields.Nested(SubmissionVerdictSchema), metadata=about("in the request's order"))
     value = fields.Float(required=True, metadata=about("the loss, or the value of the expression"))
     parameters = ParametersAnswerField(metadata=about("present if the server initialised them"))

@@ -145,7 +145,11 @@ def test_a_wheel_can_be_built_without_the_demo(built_demo: Path, tmp_path: Path)
 
 
 def test_the_installed_package_serves_everything_from_any_folder(installed: Path, elsewhere: Path) -> None:
-    with serving(installed / "nabla", "serve", "--port", "0", cwd=elsewhere, PORT="1") as (port, _):
+    data = elsewhere / "openapi.yaml"  # a file, so nothing can be stored there
+    command = (installed / "nabla", "serve", "--port", "0")
+    with serving(*command, cwd=elsewhere, PORT="1", NABLA_DATA=str(data)) as (port, process):
+        assert process.stderr is not None
+        assert process.stderr.readline() == f"nabla: {nothing_stored_at(data)}\n"
         for path in (
             *("/", "/reference", "/docs", "/docs/swagger-ui-bundle.js", "/static/page.css", "/problems/invalid"),
             "/metrics",
@@ -182,11 +186,11 @@ def test_the_version_is_told_without_loading_anything(installed: Path, elsewhere
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True)
 
 
-def refused(*arguments: str, **more: str) -> str:
-    """Return the one line that a `nabla serve` prints when it does not start, and assert that it leaves nothing."""
-    command = [sys.executable, "-m", "service", "serve", *arguments]
+def refused(*arguments: str, command: str = "serve", **more: str) -> str:
+    """Return the one line that `nabla serve` prints when it does not start, and assert that it leaves nothing."""
+    words = [sys.executable, "-m", "service", command, *arguments]
     with subprocess.Popen(
-        command, cwd=ROOT, env=variables(**more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        words, cwd=ROOT, env=variables(**more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         said, errors = process.communicate(timeout=SECONDS)
     assert process.returncode == 1
@@ -221,6 +225,17 @@ def test_a_busy_port_ends_the_start_with_one_line() -> None:
 def test_what_cannot_be_understood_ends_the_start_with_one_line(variable: str, value: str, told: str) -> None:
     said = refused(**{variable: value})
     assert said.startswith("nabla: ") and variable in said and told in said
+
+
+def nothing_stored_at(file: Path) -> str:
+    """Return what is said where `NABLA_DATA` is a file."""
+    return f"nothing can be stored at {file / 'nabla.db'}, because {file} is no folder; NABLA_DATA names another place"
+
+
+def test_a_worker_without_a_place_for_runs_ends_with_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    assert refused(command="worker", NABLA_DATA=str(file)) == f"nabla: {nothing_stored_at(file)}"
 
 
 def test_options_go_before_variables() -> None:

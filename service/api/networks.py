@@ -13,11 +13,11 @@ from marshmallow import ValidationError
 
 from schemas.networks import (
     JSON,
-    KeptNetworkSchema,
     LoadedNewNetwork,
     NetworkFile,
+    StoredNetworkListSchema,
     StoredNetworkSchema,
-    StoredNetworksSchema,
+    StoredNetworkWithDefinitionSchema,
     StoredParametersResponse,
     StoreNetworkRequest,
 )
@@ -266,7 +266,7 @@ IDENTIFIER = {
     "/v1/networks",
     summary="Your stored networks",
     tag="Storage",
-    gives=StoredNetworksSchema(),
+    gives=StoredNetworkListSchema(),
     parameters=PAGE_PARAMETERS,
 )
 def list_networks() -> Response:
@@ -286,7 +286,7 @@ def list_networks() -> Response:
     "/v1/networks/{id}",
     summary="One stored network",
     tag="Storage",
-    gives=KeptNetworkSchema(),
+    gives=StoredNetworkWithDefinitionSchema(),
     parameters=(IDENTIFIER,),
 )
 def show_network(id: str) -> Response:  # noqa: A002 (the name in the path)

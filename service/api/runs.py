@@ -13,7 +13,6 @@ from marshmallow import ValidationError
 from schemas.runs import (
     ENDED,
     RUN_STATUSES,
-    FinishedRunSchema,
     LoadedRun,
     ResumeRequest,
     RunEndSchema,
@@ -22,6 +21,7 @@ from schemas.runs import (
     RunRecordSchema,
     RunRequest,
     RunSchema,
+    RunWithResultSchema,
     StartedRunSchema,
 )
 from service import wire
@@ -47,14 +47,13 @@ from service.api.run_streams import NONE, TEXT_FACTOR, RunStream, end_of, later,
 from service.api.runs_examples import MORE, NO_MORE, RESUMED, RUN_ID, RUNS, UNTRAINABLE
 from service.api.state_file import size_of
 from service.api.stored import Names, hold
-from service.config import Settings
 from service.engine.errors import LimitExceeded
 from service.engine.options import LARGEST_EXACT_INTEGER
 from service.problems import Problem, from_validation
 from service.wire.writing import Written
 
 if TYPE_CHECKING:
-    from service.store.runs import RunEntry, RunQuotas
+    from service.store.runs import RunEntry
 
 blueprint = Blueprint("runs", __name__)
 
@@ -146,24 +145,13 @@ def start_run(request: LoadedRun, context: Context) -> dict[str, Any]:
     from service.store.runs import NewRun
 
     new = NewRun(kind.name, content, steps, context.base64, read.networks, name)
-    run, is_new = store.runs.add(owner, new, _quotas(settings))
+    run, is_new = store.runs.add(owner, new)
     entry = None if is_new else store.runs.find(owner, run)
     status = "queued" if entry is None else entry.status
     context.status = 200 if status in ENDED else 202
     context.headers["Location"] = f"{context.environ.get('SCRIPT_NAME', '')}/v1/runs/{run}"
     context.timer.mark("store")
     return {"id": run, "kind": kind.name, "status": status, "of": steps if entry is None else entry.of}
-
-
-def _quotas(settings: Settings) -> RunQuotas:
-    from service.store.runs import RunQuotas
-
-    return RunQuotas(
-        settings.max_runs,
-        settings.max_unfinished_runs,
-        settings.max_stored_bytes_per_key,
-        settings.max_stored_bytes,
-    )
 
 
 def _idempotency_key(environ: Mapping[str, Any]) -> str | None:
@@ -214,7 +202,7 @@ def list_runs() -> Response:
     "/v1/runs/{id}",
     summary="One run, and its result",
     tag="Runs",
-    gives=FinishedRunSchema(),
+    gives=RunWithResultSchema(),
     parameters=(IDENTIFIER,),
 )
 def show_run(id: str) -> Response:  # noqa: A002 (the name in the path)

@@ -6,6 +6,7 @@ tables are brought up to date, and a thread starts that records uses and removes
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import random
@@ -104,6 +105,7 @@ class Store:
             upgrade(database)
             settings = self.settings
             limits = RunLimits(
+                settings.max_runs,
                 settings.max_unfinished_runs,
                 settings.max_run_bytes,
                 settings.max_stored_bytes_per_key,
@@ -194,6 +196,29 @@ def file_of(settings: Settings) -> Path | None:
     if not address:
         return data_folder(settings) / FILE
     return Path(address.removeprefix(SQLITE).partition("?")[0]) if address.startswith(SQLITE) else None
+
+
+def why_nothing_is_stored(settings: Settings) -> str:
+    """Return why a server with these settings can store nothing; "" where no reason shows.
+
+    Nothing is made, opened or imported for that, so a database that cannot be reached shows no reason.
+    """
+    if settings.database.startswith("postgresql") and importlib.util.find_spec("psycopg") is None:
+        return "NABLA_DATABASE needs the package psycopg; pip install 'nabla-service[postgresql]' brings it"
+    try:
+        file = file_of(settings)
+    except NoStore:
+        return "there is no home folder to store anything in; NABLA_DATA names another one"
+    if file is None:
+        return ""
+    file = file.absolute()
+    place = next(each for each in (file, *file.parents) if os.path.exists(each))
+    folder = file.parent if place == file else place  # SQLite writes its log beside the file
+    if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK) and os.access(place, os.W_OK):
+        return ""
+    variable = "NABLA_DATABASE" if settings.database else "NABLA_DATA"
+    what = "may not be written" if place in (file, folder) and folder.is_dir() else "is no folder"
+    return f"nothing can be stored at {file}, because {place} {what}; {variable} names another place"
 
 
 def data_folder(settings: Settings) -> Path:

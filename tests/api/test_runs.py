@@ -82,11 +82,11 @@ def test_what_is_told_of_a_run_is_as_its_schema_says(client: FlaskClient, schema
     name = first.json["id"]
     assert first.json == {"id": name, "kind": "train", "status": "queued", "of": 200}
     waiting = client.get(f"{PATH}/{name}").json
-    assert_described(schemas, "FinishedRun", waiting)
+    assert_described(schemas, "RunWithResult", waiting)
     assert (waiting["step"], waiting["rate"], waiting["started"], waiting["result"]) == (0, None, None, None)
     compute(client)
     told = client.get(f"{PATH}/{name}").json
-    assert_described(schemas, "FinishedRun", told)
+    assert_described(schemas, "RunWithResult", told)
     assert told["rate"] == pytest.approx(200 / told["seconds"])
     assert told["bytes"] > len(json.dumps(body["request"]))
     page = client.get(PATH).json

@@ -25,7 +25,7 @@ from service.store.content import ID_DIGITS, Content, packed, unpacked
 from service.store.database import Database
 from service.store.loaded import LEASE_SECONDS, USED_SECONDS, LoadedNetworks
 from service.store.networks import AT_ONCE, Entry, Networks, Quotas, Told, Usage
-from service.store.store import DAY, Store, data_folder
+from service.store.store import DAY, Store, data_folder, why_nothing_is_stored
 from service.store.tables import blobs, metadata, networks
 from service.store.upgrade import upgrade, version_of
 from service.store_errors import NoStore, QuotaExceeded, StoreFull, StoreUnavailable
@@ -599,6 +599,22 @@ def test_the_folder_is_that_of_the_setting_or_where_programs_of_a_user_keep_thei
         assert data_folder(Settings()) == Path("/home/me/.local/share/nabla")
     assert data_folder(Settings(data="~/Data")) == Path("/home/me/Data")
     assert Settings.from_environment({"NABLA_DATA": "/srv/Nabla"}).data == "/srv/Nabla"
+
+
+def test_the_start_says_why_nothing_will_be_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    because = f", because {file} is no folder; "
+    assert because + "NABLA_DATA" in why_nothing_is_stored(Settings(data=f"{file}/data"))
+    assert because + "NABLA_DATABASE" in why_nothing_is_stored(Settings(database=f"sqlite:///{file}/nabla.db"))
+    for settings in (Settings(data=str(tmp_path / "a" / "b")), Settings(database=f"sqlite:///{file}")):
+        assert why_nothing_is_stored(settings) == ""
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+    server = Settings(database="postgresql://host/name")
+    for found, missing in ((object(), ""), (None, "nabla-service[postgresql]")):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name, found=found: found)
+        assert missing in why_nothing_is_stored(server)
+        assert bool(missing) == bool(why_nothing_is_stored(server))
 
 
 @pytest.mark.parametrize("address", ["mysql://host/name", "nabla.db", "sqlite://", "postgres://host/name"])
