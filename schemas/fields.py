@@ -6,32 +6,30 @@ marshmallow's own Integer, Float and Boolean accept strings. JSON has types, so 
 from __future__ import annotations
 
 import math
+import numpy as np
+import orjson
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
-from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
-
-import numpy as np
-import orjson
 from marshmallow import RAISE, Schema, ValidationError, fields, missing
 from marshmallow.exceptions import ValidationError as MarshmallowError
-
 from schemas.components import Components, JSONSchema, by_name, closed_object, list_of, or_null, schema_name
 from service.engine.errors import MOST_ERRORS
 from service.engine.options import (
-    LARGEST_EXACT_INTEGER,
-    LONGEST_LIST,
     Choice,
     Flag,
     Integer,
     Integers,
+    LARGEST_EXACT_INTEGER,
+    LONGEST_LIST,
     Number,
     Numbers,
     Refused,
     Value,
 )
 from service.engine.suggestions import MOST_SUGGESTIONS, Suggestion, suggest, translated
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
 
 K = TypeVar("K")
 
@@ -240,17 +238,27 @@ class StrictSchema(Schema):
         note = f". {found.note.rstrip('.')}" if found.note else ""
         return f"; it belongs {where}" + (f" as {found.name!r}" if found.name != key else "") + note
 
+    def _called(self, key: str, value: Any) -> str:
+        """Return the key here that a foreign key with this value certainly stands for; "" if there is none."""
+        name = translated("key", key, self.load_fields).name
+        field = self.load_fields.get(name)
+        # An object is hardly a list or a number: a layer may be called hidden, as other libraries call 'layers'.
+        return name if not isinstance(value, Mapping) or (isinstance(field, StrictField) and field.has_keys) else ""
+
     def _within(self, value: Any, meant: str) -> str:
         """Return the keys in the value of an unknown key, as they are called here, if most of them belong here; "" if
-        they do not, or if the key was `meant` to be another one, whose value has such keys."""
-        field = self.load_fields.get(meant)
-        if not isinstance(value, Mapping) or (getattr(field, "has_keys", False) and meant not in value):
+        they do not. If the key was `meant` to be one with such a value, all must belong here, and not there."""
+        if not isinstance(value, Mapping):
             return ""
         given = list(islice(value, MOST_SUGGESTIONS))
-        here = {
-            each: each if each in self.load_fields else translated("key", each, self.load_fields).name for each in given
-        }
-        known = [each for each in given if here[each]]
+        here = {each: each for each in given if each in self.load_fields}
+        field = self.load_fields.get(meant)
+        if isinstance(field, StrictField) and field.has_keys:
+            its = isinstance(field, ObjectField) and set(given) <= set(field.schema.load_fields)
+            known = given if len(here) == len(given) > 1 and not its else []
+        else:
+            here = {each: here.get(each) or self._called(each, value[each]) for each in given}
+            known = [each for each in given if here[each]]
         if not known or 2 * len(known) < len(given):
             return ""
         return ", ".join(repr(here[each]) + (f" for {each!r}" if here[each] != each else "") for each in known)
