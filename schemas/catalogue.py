@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from marshmallow import INCLUDE, Schema, fields
 
+from schemas.common import SelectedBlockSchema
 from schemas.tensor import TensorAnswerField
 
 
@@ -74,7 +75,7 @@ class PresetStationaryPointSchema(Schema):
 class PresetTrialSchema(Schema):
     """An optimizer with options and a number of steps that shows something on a preset function."""
 
-    optimizer = fields.Dict(required=True)
+    optimizer = fields.Nested(SelectedBlockSchema, required=True)
     steps = fields.Integer(required=True)
 
 

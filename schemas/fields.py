@@ -16,7 +16,16 @@ import orjson
 from marshmallow import RAISE, Schema, ValidationError, fields, missing
 from marshmallow.exceptions import ValidationError as MarshmallowError
 
-from schemas.components import Components, JSONSchema, by_name, closed_object, list_of, or_null, schema_name
+from schemas.components import (
+    Components,
+    JSONSchema,
+    by_name,
+    closed_object,
+    list_of,
+    or_null,
+    schema_name,
+    sentence_of,
+)
 from service.engine.errors import MOST_ERRORS
 from service.engine.options import (
     LARGEST_EXACT_INTEGER,
@@ -304,10 +313,14 @@ class FlagField(ValueField):
 
 
 class WordField(ValueField):
-    """A string that must be one of a few given words."""
+    """A string that must be one of a few given words; several fields of the same words share a named `component`."""
 
-    def __init__(self, values: Sequence[str], **kwargs: Any) -> None:
+    def __init__(self, values: Sequence[str], component: str = "", **kwargs: Any) -> None:
         super().__init__(Choice(values=tuple(values)), **kwargs)
+        self.component = component
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        return components.refer(self.component, self.kind.schema) if self.component else self.kind.schema()
 
 
 class IntegersField(ValueField):
@@ -347,7 +360,7 @@ class WordsField(StrictField):
 
 
 class NameField(StrictField):
-    """The name of a layer: up to 64 characters, without dots, brackets, slashes and quotation marks."""
+    """The name of a layer: up to 128 characters without brackets, slashes and quotation marks, no dot at an end."""
 
     FORBIDDEN = frozenset('[]/\\"') | {chr(code) for code in range(32)}
     LONGEST = 128
@@ -371,6 +384,7 @@ class NameField(StrictField):
     def json_schema(self, components: Components) -> JSONSchema:
         refused = {"pattern": r'[\[\]/\\"\x00-\x1f]|^\.|\.$|^_schema$'}
         name: JSONSchema = {"type": "string", "minLength": 1, "maxLength": self.LONGEST, "not": refused}
+        name["description"] = "The name of a layer: no bracket, slash or quotation mark, and no dot at its ends."
         return components.refer("LayerName", lambda: name)
 
 
@@ -405,7 +419,7 @@ class NamesField(StrictField):
             name = self.new.json_schema(components)
         if self.unique:
             return list_of(name, **bounds, uniqueItems=True)
-        return components.refer("LayerNames", lambda: list_of(name, **bounds))
+        return components.refer("LayerNames", lambda: list_of(name, **bounds) | {"description": "Names of layers."})
 
 
 class ObjectField(StrictField):
@@ -429,7 +443,7 @@ def object_schema(schema: StrictSchema, components: Components) -> JSONSchema:
     """Return the JSON Schema of an object with the fields of `schema`."""
     properties = properties_of(schema, components)
     required = [name for name, field in schema.load_fields.items() if field.required]
-    return closed_object(properties, required) | dict(schema.bounds)
+    return closed_object(properties, required) | dict(schema.bounds) | {"description": sentence_of(schema)}
 
 
 def properties_of(schema: StrictSchema, components: Components) -> dict[str, JSONSchema]:
@@ -456,4 +470,6 @@ class NumbersByNameField(StrictField):
         )
 
     def json_schema(self, components: Components) -> JSONSchema:
-        return components.refer("NumbersByName", lambda: by_name({"type": "number"}, minProperties=1))
+        return components.refer(
+            "NumbersByName", lambda: by_name({"type": "number"}, "Numbers by name.", minProperties=1)
+        )

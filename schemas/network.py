@@ -9,7 +9,7 @@ from typing import Any
 
 from marshmallow import ValidationError
 
-from schemas.components import Components, JSONSchema, by_name, list_of
+from schemas.components import Components, JSONSchema, any_of, by_name, list_of
 from schemas.declared import (
     article,
     declared_object,
@@ -107,7 +107,8 @@ def layer_schema(components: Components) -> JSONSchema:
             for name in (declaration.name, *declaration.aliases)
         }
         discriminator = {"propertyName": "type", "mapping": mapping}
-        return {"oneOf": list(references.values()), "discriminator": discriminator}
+        text = "A layer; its `type` says which keys it has."
+        return {"description": text, "oneOf": list(references.values()), "discriminator": discriminator}
 
     return components.refer("Layer", make)
 
@@ -183,8 +184,12 @@ class InputShapeField(StrictField):
         return read_each(islice(value.items(), MOST_NAMES), self.shape.deserialize, MOST_NAMES)
 
     def json_schema(self, components: Components) -> JSONSchema:
-        shape = components.refer("TensorShape", lambda: self.shape.json_schema(components))
-        return {"anyOf": [shape, components.refer("ShapesByName", lambda: by_name(shape))]}
+        shape = components.refer(
+            "TensorShape", lambda: self.shape.json_schema(components) | {"description": "The length of each axis."}
+        )
+        return {
+            "anyOf": [shape, components.refer("ShapesByName", lambda: by_name(shape, "Shapes by the names of inputs."))]
+        }
 
 
 class NetworkSchema(StrictSchema):
@@ -259,7 +264,9 @@ class NetworkField(StrictField):
         )
 
     def json_schema(self, components: Components) -> JSONSchema:
-        return components.refer("Network", lambda: {"anyOf": self.forms(components)})
+        return components.refer(
+            "Network", lambda: any_of(self.forms(components), "A network, in one of several forms.")
+        )
 
     def forms(self, components: Components) -> list[JSONSchema]:
         """Return the schemas of all forms that a network may have."""
@@ -269,7 +276,7 @@ class NetworkField(StrictField):
 
 def _keras_schema() -> JSONSchema:
     properties: dict[str, JSONSchema] = {"class_name": {"type": "string"}, "config": {"type": "object"}}
-    text = "a model of Keras, as model.to_json() gives it; that string is taken too"
+    text = "A model of Keras, as `model.to_json()` gives it; that string is taken too."
     return {"type": "object", "properties": properties, "required": list(properties), "description": text}
 
 
