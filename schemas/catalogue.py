@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from marshmallow import INCLUDE, Schema, fields
 
-from schemas.common import SelectedBlockSchema
+from schemas.common import OpenSchema, SelectedBlockSchema
 from schemas.tensor import TensorAnswerField
 
 
@@ -79,6 +79,10 @@ class PresetTrialSchema(Schema):
     steps = fields.Integer(required=True)
 
 
+class OptionDefaultsSchema(OpenSchema):
+    """Defaults by the names of options."""
+
+
 class CatalogueEntrySchema(Schema):
     """One block of the catalogue: its description, formulas, options and what only its kind has."""
 
@@ -94,7 +98,7 @@ class CatalogueEntrySchema(Schema):
     inputs = fields.Nested(LayerInputCountSchema, metadata={"description": "the number of inputs that a layer takes"})
     conventions = fields.Dict(
         keys=fields.String(),
-        values=fields.Dict(),
+        values=fields.Nested(OptionDefaultsSchema),
         metadata={"description": "defaults that differ for a value of an optimizer's option `convention`"},
     )
     state = fields.List(

@@ -63,4 +63,6 @@ def or_null(schema: JSONSchema) -> JSONSchema:
     """Return a JSON Schema that accepts null beside what `schema` accepts."""
     if isinstance(schema.get("type"), str) and "enum" not in schema:
         return schema | {"type": [schema["type"], "null"]}
+    if "anyOf" in schema:
+        return schema | {"anyOf": [*schema["anyOf"], {"type": "null"}]}
     return {"anyOf": [schema, {"type": "null"}]}

@@ -55,7 +55,7 @@ class LayerSchema(StrictSchema):
     """The keys that layers of every type have."""
 
     type = WordField(layers.names, required=True, metadata={"description": "the type of the layer"})
-    name = NameField(metadata={"description": "its name in other layers' `inputs`; by default <type>_<position>"})
+    name = NameField(metadata={"description": "its name in other layers' `inputs`; by default `<type>_<position>`"})
     inputs = NamesField(metadata={"description": "the layers that it takes, or 'input'; by default the layer before"})
     shares = NameField(metadata={"description": "the layer whose parameters it shares"})
     trainable = FlagField(metadata={"description": "whether the gradients of its parameters are computed (true)"})

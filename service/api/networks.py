@@ -257,7 +257,7 @@ IDENTIFIER = {
     "in": "path",
     "required": True,
     "schema": {"type": "string", "pattern": f"^{ID.pattern}$"},
-    "description": "the id of the network; `POST /v1/networks` answers it, and `GET /v1/networks` lists yours",
+    "description": "the id of the network: `POST /v1/networks` returns it, and `GET /v1/networks` lists yours",
 }
 
 

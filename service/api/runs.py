@@ -74,7 +74,7 @@ IDENTIFIER = {
     "in": "path",
     "required": True,
     "schema": {"type": "string", "pattern": f"^{ID.pattern}$"},
-    "description": "the id of the run; `POST /v1/runs` answers it, and `GET /v1/runs` lists yours",
+    "description": "the id of the run: `POST /v1/runs` returns it, and `GET /v1/runs` lists yours",
 }
 
 
@@ -245,7 +245,7 @@ def show_run(id: str) -> Response:  # noqa: A002 (the name in the path)
             "name": "after",
             "in": "query",
             "schema": {"type": "integer", "minimum": NONE, "maximum": LARGEST_EXACT_INTEGER, "default": NONE},
-            "description": "the step of the last record that is known; -1: none is",
+            "description": "the step of the last record that you have; -1 for none",
         },
         {
             "name": "limit",

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,7 +36,7 @@ gradients = next(module for module in modules if module.__name__.endswith(".grad
 body = models.GradientsRequest.from_dict(request)
 assert body.to_dict() == request, body.to_dict()
 answer = gradients.sync(client=package.Client(address), body=body)
-print(json.dumps({{"given": given, "answer": answer.to_dict()}}))
+print(json.dumps({{"given": given, "models": models.__all__, "answer": answer.to_dict()}}))
 """
 
 pytestmark = pytest.mark.skipif(
@@ -100,6 +101,9 @@ def check_operations_and_the_readme(generated: Path, server: Server) -> None:
     untyped = {operation["operationId"] for operation in operations if not success_of(operation).get("content")}
     # Generators do not know the type of the first one, and the others have no body.
     assert untyped == {"openapi_yaml", "remove_network", "remove_run"}
+    unnamed = re.compile(r"(Type|Item|Inner|Body)_?\d+$|^(Body|Inner)|AdditionalProperty$")
+    assert len(found["models"]) > 400
+    assert [name for name in found["models"] if unnamed.search(name)] == []
     assert found["given"].keys() == {operation["operationId"] for operation in operations}
     for operation in operations:
         classes = {"Problem"} if operation["operationId"] in untyped else {given_by(operation), "Problem"}
