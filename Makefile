@@ -49,16 +49,16 @@ demo: $(VENV)/.runtime ## build the demo, the page at /, if it is not what demo/
 # Tests start dozens of processes: without compiled files each would compile everything again.
 test: export PYTHONDONTWRITEBYTECODE :=
 
-# Tests in a browser have a process of their own, so that one Chromium and one server do; the others have one more than there
-# are cores, because some wait for servers. What the browser's and `lint` say follows the others.
+# Tests in a browser have a process of their own, so that one Chromium and one server do; the demo is built before them. The
+# others have one more process than there are cores, because some wait for servers. What the browser's and `lint` say follows.
 BROWSER := tests/browser tests/test_demo.py
 
 .PHONY: test
 test: $(VENV)/.dev ## set everything up and run every check and test
-	@$(BIN)/python scripts/demo.py || [ $$? = 3 ]
 	@said=$$(mktemp -d); trap 'rm -rf "$$said"' EXIT; \
 	$(MAKE) --no-print-directory lint >"$$said/lint" 2>&1 & lint=$$!; \
-	$(BIN)/python -m pytest -p no:schemathesis $(BROWSER) >"$$said/browser" 2>&1 & browser=$$!; \
+	{ $(BIN)/python scripts/demo.py || [ $$? = 3 ]; } >"$$said/browser" 2>&1 && \
+		$(BIN)/python -m pytest $(BROWSER) >>"$$said/browser" 2>&1 & browser=$$!; \
 	$(BIN)/python -m pytest -n $$($(BIN)/python -c 'import os; print(1 + (os.cpu_count() or 1))') --dist worksteal \
 		$(BROWSER:%=--ignore=%); tested=$$?; \
 	wait $$browser; browsed=$$?; wait $$lint; linted=$$?; cat "$$said/browser" "$$said/lint"; \

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NotRequired
-
 from marshmallow import ValidationError, fields
-
 from schemas.common import about, finite_field, warnings_field
 from schemas.components import Components, JSONSchema
 from schemas.derivatives import VectorsField
@@ -16,6 +13,8 @@ from service.engine.arrays import Array
 from service.engine.insight.check import TOLERANCES
 from service.engine.insight.check_report import VERDICTS
 from service.engine.insight.differences import STEPS
+from types import MappingProxyType
+from typing import Any, NotRequired
 
 MOST_LENGTHS = 100
 SMALLEST_STEP, LARGEST_STEP = 1e-300, 1e100
@@ -51,6 +50,9 @@ class LoadedCheck(LoadedSubject):
 class CheckRequest(SubjectRequest[LoadedCheck]):
     """A request to check a claimed gradient, or else the service's own."""
 
+    called = MappingProxyType(
+        dict.fromkeys(("eps", "epsilon", "h", "delta", "perturbation"), "steps") | {"threshold": "tolerance"}
+    )
     fresh = frozenset((*SubjectRequest.fresh, "claimed"))
 
     class Meta(SubjectRequest.Meta):

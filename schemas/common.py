@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any, NamedTuple
-
 from marshmallow import INCLUDE, ValidationError, fields, post_load, validates_schema
-
 from schemas.components import Components, JSONSchema, list_of
 from schemas.declared import ChoiceField
-from schemas.fields import Message, NumberField, StrictSchema, WordField, read_each
+from schemas.fields import Message, NumberField, PREVIEW, StrictSchema, WordField, read_each, shown
 from service.engine.declarations import Registry
 from service.engine.descent.comparison import MOST_TRAININGS
 from service.engine.descent.update import Clip
 from service.engine.texts import LANGUAGES
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 TO_ONE_NUMBER = ("mean", "sum")
 """Reductions that give one number, as descents and derivatives of a loss need."""
@@ -83,7 +81,9 @@ class ChoicesField(ChoiceField):
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         if not isinstance(value, list) or not 0 < len(value) <= self.most:
-            raise self.refuse(f"a list of 1 to {self.most} {self.registry.plural}", value)
+            one = isinstance(value, str) or (isinstance(value, Mapping) and "type" in value)
+            instead = f"; write [{shown(value)}]" if one and len(shown(value)) < PREVIEW else ""
+            raise self.refuse(f"a list of 1 to {self.most} {self.registry.plural}", value, instead=instead)
         read = super()._deserialize
         return tuple(read_each(enumerate(value), lambda entry: read(entry, attr, data, **kwargs)).values())
 

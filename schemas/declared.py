@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from functools import cache
-from types import MappingProxyType
-from typing import Any
-
 from marshmallow import ValidationError
-
 from schemas.components import Components, JSONSchema, any_of, closed_object
 from schemas.fields import LONG_LIST, Message, StrictField, StrictSchema, ValueField, plain, properties_of, shown
+from schemas.rewriting import as_json, from_call, from_keras, is_keras, made
 from service.engine.declarations import Declaration, Reference, Registry, Selection
 from service.engine.descent.optimizers import optimizers
 from service.engine.descent.schedules import schedules
@@ -21,7 +20,9 @@ from service.engine.network.layers import layers
 from service.engine.network.losses import losses
 from service.engine.network.regularizers import regularizers
 from service.engine.options import Choice, Option, Value
-from service.engine.suggestions import suggest, translated
+from service.engine.suggestions import NOTHING, suggest, translated
+from types import MappingProxyType
+from typing import Any
 
 
 def field_for(option: Option) -> StrictField:
@@ -57,7 +58,23 @@ def options_schema(declaration: Declaration) -> StrictSchema:
     )
     schema = made()
     assert isinstance(schema, StrictSchema)
+    kind = type(declaration).__name__.lower()
+    schema.elsewhere = dict.fromkeys(BESIDE.get(kind, ()), f"beside {kind!r}")
     return schema
+
+
+BESIDE: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "loss": ("reduction", "loss_weights", "sample_weights", "normalize_weights"),
+        "optimizer": (
+            *("schedule", "clip", "steps", "epochs", "batch_size", "shuffle", "batches", "frozen", "validation"),
+            *("stop", "trace", "checkpoint", "seed"),
+        ),
+    }
+)
+"""Keys of requests that callers look for among the options of blocks of a kind."""
+NAMES = re.compile(r"[\w .:-]*")
+"""What names of blocks are made of, also those of other libraries; formulas and programs have other characters."""
 
 
 REGISTRIES: tuple[Registry[Any], ...] = (layers, activations, losses, optimizers, schedules, initializers, regularizers)
@@ -69,7 +86,12 @@ def unknown_choice(registry: Registry[Any], name: object, kind: str = "") -> Mes
     `kind` is the word for the blocks of the registry, if it is not the registry's own.
     """
     text, known = f"no {kind or registry.kind} is called {shown(name)}", registry.names
+    block = from_call(registry, name, options_schema) if isinstance(name, str) and not kind else {}
+    if len(block) > 1:
+        return Message(f"{text}; write {as_json(block)}")
     meant = _meant(registry, name)
+    if not meant and isinstance(name, str) and NAMES.fullmatch(name) is None:
+        meant = f"; formulas and programs are not read here: take {article(registry.kind)} by its name."
     if not meant:
         return Message(text, known)
     if len(known) <= LONG_LIST:
@@ -85,11 +107,12 @@ def meant_choice(registry: Registry[Any], name: object) -> str:
 
 def _meant(registry: Registry[Any], name: object) -> str:
     """Return a suggestion for an unknown name: a name of this registry, or the block of another kind that has it."""
-    if isinstance(name, str) and not meant_choice(registry, name):
-        for other in REGISTRIES:
-            there = name if name in other else translated("", name, other.names).name
-            if there and other is not registry:
-                return _of_another_kind(there, other, registry)
+    if isinstance(name, str) and translated(registry.kind, name, registry.names) == NOTHING:
+        for kind in ("", *(other.kind for other in (activations, losses, optimizers))):
+            for other in REGISTRIES:
+                there = name if name in other else translated(kind, name, other.names).name
+                if there and other is not registry and kind in ("", other.kind):
+                    return _of_another_kind(there, other, registry)
     found = suggest(registry.kind, name, registry.names)
     its = registry[found.name].name if found.name else ""
     alias = f" That is {its!r}." if its != found.name else ""
@@ -102,7 +125,8 @@ def _of_another_kind(name: str, its: Registry[Any], wanted: Registry[Any]) -> st
             f"; {name!r} is an activation: write it as 'activation' of the layer before, or as a layer of its own, "
             f'{{"type": "activation", "activation": "{name}"}}'
         )
-    return f"; {name!r} is {article(its.kind)}, not {article(wanted.kind)}."
+    place = " Its place is 'loss', beside 'network'." if wanted is layers and its is losses else ""
+    return f"; {name!r} is {article(its.kind)}, not {article(wanted.kind)}.{place}"
 
 
 def article(noun: str) -> str:
@@ -112,6 +136,8 @@ def article(noun: str) -> str:
 
 class ChoiceField(StrictField):
     """The choice of a block of one kind: its name, or an object with `type` and options. It loads a `Selection`."""
+
+    has_keys = True
 
     def __init__(self, registry: Registry[Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -124,16 +150,32 @@ class ChoiceField(StrictField):
                 raise ValidationError(unknown_choice(self.registry, value))
             needed = [option.name for option in self.registry[value].options if option.required]
             if needed:
-                takes = f"needs {' and '.join(needed)}: send an object with 'type' and these"
-                raise ValidationError(Message(f"{value!r} {takes}"))
+                options = ", ".join(f'"{name}": …' for name in needed)
+                whole = f'{{"type": "{value}", {options}}}'
+                raise ValidationError(Message(f"{value!r} needs {' and '.join(needed)}: send {whole}"))
             value = {"type": value}
         if not isinstance(value, Mapping):
             takes = f"the name of {article(self.registry.kind)} or an object with 'type'"
-            if self.registry is regularizers and isinstance(value, int | float):
-                raise self.refuse(takes, value, instead=f', such as {{"l2": {value}}}')
-            listed = self.registry.names
-            raise self.refuse(takes, value, listed)
+            instead = self._instead(value)
+            raise self.refuse(takes, value, () if instead else self.registry.names, instead)
+        if is_keras(value):
+            block = from_keras(self.registry, value, options_schema)
+            send = as_json(block) if block else "an object with 'type' and its options"
+            raise ValidationError(Message(f"this is {article(self.registry.kind)} as Keras writes it; send {send}"))
         return select(self.registry, self.with_type(value))
+
+    def _instead(self, value: Any) -> str:
+        """Return advice for a value that is neither a name nor an object; "" if there is none."""
+        if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str | dict):
+            return f"; write {shown(value[0])}, without the list"
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if self.registry is regularizers and number:
+            return f', such as {{"l2": {value}}}'
+        if self.registry is initializers and number:
+            return f'; write {{"type": "constant", "value": {value}}}'
+        if self.registry is initializers and isinstance(value, list):
+            return "; numbers for each weight are sent as 'parameters', beside 'network'"
+        return ""
 
     def with_type(self, value: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the object with its `type`, which only regularizers may omit: their options imply it."""
@@ -224,6 +266,10 @@ def select(registry: Registry[Any], value: Mapping[str, Any]) -> Selection[Any]:
     if not isinstance(name, str) or name not in registry:
         raise ValidationError({"type": [unknown_choice(registry, name)], **_faults_of(given, registry, name)})
     declaration = registry[name]
+    rate = given.get("learning_rate")
+    if isinstance(rate, Mapping) or (isinstance(rate, str) and meant_choice(schedules, rate)):
+        detail = f"takes a number, got {shown(rate)}; a rate that changes is a 'schedule', beside 'optimizer'"
+        raise ValidationError({"learning_rate": [Message(detail)]})
     options = options_schema(declaration).load(given)
     selection = registry.select(name, **options)
     misfit = declaration.refuse(**selection.options) if declaration.refuse is not None else None
@@ -235,10 +281,18 @@ def select(registry: Registry[Any], value: Mapping[str, Any]) -> Selection[Any]:
 
 def missing_type(value: Mapping[str, Any], registry: Registry[Any]) -> Message:
     """Return the error for an object without `type`; it names the key that was probably meant to be `type`."""
+    options = {option.name for declaration in registry for option in declaration.options}
     for key, name in value.items():
-        known = isinstance(name, str) and (name in registry or meant_choice(registry, name))
-        if known and (key == "name" or translated("key", key, ("type",)).name):
+        known = isinstance(name, str) and key not in options and (name in registry or meant_choice(registry, name))
+        if known:
             return Message(f"is required; it came as {key!r}")
+    if len(value) == 1:
+        ((name, its),) = value.items()
+        block = made(registry, name, (), its, options_schema) if isinstance(its, Mapping) else {}
+        if block:
+            return Message(f"is required; write {json.dumps(block)}")
+    if registry is layers and ("units" in value or any(translated("key", key, ("units",)).name for key in value)):
+        return Message('is required; for a layer of units that takes all inputs write "type": "dense"')
     return Message("is required", registry.names)
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Any, NotRequired
-
 import numpy as np
+from collections.abc import Collection, Mapping
 from marshmallow import ValidationError, fields, validates_schema
-
 from schemas.common import TO_ONE_NUMBER, about, finite_field, warnings_field
 from schemas.components import Components, JSONSchema, any_of, by_name, list_of
-from schemas.evaluation import ELSEWHERE, OF_GRADIENTS, LoadedNetwork, LossField, NetworkRequest
+from schemas.evaluation import ELSEWHERE, LoadedNetwork, LossField, NetworkRequest, OF_GRADIENTS
 from schemas.fields import FlagField, Message, NumbersByNameField, StrictField, StrictSchema, WordField, read_each
 from schemas.tensor import (
     ParametersAnswerField,
@@ -29,6 +26,8 @@ from schemas.tensor import (
 from service.engine.errors import MOST_ERRORS
 from service.engine.network.derivatives import KINDS, OF, TAKES_VECTORS, WRT
 from service.engine.network.losses import losses
+from types import MappingProxyType
+from typing import Any, NotRequired
 
 OF_THE_LOSS = OF_GRADIENTS
 """Keys with a meaning only if the loss is differentiated."""
@@ -84,6 +83,7 @@ class DerivativesRequest(NetworkRequest[LoadedDerivatives]):
     """A request for derivatives `of` the outputs or the loss, with respect to `wrt`."""
 
     elsewhere = ELSEWHERE
+    called = MappingProxyType({"type": "kind"})
     tensors = ("inputs", "targets", "sample_weights", "parameters")
     fresh = frozenset((*tensors, "seed", "vectors"))
 

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import islice
-from types import MappingProxyType
-from typing import Any, NotRequired, TypedDict
-
 from marshmallow import ValidationError, fields
-
 from schemas.common import about, finite_field, warnings_field
 from schemas.components import Components, JSONSchema, by_name
-from schemas.declared import ChoiceField
+from schemas.declared import ChoiceField, missing_type
 from schemas.fields import (
-    MOST_NAMES,
     FlagField,
     IntegerField,
+    MOST_NAMES,
     Message,
     NumbersByNameField,
     SeedField,
@@ -28,6 +24,7 @@ from schemas.fields import (
 )
 from schemas.parameter_files import PyTorchTree, file_bytes, resolved
 from schemas.requests import R, RequestSchema
+from schemas.rewriting import is_keras
 from schemas.stored import NetworkOrIdField, ParametersOrIdField
 from schemas.tensor import (
     ParametersAnswerField,
@@ -40,8 +37,11 @@ from schemas.tensor import (
 from service.engine.arrays import Array
 from service.engine.declarations import Selection
 from service.engine.network.definition import Definition
+from service.engine.network.layers import layers
 from service.engine.network.losses import Loss, losses
 from service.engine.network.total_loss import REDUCTIONS
+from types import MappingProxyType
+from typing import Any, NotRequired, TypedDict
 
 DTYPES = ("float64", "float32")
 
@@ -63,8 +63,10 @@ ELSEWHERE: Mapping[str, str] = MappingProxyType(
     | dict.fromkeys(("expression", "points", "variables"), "/v1/functions/gradient")
     | dict.fromkeys(("starts",), "/v1/functions/descend")
     | {"shards": "/v1/gradients"}
+    | dict.fromkeys(("layers", "input_shape"), "network")
+    | {option.name: "into a layer of 'network'" for option in (*layers["dense"].options, *layers["dropout"].options)}
 )
-"""Keys of other endpoints, and the endpoint that takes them."""
+"""Keys of other endpoints and of other objects, and what takes them."""
 WITH_A_LOSS: Mapping[str, str] = MappingProxyType(
     dict(ELSEWHERE) | {option.name: "loss" for declaration in losses for option in declaration.options}
 )
@@ -186,8 +188,17 @@ class LossField(ChoiceField):
         given = plain(value)
         if not isinstance(given, Mapping) or isinstance(given.get("type"), str) or not given:
             return super()._deserialize(given, attr, data, **kwargs)
+        if is_keras(given):
+            return super()._deserialize(given, attr, data, **kwargs)
         read = super()._deserialize
-        return read_each(islice(given.items(), MOST_NAMES), lambda loss: read(loss, attr, data, **kwargs), MOST_NAMES)
+        each = islice(given.items(), MOST_NAMES)
+        try:
+            return read_each(each, lambda loss: read(loss, attr, data, **kwargs), MOST_NAMES)
+        except ValidationError:
+            named = missing_type(given, losses)  # such as {"name": "huber", "delta": 2}
+            if named.allowed or all(isinstance(loss, str | Mapping) for loss in given.values()):
+                raise
+            raise ValidationError({"type": [named]}) from None
 
     def json_schema(self, components: Components) -> JSONSchema:
         one = super().json_schema(components)

@@ -6,16 +6,12 @@ marshmallow's own Integer, Float and Boolean accept strings. JSON has types, so 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import islice
-from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
-
 import numpy as np
 import orjson
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from marshmallow import RAISE, Schema, ValidationError, fields, missing
 from marshmallow.exceptions import ValidationError as MarshmallowError
-
 from schemas.components import (
     Components,
     JSONSchema,
@@ -28,18 +24,20 @@ from schemas.components import (
 )
 from service.engine.errors import MOST_ERRORS
 from service.engine.options import (
-    LARGEST_EXACT_INTEGER,
-    LONGEST_LIST,
     Choice,
     Flag,
     Integer,
     Integers,
+    LARGEST_EXACT_INTEGER,
+    LONGEST_LIST,
     Number,
     Numbers,
     Refused,
     Value,
 )
-from service.engine.suggestions import MOST_SUGGESTIONS, Suggestion, suggest
+from service.engine.suggestions import MOST_SUGGESTIONS, Suggestion, suggest, translated
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
 
 K = TypeVar("K")
 
@@ -109,6 +107,11 @@ def unquoted(value: Any) -> str:
     return f"; write {text}, without quotation marks" if math.isfinite(number) else f"; {NOT_FINITE}"
 
 
+def listed(name: Any) -> str:
+    """Return advice for a name where a list of names is taken; "" for any other value."""
+    return f"; write [{shown(name)}]" if isinstance(name, str) and len(name) <= PREVIEW else ""
+
+
 def _beginning(text: Any) -> str:
     """Return the beginning of a text that is a view of the body, for a message. Raise `TypeError` for other values."""
     if isinstance(text, memoryview):
@@ -148,7 +151,10 @@ class StrictSchema(Schema):
     """A schema that refuses unknown keys and suggests the key that was probably meant."""
 
     elsewhere: Mapping[str, str] = MappingProxyType({})
-    """Keys that callers may look for here, and their right place: the key of an object, or the path of an endpoint."""
+    """Keys that callers may look for here, and their right place: the key of an object, the path of an endpoint, or
+    words such as "beside 'loss'"."""
+    called: Mapping[str, str] = MappingProxyType({})
+    """What callers call keys of this schema, and of no other."""
 
     bounds: Mapping[str, int] = MappingProxyType({})
     """The number of keys that may occur together, as JSON Schema keywords; the schema's validation refuses others."""
@@ -169,6 +175,27 @@ class StrictSchema(Schema):
             # would stay until the garbage collector runs.
             raise error.with_traceback(None) from None
 
+    def _deserialize(self, data: Any, *, error_store: Any, **kwargs: Any) -> Any:
+        """Deserialize the fields of an object as marshmallow does, without its choices that no schema here makes.
+
+        Most keys of a request are left out. To find that takes marshmallow as long as to read a word.
+        """
+        if not isinstance(data, Mapping) or kwargs.get("many") or kwargs["unknown"] != RAISE:
+            return super()._deserialize(data, error_store=error_store, **kwargs)
+        loaded: dict[str, Any] = {}
+        for name, field in self.load_fields.items():
+            value = data.get(name, missing)
+            if value is missing and not field.required and field.load_default is missing:
+                continue
+            try:
+                loaded[name] = field.deserialize(value, name, data)
+            except MarshmallowError as error:
+                error_store.store_error(error.messages, name)
+        for key in data:
+            if key not in self.load_fields:
+                error_store.store_error([self.error_messages["unknown"]], key)
+        return loaded
+
     def handle_error(self, error: MarshmallowError, data: Any, *, many: bool, **kwargs: Any) -> None:
         if isinstance(error.messages, dict):
             known = list(self.load_fields)
@@ -178,7 +205,9 @@ class StrictSchema(Schema):
             for key in unknown[MOST_ERRORS:]:
                 del error.messages[key]
             messages = {
-                key: [self._unknown(key, known) if place < MOST_SUGGESTIONS else Message("unknown key", known)]
+                key: [
+                    self._unknown(key, data[key], known) if place < MOST_SUGGESTIONS else Message("unknown key", known)
+                ]
                 for place, key in enumerate(unknown[:MOST_ERRORS])
             }
             # First, because a missing key is often there under another name.
@@ -186,18 +215,40 @@ class StrictSchema(Schema):
             if "_schema" in error.messages and not isinstance(data, Mapping):
                 error.messages = {"_schema": [Message(f"takes an object, got {shown(plain(data))}")]}
 
-    def _unknown(self, key: str, known: Sequence[str]) -> Message:
-        instead = self._instead(key)
+    def _unknown(self, key: str, value: Any, known: Sequence[str]) -> Message:
+        instead = self._instead(key, value)
         return Message(f"unknown key{instead}", () if instead and len(known) > LONG_LIST else known)
 
-    def _instead(self, key: str) -> str:
-        """Return a suggestion for an unknown key: a similar key, or the place where the key belongs."""
+    def _instead(self, key: str, value: Any) -> str:
+        """Return a suggestion for an unknown key: a similar key, or the place where it, or what is in it, belongs."""
+        if isinstance(value, list | np.ndarray) and key in self.elsewhere and f"{key}s" in self.load_fields:
+            return f"; did you mean '{key}s'? It takes a list"
         found = Suggestion(key) if key in self.elsewhere else suggest("key", key, self.load_fields, self.elsewhere)
+        found = Suggestion(self.called[key]) if key in self.called else found
+        within = self._within(value, found.name)
+        if within:
+            return f"; write what is in it directly into this object: {within}"
         place = self.elsewhere.get(found.name)
         if place is None or found.name in self.load_fields:
             return str(found)
-        where = f"to {place}" if place.startswith("/") else f"into {place!r}"
-        return f"; it belongs {where}" + (f" as {found.name!r}" if found.name != key else "")
+        where = f"to {place}" if place.startswith("/") else place if " " in place else f"into {place!r}"
+        note = f". {found.note.rstrip('.')}" if found.note else ""
+        return f"; it belongs {where}" + (f" as {found.name!r}" if found.name != key else "") + note
+
+    def _within(self, value: Any, meant: str) -> str:
+        """Return the keys in the value of an unknown key, as they are called here, if most of them belong here; "" if
+        they do not, or if the key was `meant` to be another one, whose value has such keys."""
+        field = self.load_fields.get(meant)
+        if not isinstance(value, Mapping) or (getattr(field, "has_keys", False) and meant not in value):
+            return ""
+        given = list(islice(value, MOST_SUGGESTIONS))
+        here = {
+            each: each if each in self.load_fields else translated("key", each, self.load_fields).name for each in given
+        }
+        known = [each for each in given if here[each]]
+        if not known or 2 * len(known) < len(given):
+            return ""
+        return ", ".join(repr(here[each]) + (f" for {each!r}" if here[each] != each else "") for each in known)
 
 
 class KnownWrong(NamedTuple):
@@ -212,6 +263,8 @@ class KnownWrong(NamedTuple):
 class StrictField(fields.Field[Any]):
     """The base of all fields of requests. Its errors say `is required` or `takes …, got …`."""
 
+    has_keys = False
+    """Whether the field takes an object with keys of its own."""
     default_error_messages: dict[str, Any] = {  # noqa: RUF012 (marshmallow merges it over the classes)
         "required": "is required",
         "null": "may not be null",
@@ -222,13 +275,25 @@ class StrictField(fields.Field[Any]):
         return self.deserialize(value) if value is None else self._deserialize(value, None, None)
 
     def deserialize(self, value: Any, attr: str | None = None, data: Any = None, **kwargs: Any) -> Any:
-        """Deserialize a value as marshmallow does; a `KnownWrong` raises the errors it holds."""
+        """Deserialize a value as marshmallow does; a `KnownWrong` raises the errors it holds.
+
+        The fields of requests have no validators beside `_deserialize`: marshmallow would look for them at each value.
+        """
+        if value is missing:
+            if self.required:
+                raise self.make_error("required")
+            return self.load_default() if callable(self.load_default) else self.load_default
+        if value is None:
+            if not self.allow_none:
+                raise self.make_error("null")
+            return None
         if isinstance(value, KnownWrong):
             raise ValidationError(value.messages)
-        return super().deserialize(value, attr, data, **kwargs)
+        return self._deserialize(value, attr, data, **kwargs)
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        assert not (self.validators or self.pre_load or self.post_load)
         if not self.required:
             self.error_messages["null"] = "may not be null; leave it out instead"
 
@@ -347,10 +412,12 @@ class WordsField(StrictField):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> frozenset[str]:
         words = plain(value)
         if not isinstance(words, list):
-            instead = f"; write [{shown(words)}]" if words in self.values else ""
+            known = isinstance(words, str) and words in self.values
+            chosen = list(words) if isinstance(words, Mapping) and set(words) <= set(self.values) else []
+            instead = listed(words) if known else f"; write {shown(chosen)}" if chosen else ""
             raise self.refuse("a list of words", words, self.values, instead)
         wrong = ((place, word) for place, word in enumerate(words) if word not in self.values)
-        errors = {place: [unknown_name("choice", word, self.values)] for place, word in islice(wrong, MOST_ERRORS)}
+        errors = {place: [unknown_name("part", word, self.values)] for place, word in islice(wrong, MOST_ERRORS)}
         if errors:
             raise ValidationError(errors)
         return frozenset(words)
@@ -407,7 +474,9 @@ class NamesField(StrictField):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[str, ...]:
         names = plain(value)
         if not isinstance(names, list) or not 0 < len(names) <= MOST_NAMES:
-            raise self.refuse(f"a list of 1 to {MOST_NAMES} names of layers", names)
+            number = isinstance(names, int) and not isinstance(names, bool)
+            instead = "; numbers of inputs and outputs are inferred, leave it out" if number else listed(names)
+            raise self.refuse(f"a list of 1 to {MOST_NAMES} names of layers", names, instead=instead)
         if not all(isinstance(name, str) and len(name) <= NameField.LONGEST for name in names):
             raise self.refuse("a list of names of layers", names)
         return tuple(names)
@@ -424,6 +493,8 @@ class NamesField(StrictField):
 
 class ObjectField(StrictField):
     """An object that is validated by another schema."""
+
+    has_keys = True
 
     def __init__(self, schema: StrictSchema, **kwargs: Any) -> None:
         super().__init__(**kwargs)

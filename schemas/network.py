@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import numpy as np
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
-from typing import Any
-
 from marshmallow import ValidationError
-
 from schemas.components import Components, JSONSchema, any_of, by_name, list_of
 from schemas.declared import (
     article,
@@ -21,10 +20,10 @@ from schemas.declared import (
 )
 from schemas.documents import recognised
 from schemas.fields import (
-    LONG_LIST,
-    MOST_NAMES,
     FlagField,
     IntegersField,
+    LONG_LIST,
+    MOST_NAMES,
     Message,
     NameField,
     NamesField,
@@ -39,14 +38,19 @@ from schemas.fields import (
 )
 from schemas.keras import Unreadable, is_document, read
 from schemas.onnx import definition_of, file_schema, is_onnx
+from schemas.rewriting import from_call, made, sizes
 from service.engine.declarations import Registry
 from service.engine.errors import MOST_ERRORS, Path
-from service.engine.network.definition import INPUT, Definition, LayerDefinition
+from service.engine.network.activations import activations
+from service.engine.network.definition import Definition, INPUT, LayerDefinition
 from service.engine.network.layered import NetworkDefinition
 from service.engine.network.layers import layers
-from service.engine.suggestions import suggest
+from service.engine.suggestions import suggest, translated
+from types import MappingProxyType
+from typing import Any
 
 LAYER = '{"type": "dense", "units": 3}'
+WITHOUT_INPUTS = "the first size is that of the inputs, which are no layer"
 MOST_LAYERS = 4096
 """The number of layers above which a network is refused unread, whatever an operator allows: reading takes time."""
 
@@ -70,7 +74,12 @@ class LayersField(StrictField):
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[LayerDefinition, ...]:
         if not isinstance(value, list) or not 0 < len(value) <= MOST_LAYERS:
-            raise self.refuse(f"a list of 1 to {MOST_LAYERS} layers", value)
+            instead = (
+                "; write a list, with the names in it as 'name' of each layer" if isinstance(value, Mapping) else ""
+            )
+            raise self.refuse(f"a list of 1 to {MOST_LAYERS} layers", value, instead=instead)
+        if _are_sizes(value):
+            raise self.refuse("a list of layers", value, instead=f"; write {sizes(value)}: {WITHOUT_INPUTS}")
         made: list[LayerDefinition] = []
         errors: dict[int, Any] = {}
         for position, layer in enumerate(value):
@@ -115,7 +124,8 @@ def layer_schema(components: Components) -> JSONSchema:
 
 def _layer(value: Any, position: int) -> LayerDefinition:
     if not isinstance(value, Mapping):
-        raise ValidationError([Message(f"takes an object with 'type', such as {LAYER}, got {shown(value)}")])
+        takes = f"takes an object with 'type', such as {_written(value)}"
+        raise ValidationError([Message(f"{takes}, got {shown(plain(value))}")])
     foreign = recognised(value)
     if foreign:
         raise ValidationError([Message(foreign)])
@@ -133,6 +143,24 @@ def _layer(value: Any, position: int) -> LayerDefinition:
         except ValidationError as error:
             errors |= error.messages_dict
     raise ValidationError(errors)
+
+
+def _are_sizes(value: Any) -> bool:
+    """Return whether a list has only sizes of layers, as textbooks write a network."""
+    return isinstance(value, list) and len(value) > 1 and all(type(size) is int and size > 0 for size in value)
+
+
+def _written(value: Any) -> str:
+    """Return the JSON of the layer that a text such as `Linear(2, 4)`, or a list of its words, probably stands for."""
+    name, arguments = (value[0], value[1:]) if isinstance(value, list) and value else (value, ())
+    if not isinstance(name, str):
+        return LAYER
+    known: Registry[Any] = layers
+    layer = from_call(known, name, options_schema) or made(known, name, arguments, {}, options_schema)
+    activation = translated(activations.kind, name, activations.names).name
+    if not layer and activation:
+        layer = {"type": "activation", "activation": activation}
+    return json.dumps(layer) if layer else LAYER
 
 
 def _known_layer(value: Mapping[str, Any], kind: str, position: int) -> LayerDefinition:
@@ -153,9 +181,7 @@ def _known_layer(value: Mapping[str, Any], kind: str, position: int) -> LayerDef
     for key in errors:
         if key not in own and key not in COMMON_KEYS:
             names = [*options_schema(known[kind]).load_fields, *COMMON.load_fields]
-            meant = suggest("key", key, names, SCHEMA.load_fields)
-            belongs = meant.name in SCHEMA.load_fields and meant.name not in names
-            where = f"; {meant.name!r} belongs into the network, beside 'layers'" if belongs else str(meant)
+            where = _parameter(value, kind, position, key) or _elsewhere(value, key, names)
             allowed = sorted(names) if not where or len(names) <= LONG_LIST else ()
             errors[key] = [Message(f"{article(kind)} layer has no {shown(key)}{where}", allowed)]
     if errors or selection is None:
@@ -167,6 +193,25 @@ def _known_layer(value: Mapping[str, Any], kind: str, position: int) -> LayerDef
         shares=common.get("shares"),
         trainable=common.get("trainable", True),
     )
+
+
+def _parameter(value: Mapping[str, Any], kind: str, position: int, key: str) -> str:
+    """Return advice for an unknown key of a layer that holds its weights; "" for any other."""
+    if not isinstance(value[key], list | np.ndarray):
+        return ""
+    name = translated("parameter", key, layers[kind].parameters or ()).name
+    layer = value.get("name") or f"{kind}_{position + 1}"
+    whole = f'"parameters": {{"{layer}": {{"{name}": …}}}}'
+    return f"; weights are sent beside 'network', as {whole}" if name and isinstance(layer, str) else ""
+
+
+def _elsewhere(value: Mapping[str, Any], key: str, names: list[str]) -> str:
+    """Return a suggestion for an unknown key of a layer, with these names of known ones."""
+    if not isinstance(value[key], int):  # a number of outputs is no list of the network's outputs
+        place = translated("key", key, SCHEMA.load_fields).name
+        if place and not translated("key", key, names).name:
+            return f"; {place!r} belongs into the network, beside 'layers'"
+    return str(suggest("key", key, names))
 
 
 class InputShapeField(StrictField):
@@ -195,6 +240,11 @@ class InputShapeField(StrictField):
 class NetworkSchema(StrictSchema):
     """The architecture of a network. Parameters have a key of their own in requests."""
 
+    elsewhere = MappingProxyType(
+        dict.fromkeys(("loss", "optimizer", "parameters", "targets", "seed", "dtype", "training"), "beside 'network'")
+        | {option.name: "into a layer of the list 'layers'" for option in layers["dense"].options}
+    )
+
     layers = LayersField(required=True, metadata={"description": "in order: by default a layer takes the one before"})
     inputs = NamesField(
         unique=True,
@@ -218,6 +268,8 @@ INPUT_NAME = NameField()
 class NetworkField(StrictField):
     """The architecture of a network, loaded as the engine's `NetworkDefinition`."""
 
+    has_keys = True
+
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Definition:
         value = plain(value)
         if isinstance(value, dict) and is_onnx(value):
@@ -229,6 +281,8 @@ class NetworkField(StrictField):
             if foreign:
                 raise ValidationError(Message(foreign))
             instead = '; write {"layers": …} around the list' if isinstance(value, list) else ""
+            if _are_sizes(value):
+                instead = f'; write {{"layers": {sizes(value)}}}: {WITHOUT_INPUTS}'
             raise self.refuse("an object with 'layers'", value, instead=instead)
         foreign = recognised(value)
         if foreign and "layers" not in value:

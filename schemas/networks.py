@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple, NotRequired, TypedDict
-
 import numpy as np
 import orjson
 import pybase64
+from collections.abc import Mapping
 from marshmallow import ValidationError, fields
-
 from schemas.common import about, warnings_field
 from schemas.components import Components, JSONSchema, or_null
 from schemas.evaluation import Tree
@@ -23,6 +20,8 @@ from schemas.tensor import ParametersAnswerField
 from service.engine.errors import InvalidRequest
 from service.engine.network.definition import Definition
 from service.engine.onnx import Imported, read
+from types import MappingProxyType
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 JSON, ONNX = "json", "onnx"
 """The formats of stored networks: the JSON of a request, or an ONNX file."""
@@ -134,6 +133,7 @@ class StoreNetworkRequest(RequestSchema[LoadedNewNetwork]):
     """A network, and optionally parameters to store with the network."""
 
     fresh = frozenset(("network", "parameters"))
+    elsewhere = MappingProxyType(dict.fromkeys(("layers", "input_shape"), "network"))
 
     network = NewNetworkField(required=True, metadata=about("the architecture"))
     parameters = NewParametersField(

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, NotRequired, TypedDict
-
 from marshmallow import ValidationError, fields
-
-from schemas.common import MOST_STEPS, STATUSES, OpenSchema, about
+from schemas.common import MOST_STEPS, OpenSchema, STATUSES, about
 from schemas.components import Components, JSONSchema, schema_name
+from schemas.documents import recognised
 from schemas.fields import IntegerField, Message, StrictField, StrictSchema, WordField, object_schema
 from schemas.functions import DescendRequest
 from schemas.requests import RequestSchema
 from schemas.sweeps import SweepRequest
 from schemas.training import CompareRequest, TrainRequest
+from types import MappingProxyType
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 TAKES: Mapping[str, RequestSchema[Any]] = {
     "train": TrainRequest(),
@@ -64,9 +64,12 @@ class LoadedResume(TypedDict):
 class InnerRequestField(StrictField):
     """The request that a run computes: what the endpoint of its kind takes."""
 
+    has_keys = True
+
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         if not isinstance(value, RequestText | Mapping):
-            raise self.refuse("an object, as the endpoint of the kind takes it", value)
+            instead = f"; {recognised(value)}" if isinstance(value, str) and recognised(value) else ""
+            raise self.refuse("an object, as the endpoint of the kind takes it", value, instead=instead)
         return value
 
     def json_schema(self, components: Components) -> JSONSchema:
@@ -82,6 +85,10 @@ class RunRequest(RequestSchema[LoadedRun]):
 
     fresh = frozenset(("request",))
     elsewhere = {key: "request" for schema in TAKES.values() for key in schema.load_fields}  # noqa: RUF012
+    called = MappingProxyType(
+        dict.fromkeys(("type", "job", "task", "endpoint", "path", "operation", "method"), "kind")
+        | dict.fromkeys(("body", "payload", "params", "data", "config", "input", "args", "arguments"), "request")
+    )
 
     kind = WordField(
         list(TAKES),

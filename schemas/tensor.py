@@ -8,32 +8,34 @@ from __future__ import annotations
 
 import binascii
 import math
-from collections.abc import Mapping
-from itertools import chain, islice
-from typing import Any
-
 import numpy as np
 import pybase64
+from collections.abc import Mapping
+from itertools import chain, islice
 from marshmallow import ValidationError
-
 from schemas.components import Components, JSONSchema, any_of, by_name, closed_object, list_of
 from schemas.documents import is_state_dict, state_dict
-from schemas.fields import NOT_FINITE, PREVIEW, Message, StrictField, hint, plain, shown, unquoted
+from schemas.fields import Message, NOT_FINITE, PREVIEW, StrictField, hint, plain, shown, unquoted
 from service.engine.arrays import Array, first_true
 from service.engine.errors import MOST_ERRORS
 from service.engine.network.layers import layers
 from service.engine.options import LARGEST_EXACT_INTEGER
 from service.engine.suggestions import translated
+from typing import Any
 
 TYPED_DTYPES = ("float64", "float32", "int64", "int32", "uint8")
 MOST_AXES = 16
 MOST_TENSORS = 4096
 """The number of tensors by name in one object, at most; no layer and no network has as many."""
 TOO_MANY_AXES = f"is nested deeper than {MOST_AXES} lists"
+TAKES_TENSOR = "takes a tensor: nested lists of numbers or a typed array"
 TREE = "an object {layer: {parameter: tensor}}"
 EXAMPLE = '{"dense_1": {"kernel": [[1], [2]], "bias": [0]}}'
 PARAMETERS = tuple(dict.fromkeys(name for layer in layers for name in layer.parameters or ()))
 """The names of the parameters of layers."""
+TYPED = frozenset(("dtype", "shape", "base64"))
+"""The keys of a typed array."""
+LEFT_OUT = "; leave it out for initial values by the seed, which the initializers of the layers draw"
 NUMBERS = frozenset((int, float))
 PART = 2**16
 """Numbers of lists that are converted in one call."""
@@ -150,16 +152,24 @@ class TensorAnswerField(TensorField):
 class ParametersField(StrictField):
     """The parameters of a network: tensors by layer and parameter name."""
 
+    has_keys = True
+
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> dict[str, dict[str, Array]]:
         if not isinstance(value, Mapping):
-            raise self.refuse(TREE, value, instead="; a list has no names" if isinstance(value, list) else "")
+            instead = f"; a list has no names: send an object such as {EXAMPLE}" if isinstance(value, list) else ""
+            raise self.refuse(TREE, value, instead=LEFT_OUT if isinstance(value, str) else instead)
         tree: dict[str, dict[str, Array]] = {}
         errors: dict[str, Any] = {}
         for layer, tensors in value.items():
             if len(errors) >= MOST_ERRORS:
                 break
             if not isinstance(tensors, Mapping):
-                errors[layer] = [Message(f"takes an object {{parameter: tensor}}, got {shown(plain(tensors))}")]
+                named = '; name each, such as {"kernel": …, "bias": …}' if isinstance(tensors, list) else ""
+                errors[layer] = [Message(f"takes an object {{parameter: tensor}}, got {shown(plain(tensors))}{named}")]
+                continue
+            if _holds_layers(tensors):
+                detail = f"holds parameters by layer; send {TREE} without {layer[:PREVIEW]!r} around it"
+                errors[layer] = [Message(detail)]
                 continue
             try:
                 tree[layer], wrong = decode_each(tensors)
@@ -180,7 +190,7 @@ class ParametersField(StrictField):
 
 def _parameter(name: str) -> str:
     """Return the parameter that another library's name, such as W1, stands for; "" if it stands for none."""
-    return translated("parameter", name.rstrip("0123456789_"), PARAMETERS).name
+    return translated("parameter", _dotted(name).rstrip("0123456789_"), PARAMETERS).name
 
 
 def _flat(value: Mapping[str, Any]) -> str:
@@ -194,7 +204,20 @@ def _flat(value: Mapping[str, Any]) -> str:
     if not all(_parameter(each) for each in islice(value, MOST_ERRORS)):
         return ""
     came = f"{name[:PREVIEW]!r} is {shown(plain(value[name]))}"
-    return f"takes {TREE}, such as {EXAMPLE}: parameters are grouped by layer, but {came}"
+    layer, _, parameter = _dotted(name).rpartition(".")
+    example = f'{{"{layer}": {{"{parameter}": …}}}}' if layer and len(name) <= PREVIEW else EXAMPLE
+    return f"takes {TREE}, such as {example}: parameters are grouped by layer, but {came}"
+
+
+def _dotted(name: str) -> str:
+    """Return the name of an array with dots, where Keras writes `dense/kernel:0`."""
+    return name.split(":")[0].replace("/", ".")
+
+
+def _holds_layers(tensors: Mapping[str, Any]) -> bool:
+    """Return whether an object holds parameters by layer, or a state_dict, where it should hold those of one layer."""
+    trees = bool(tensors) and all(isinstance(item, Mapping) and not TYPED & set(item) for item in tensors.values())
+    return trees or is_state_dict(tensors)
 
 
 class ParametersAnswerField(ParametersField):
@@ -208,7 +231,7 @@ class TensorsField(StrictField):
     """One tensor, or one for each named input or output of a network."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Array | dict[str, Array]:
-        if not isinstance(value, Mapping) or is_typed(value):
+        if not isinstance(value, Mapping) or is_typed(value) or {"dtype", "shape"} <= set(value):
             return decode(value)
         tensors, errors = decode_each(value)
         if errors:
@@ -261,10 +284,11 @@ def decode(value: Any) -> Array:
         return value
     if isinstance(value, Mapping):
         return _from_typed(value)
-    takes = "takes a tensor: nested lists of numbers or a typed array"
-    listed = isinstance(value, str) and value.lstrip().startswith("[")
-    instead = "; send the list itself, without quotation marks" if listed else ""
-    raise ValidationError(Message(f"{takes}, got {shown(value)}{instead}"))
+    instead = ""
+    if isinstance(value, str):
+        listed = value.lstrip().startswith("[")
+        instead = "; send the list itself, without quotation marks" if listed else "; texts and files are not read"
+    raise ValidationError(Message(f"{TAKES_TENSOR}, got {shown(value)}{instead}"))
 
 
 def encode(array: Array) -> dict[str, Any]:
@@ -334,6 +358,9 @@ def _from_lists(value: list[Any]) -> Array:
 def _from_typed(value: Mapping[str, Any]) -> Array:
     errors: dict[str, Any] = {}
     known = ("dtype", "shape", "base64")
+    if not TYPED & set(value):
+        names = ", ".join(repr(key[:PREVIEW]) for key in islice(value, 3)) or "no keys"
+        raise _at((), f"{TAKES_TENSOR}, got an object with {names}")
     for key in value:
         if key not in known:
             errors[key] = [Message(f"unknown key of a typed array{hint(key, known)}", known)]
@@ -384,6 +411,8 @@ def _scalar(value: float) -> Array:
 
 def _numeric(item: Any) -> str:
     """Return advice for a value that was probably meant as a number; "" for any other."""
+    if isinstance(item, Mapping):
+        return "; a sample is a list of numbers, without names"
     if item is None:
         return f"; {NOT_FINITE}: leave samples without a value out"
     if type(item) is bool:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 from collections.abc import Mapping
 from functools import partial
-from types import MappingProxyType
-from typing import Any, NotRequired, TypedDict
-
-import numpy as np
 from marshmallow import ValidationError
-
-from schemas.common import MOST_STEPS, TO_ONE_NUMBER, ChoicesField, GradientClipSchema, PartSchema, Trace, about
+from schemas.common import ChoicesField, GradientClipSchema, MOST_STEPS, PartSchema, TO_ONE_NUMBER, Trace, about
 from schemas.components import Components, JSONSchema, by_name, list_of
 from schemas.declared import ChoiceField
-from schemas.evaluation import WITH_A_LOSS, LoadedNetwork, LossRequest, Tensors, shards_field
+from schemas.evaluation import LoadedNetwork, LossRequest, Tensors, WITH_A_LOSS, shards_field
 from schemas.fields import (
     FlagField,
     IntegerField,
@@ -26,6 +22,7 @@ from schemas.fields import (
     StrictSchema,
     WordField,
     WordsField,
+    listed,
     plain,
     read_each,
 )
@@ -42,8 +39,19 @@ from service.engine.descent.schedules import schedules
 from service.engine.descent.trace import TRACED
 from service.engine.descent.update import Clip
 from service.engine.options import LARGEST_EXACT_INTEGER
+from types import MappingProxyType
+from typing import Any, NotRequired, TypedDict
 
 MOST_BATCHES = 100_000
+
+
+OF_A_SCHEDULE = {
+    option.name: "schedule"
+    for declaration in schedules
+    for option in declaration.options
+    if option.name not in ("alpha", "mode", "unit", "factor", "threshold", "values")
+}
+"""Options of schedules that callers may look for beside 'schedule'; others have names that may mean anything."""
 
 
 class BatchesField(StrictField):
@@ -85,7 +93,7 @@ class FrozenField(StrictField):
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[str, ...]:
         if not isinstance(value, list) or len(value) > self.MOST:
-            raise self.refuse("a list of names, such as 'hidden' or 'hidden.kernel'", value)
+            raise self.refuse("a list of names, such as 'hidden' or 'hidden.kernel'", value, instead=listed(value))
         if not all(isinstance(name, str) for name in value):
             raise self.refuse("a list of names", value)
         return tuple(value)
@@ -279,7 +287,8 @@ class TrainRequest(TrainingRequest[LoadedTrain]):
 
     fresh = TrainingRequest.fresh | {"checkpoint"}
     elsewhere = MappingProxyType(
-        dict(WITH_A_LOSS)
+        {key: place for key, place in WITH_A_LOSS.items() if key != "tolerance"}
+        | OF_A_SCHEDULE
         | {option.name: "optimizer" for declaration in optimizers for option in declaration.options}
         | dict.fromkeys(TrainingTraceSchema().load_fields, "trace")
         | dict.fromkeys(TrainingStopSchema().load_fields, "stop")
@@ -365,7 +374,8 @@ class CompareRequest(TrainingRequest[LoadedCompare]):
     """A request to train a network with several optimizers, learning rates and seeds."""
 
     elsewhere = MappingProxyType(
-        {key: place for key, place in WITH_A_LOSS.items() if key != "optimizer"}
+        {key: place for key, place in WITH_A_LOSS.items() if key not in ("optimizer", "tolerance")}
+        | OF_A_SCHEDULE
         | {option.name: "optimizers" for declaration in optimizers for option in declaration.options}
         | dict.fromkeys(ComparisonTraceSchema().load_fields, "trace")
         | dict.fromkeys(TrainingStopSchema().load_fields, "stop")

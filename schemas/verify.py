@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, NotRequired
-
 from marshmallow import ValidationError, fields
-
 from schemas.check import ClaimedField
 from schemas.common import about, finite_field, warnings_field
 from schemas.components import Components, JSONSchema, closed_object, list_of
@@ -16,6 +13,7 @@ from schemas.tensor import ParametersAnswerField
 from service.engine.arrays import Array
 from service.engine.insight.verify.claims import LAYOUTS
 from service.engine.insight.verify.rounding import NOISES, RELATIVE, RELATIVE_FLOAT32
+from typing import Any, NamedTuple, NotRequired
 
 MOST_SUBMISSIONS = 1000
 LONGEST_ID = 200
@@ -34,7 +32,10 @@ class SubmissionsField(StrictField):
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[LoadedSubmission]:
         if not isinstance(value, list) or not 0 < len(value) <= MOST_SUBMISSIONS:
-            raise self.refuse(f"a list of 1 to {MOST_SUBMISSIONS} objects with 'id' and 'claimed'", value)
+            instead = '; write [{"id": "…", "claimed": …}, …]' if isinstance(value, Mapping) else ""
+            raise self.refuse(
+                f"a list of 1 to {MOST_SUBMISSIONS} objects with 'id' and 'claimed'", value, instead=instead
+            )
         claimed = ClaimedField()
         found: list[LoadedSubmission] = []
         seen: dict[str, int] = {}
@@ -43,12 +44,13 @@ class SubmissionsField(StrictField):
             if not isinstance(entry, Mapping):
                 raise ValidationError(Message(f"takes an object with 'id' and 'claimed', got {shown(plain(entry))}"))
             errors: dict[str, Any] = {
-                key: [Message(f"unknown key{hint(key, KEYS)}", KEYS)] for key in entry if key not in KEYS
+                key: [Message(f"unknown key{hint(key, KEYS, 'key')}", KEYS)] for key in entry if key not in KEYS
             }
             errors |= {key: [Message("is required")] for key in KEYS if key not in entry}
             name = plain(entry.get("id"))
             if "id" in entry and not (isinstance(name, str) and 0 < len(name) <= LONGEST_ID):
-                errors["id"] = [Message(f"takes a text of 1 to {LONGEST_ID} characters, got {shown(name)}")]
+                quoted = f'; write "{name}"' if type(name) is int else ""
+                errors["id"] = [Message(f"takes a text of 1 to {LONGEST_ID} characters, got {shown(name)}{quoted}")]
             elif "id" in entry and name in seen:
                 errors["id"] = [Message(f"is the id of submission {seen[name]} too; each needs one of its own")]
             read_claim = None

@@ -117,7 +117,7 @@ def _report_problems(app: Flask, settings: Settings, admission: Admission) -> No
         response = error.get_response()
         detail = error.description or ""
         if response.status_code == 404:
-            detail = nothing_at(request.path)
+            detail = nothing_at(request.path, request.method)
         elif response.status_code == 405:
             detail = no_method(request.path, request.method, response.headers.get("Allow", ""))
         headers = {key: value for key, value in response.headers.items() if key in ("Allow", "Retry-After")}

@@ -10,6 +10,7 @@ Each command imports what it needs itself, so that the others start at once.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from argparse import ArgumentParser, Namespace
@@ -77,6 +78,7 @@ def serve(arguments: Namespace) -> None:
 )
 def worker(arguments: Namespace) -> None:
     """Compute the runs in the database of NABLA_DATABASE until stopped. Any machine that reaches the database can."""
+    gc.disable()  # until everything is imported, as in gunicorn.conf.py
     from service.config import read_or_exit
 
     _, settings = read_or_exit()
@@ -87,6 +89,8 @@ def worker(arguments: Namespace) -> None:
     from service.observing.logs import configure_logging, logs_text, write_from_threads
     from service.runner.process import name_of, work
 
+    gc.freeze()
+    gc.enable()
     configure_logging(as_text=logs_text(settings.log_format))
     write_from_threads()
     work(settings, arguments.name or name_of())

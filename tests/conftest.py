@@ -22,13 +22,13 @@ import hypothesis
 import pytest
 from flask import Flask
 from flask.testing import EnvironBuilder, FlaskClient
-from werkzeug.routing import Rule
 from werkzeug.test import TestResponse, run_wsgi_app
 from werkzeug.wrappers import Request
 
 from scripts import demo
 from service.app import create_app
 from service.config import Settings
+from tests.databases import postgresql, server_address
 from tests.support import LOOPBACK, ROOT, Server, openapi_document
 
 hypothesis.settings.register_profile("nabla", deadline=None, derandomize=True, max_examples=40, database=None)
@@ -40,28 +40,15 @@ os.environ["XDG_DATA_HOME"] = _data.name
 # A server of a test has a runner only if the test wants one.
 os.environ["NABLA_RUNNERS"] = "0"
 
-_builders: dict[tuple[str, bool], Any] = {}
-_compile_builder = Rule._compile_builder
-
-
-def _builder(rule: Rule, append_unknown: bool = True) -> Any:
-    """Compile the function that builds the URL of a rule once for all applications, of which tests make hundreds.
-
-    It takes Werkzeug more than half of the time that an application takes, and depends on the text of the rule alone.
-    """
-    key = (rule.rule, append_unknown)
-    if key not in _builders:
-        _builders[key] = _compile_builder(rule, append_unknown)
-    return _builders[key]
-
-
-Rule._compile_builder = _builder  # type: ignore[method-assign]
+__all__ = ["postgresql", "server_address"]
 
 TESTS = Path(__file__).parent
 JSON = "application/json"
 Post = Callable[..., TestResponse]
 MakeClient = Callable[..., FlaskClient]
 ServerFactory = Callable[..., AbstractContextManager[Server]]
+SERVERS = {"start_server", "local", "postgresql", "server_address", "address", "empty"}
+"""The fixtures that start a server, and those with a parameter for which they do."""
 
 
 @pytest.hookimpl(wrapper=True)
@@ -76,7 +63,7 @@ def pytest_collection(session: pytest.Session) -> Generator[None, object, object
         return (yield)
     finally:
         gc.freeze()
-        gc.set_threshold(20_000, 10, 10)
+        gc.set_threshold(100_000, 20, 100)
         gc.enable()
 
 
@@ -100,8 +87,17 @@ def _import_from_another_one_on(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put long tests first: one that is started last keeps the other processes waiting."""
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    """Put long tests first: one that is started last keeps the other processes waiting.
+
+    Then come those that need a server, of HTTP, Dask or PostgreSQL, so that one process has them: each process of
+    pytest-xdist begins with another part of the tests, and would start servers of its own.
+    """
+
+    def place(item: pytest.Item) -> tuple[bool, bool]:
+        needed = set(getattr(item, "fixturenames", ()))
+        return item.get_closest_marker("long") is None, needed.isdisjoint(SERVERS)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")

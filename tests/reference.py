@@ -333,15 +333,24 @@ def ulp(exact: mpf, dtype: str = "float64") -> mpf:
 
 
 def ulps(actual: float, exact: mpf, dtype: str = "float64") -> float:
-    """Return the distance of a float from an exact number, in units in the last place of that number as a float.
+    """Return the distance of a float from an exact number, in units in the last place of that number as a float; 0 for
+    the float that is nearest.
 
     Infinity stands for what is too large for a float: it has the distance of the first number that is rounded to it.
     """
     if mp.isnan(exact) or np.isnan(actual):
         return 0.0 if mp.isnan(exact) and np.isnan(actual) else float("inf")
+    if actual == _nearest(exact, dtype):
+        return 0.0
     bits, top = (53, 1024) if dtype == "float64" else (24, 128)
     with mp.workdps(60):
         first = mp.ldexp(ONE, top) - mp.ldexp(ONE, top - bits - 1)
         found = mp.sign(actual) * first if np.isinf(actual) else number(actual)
         wanted = mp.sign(exact) * first if abs(exact) > first else exact
         return float(abs(found - wanted) / ulp(min(abs(wanted), mp.ldexp(ONE, top - 1)), dtype))
+
+
+def _nearest(exact: mpf, dtype: str) -> float:
+    """Return the float nearest to a number; for float32, the one nearest to the nearest float64."""
+    with np.errstate(over="ignore"):
+        return float(exact) if dtype == "float64" else float(np.float32(float(exact)))

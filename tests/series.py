@@ -6,6 +6,7 @@ declared with `_unary`. See `reference.py`, which applies them to a graph.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -121,13 +122,23 @@ def _unary(name: str, value: Function, slope: Function, curvature: Function) -> 
     FUNCTIONS[name] = (_real(value), _real(slope), _real(curvature))
 
 
+LOWEST = mpf(-1_000_000)
+
+
 def _exp(x: mpf) -> mpf:
-    """Compute exp(max(x, -1e6)): far below every float the size does not matter, and mpmath takes long for it."""
-    return mp.exp(max(x, mpf(-1_000_000))) if not mp.isnan(x) else x
+    """Compute exp(max(x, LOWEST)): far below every float the size does not matter, and mpmath takes long for it."""
+    return x if mp.isnan(x) else _power_of_e(max(x, LOWEST), mp.prec)
+
+
+@functools.lru_cache(4)
+def _power_of_e(x: mpf, precision: int) -> mpf:
+    """Return exp(x), for which a function and its derivatives ask one after another."""
+    return mp.exp(x)
 
 
 def logistic(x: mpf) -> mpf:
-    return ONE / (ONE + _exp(-x)) if x >= 0 else _exp(x) / (ONE + _exp(x))
+    decay = _exp(-abs(x))
+    return (ONE if x >= 0 else decay) / (ONE + decay)
 
 
 def logistic_slope(x: mpf) -> mpf:

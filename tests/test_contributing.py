@@ -23,19 +23,19 @@ SNIPPETS = {
 ACTIVATION = """
 import json, sys
 from service.engine.network import activations as module
-from service.engine.graph.operations import sqrt
-exec(sys.stdin.read(), vars(module) | {"sqrt": sqrt})
+from service.engine.graph.operations import log1p
+exec(sys.stdin.read(), vars(module) | {"log1p": log1p})
 from service.app import create_app
 from service.config import Settings
 from service.openapi import describe
 client = create_app(Settings(log_requests=False)).test_client()
-entry = client.get("/v1/activations/bent_identity?from=0.75&to=1&points=2").json
+entry = client.get("/v1/activations/signed_log?from=0.75&to=1&points=2").json
 answer = client.post("/v1/gradients", json={
-    "network": {"layers": [{"type": "activation", "activation": "bent_identity"}]},
+    "network": {"layers": [{"type": "activation", "activation": "signed_log"}]},
     "inputs": [[0.75]], "targets": [[0.0]], "loss": "half_squared_error", "include": ["input_gradients"],
 }).json
 choices = describe()["components"]["schemas"]["ActivationName"]["enum"]
-print(json.dumps({"entry": entry, "answer": answer, "listed": "bent_identity" in choices}))
+print(json.dumps({"entry": entry, "answer": answer, "listed": "signed_log" in choices}))
 """
 
 
@@ -173,6 +173,29 @@ print(json.dumps({
 """
 
 
+MISTAKE = """
+import json, sys
+from service.engine.insight.mistakes import factors as module
+from service.engine.texts import LANGUAGES, texts_of
+for language in LANGUAGES:
+    for part in ("what", "change"):
+        texts_of(language)[f"mistake.percent.{part}"] = {"other": f"{part} {language}."}
+exec(sys.stdin.read(), vars(module))
+from service.app import create_app
+from service.config import Settings
+client = create_app(Settings(log_requests=False)).test_client()
+body = {
+    "network": {"layers": [{"type": "dense", "name": "w", "units": 1, "use_bias": False}]},
+    "parameters": {"w": {"kernel": [[0.5], [-0.25]]}}, "inputs": [[1.0, 3.0], [2.0, 7.0]], "targets": [[1.0], [0.0]],
+    "loss": "mse",
+}
+gradient = client.post("/v1/gradients", json=body).json["gradients"]["w"]["kernel"]
+claimed = {"w": {"kernel": [[100.0 * number for number in row] for row in gradient]}}
+answer = client.post("/v1/gradients/verify", json=body | {"claimed": claimed, "language": "zh"}).json
+print(json.dumps({"entry": client.get("/v1/mistakes/percent").json, "diagnoses": answer["diagnoses"]}))
+"""
+
+
 ENDPOINT = """
 import json, sys
 from schemas import functions as schemas
@@ -228,6 +251,7 @@ PROGRAMS = {
     "an optimizer": OPTIMIZER,
     "a word to expressions": WORD,
     "a preset": PRESET,
+    "a mistake": MISTAKE,
     "an endpoint": ENDPOINT,
 }
 """A kind stands first: blocks import it from `building`. The endpoint stands last: it imports the schemas, which know
@@ -283,11 +307,11 @@ def test_an_operation_is_one_declaration(added):
 
 def test_an_activation_is_one_declaration(added):
     found = added["an activation"]
-    value, slope = 0.5 * 0.25 + 0.75, 0.75 / 2.5 + 1.0
-    assert found["entry"]["curve"]["value"][0] == value
+    value, slope = math.log(1.75), 1.0 / 1.75
+    assert found["entry"]["curve"]["value"][0] == pytest.approx(value, rel=1e-15)
     assert found["entry"]["curve"]["derivative"][0] == slope
-    assert found["answer"]["outputs"] == [[value]]
-    assert found["answer"]["input_gradients"] == [[value * slope]]
+    assert found["answer"]["outputs"] == [[pytest.approx(value, rel=1e-15)]]
+    assert found["answer"]["input_gradients"] == [[pytest.approx(value * slope, rel=1e-15)]]
     assert found["listed"]
 
 
@@ -357,6 +381,14 @@ def test_a_preset_is_one_declaration(added):
     (only,) = found["descend"]["runs"]
     assert only["valley"] == 0
     assert found["descend"]["valleys"][0]["point"] == stated["point"]
+
+
+def test_a_mistake_is_one_declaration(added):
+    found = added["a mistake"]
+    first = found["diagnoses"][0]
+    assert first["mistakes"] == ["percent"]
+    assert (first["text"], first["change"]) == ("what zh.", "change zh.")
+    assert found["entry"]["example"] == {"wrong": "dW = 100 * X.T @ delta", "right": "dW = X.T @ delta"}
 
 
 def test_a_kind_of_option_is_one_class(added):
@@ -444,14 +476,14 @@ def test_pytest_finds_the_test():
 # --- the generic tests take them up ---------------------------------------------------------------
 
 ADDED = {
-    "an activation": "bent_identity",
+    "an activation": "signed_log",
     "a loss": "quantile",
     "a layer": "feature_gain",
     "an optimizer": "signum",
     "a kind of option": "OddInteger",
 }
 MISTAKES = {
-    "an activation": ("return 0.5 * (", "return with_slope(x, x, x) + 0.5 * ("),
+    "an activation": ("- log1p(maximum(-x, 0.0))", "- with_slope(x, log1p(maximum(-x, 0.0)), x)"),
     "a loss": ("_average(maximum(", "_average(with_slope(error, error, error) + maximum("),
     "a layer": ("same(x * ", "same(with_slope(x, x, x) + x * "),
     "an optimizer": ("(1.0 - beta) * (", "beta * ("),
@@ -462,7 +494,7 @@ import contextlib, json, sys
 import pytest
 from service.engine import options
 from service.engine.descent.optimizers import signed
-from service.engine.graph.operations import sqrt, with_slope
+from service.engine.graph.operations import log1p, with_slope
 from service.engine.network import activations, losses, regularizers
 from service.engine.network.layers import core
 from tests.engine.descent.references import REFERENCES
@@ -470,7 +502,7 @@ snippets, tests = json.load(sys.stdin)
 modules = {"an activation": activations, "a loss": losses, "a layer": core, "an optimizer": signed}
 modules |= {"a kind of option": options}
 for thing, snippet in snippets:
-    vars(modules[thing]).update(sqrt=sqrt, with_slope=with_slope)
+    vars(modules[thing]).update(log1p=log1p, with_slope=with_slope)
     exec(snippet, vars(modules[thing]))
 REFERENCES["spoilt_signum"] = REFERENCES["signum"]
 window = options.OddInteger(name="window", default=3, minimum=1, description="A test.")
@@ -493,6 +525,7 @@ GENERIC_TESTS = (
     "engine/network/test_digits.py",
     "engine/network/test_losses.py",
     "engine/network/test_losses_to_the_last_digit.py",
+    "engine/network/test_layer_declarations.py",
     "engine/network/test_layer_gradients.py",
     "engine/network/test_derivatives.py",
     "engine/descent/test_optimizers.py",

@@ -14,7 +14,7 @@ import pytest
 
 from service.observing import log_writer
 from service.observing.log_writer import Writer
-from tests.conftest import ServerFactory, wait_for
+from tests.conftest import wait_for
 from tests.support import ROOT, Server
 
 SOON = 20.0
@@ -112,12 +112,6 @@ def test_one_write_holds_whole_lines_that_a_pipe_does_not_split() -> None:
     assert len(parts) < len(lines) / 4
 
 
-def test_an_unread_log_stops_no_request(start_server: ServerFactory) -> None:
-    with start_server(WEB_CONCURRENCY="1", NABLA_LOG_REQUESTS="true") as server:
-        # The fixture reads nothing after the start, and a pipe holds some 80 lines of this length.
-        assert many(server, 300, "/" + "x" * 600) == {404}
-
-
 def many(server: Server, count: int, path: str) -> set[int]:
     """Return the statuses of `count` requests over one connection."""
     statuses = set()
@@ -135,11 +129,12 @@ def many(server: Server, count: int, path: str) -> set[int]:
     return statuses
 
 
-def test_logs_of_a_server_are_complete_when_it_has_stopped() -> None:
-    port = "0"
+def test_logs_of_a_server_are_complete_when_it_has_stopped_and_stop_no_request() -> None:
+    """Lines come while the server goes on. Nobody reads further ones until it has stopped: then all are there."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("NABLA_", "PROMETHEUS_"))}
-    environment |= {"PORT": port, "WEB_CONCURRENCY": "2", "NABLA_LOG_FORMAT": "json", "NABLA_RUNNERS": "0"}
+    environment |= {"PORT": "0", "WEB_CONCURRENCY": "2", "NABLA_LOG_FORMAT": "json", "NABLA_RUNNERS": "0"}
     command = [sys.executable, "-m", "gunicorn"]
+    unread = "/" + "x" * 600
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
@@ -152,10 +147,10 @@ def test_logs_of_a_server_are_complete_when_it_has_stopped() -> None:
             assert server.get(f"/v1/activations?{number}").status_code == 200
         # While the server goes on, the lines of both workers come.
         entries = [json.loads(line) for line in lines_of(process.stdout.fileno(), 30)]
-        assert server.get("/v1/losses").status_code == 200
+        assert many(server, 300, unread) == {404}  # a pipe holds some 80 lines of this length
         process.terminate()
         entries += [json.loads(line) for line in process.stdout.read().splitlines()]
         assert process.wait(SOON) == 0
-    assert [entry["path"] for entry in entries] == ["/v1/activations"] * 30 + ["/v1/losses"]
+    assert [entry["path"] for entry in entries] == ["/v1/activations"] * 30 + [unread] * 300
     assert {entry["client"] for entry in entries} == {"127.0.0.1"}
     assert all(abs(entry["time"] - time.time()) < 300 for entry in entries)

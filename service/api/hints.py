@@ -11,6 +11,8 @@ from flask import current_app
 
 from service.api.endpoint import ENDPOINTS, Endpoint
 
+CLOSE, VERY_CLOSE = 0.75, 0.9
+"""The least similarity of a misspelt path: where nothing else is known, and before its words count."""
 LONGEST_PATH = 100
 """Characters of a path that may be a misspelt one."""
 _FORWARD: dict[str, Any] = {"network": {"layers": [{"type": "dense", "units": 1}]}, "inputs": [[1, 2]]}
@@ -33,10 +35,13 @@ BODIES: Mapping[str, Mapping[str, Any]] = {
 """The smallest bodies of requests whose examples are long."""
 WORDS: Mapping[str, str] = dict.fromkeys(("predict", "inference", "evaluate", "call", "outputs"), "/v1/forward") | {
     **dict.fromkeys(
-        ("grad", "backward", "backprop", "backpropagation", "loss", "autograd", "compute"), "/v1/gradients"
+        ("grad", "backward", "backprop", "backpropagation", "loss", "autograd", "autodiff", "compute", "calculate"),
+        "/v1/gradients",
     ),
     **dict.fromkeys(("explain", "derivation", "derive", "why", "worked-example"), "/v1/gradients/explain"),
-    **dict.fromkeys(("gradcheck", "check", "check_grad", "check-grad", "gradient-check"), "/v1/gradients/check"),
+    **dict.fromkeys(("gradcheck", "check", "check-grad", "gradient-check", "validate"), "/v1/gradients/check"),
+    **dict.fromkeys(("verify", "grade"), "/v1/gradients/verify"),
+    **dict.fromkeys(("diagnose", "diagnosis"), "/v1/gradients/diagnose"),
     **dict.fromkeys(("graphs", "dot", "mermaid", "trace", "jaxpr", "computation"), "/v1/graph"),
     **dict.fromkeys(("fit", "step", "optimize", "training", "learn", "descent"), "/v1/train"),
     **dict.fromkeys(("jacobian", "hessian", "jvp", "vjp", "hvp", "derivative"), "/v1/derivatives"),
@@ -44,7 +49,7 @@ WORDS: Mapping[str, str] = dict.fromkeys(("predict", "inference", "evaluate", "c
     **dict.fromkeys(("function", "functions", "diff", "differentiate", "expression"), "/v1/functions/gradient"),
     **dict.fromkeys(("models", "model", "network", "upload", "store", "onnx", "import"), "/v1/networks"),
     **dict.fromkeys(("compare", "benchmark"), "/v1/train/compare"),
-    **dict.fromkeys(("jobs", "job", "tasks", "task", "queue", "batch", "sweep", "async", "run"), "/v1/runs"),
+    **dict.fromkeys(("jobs", "job", "tasks", "task", "queue", "batch", "sweep", "sweeps", "async", "run"), "/v1/runs"),
     **dict.fromkeys(("minimize", "minimise", "minimum", "gradient-descent"), "/v1/functions/descend"),
     **dict.fromkeys(("swagger", "redoc", "api-docs", "documentation", "doc", "help", "swagger-ui"), "/docs"),
     **dict.fromkeys(("openapi", "swagger.json", "schema", "spec"), "/openapi.json"),
@@ -55,9 +60,9 @@ WORDS: Mapping[str, str] = dict.fromkeys(("predict", "inference", "evaluate", "c
 """Last words of paths of other services, and the path here."""
 
 
-def nothing_at(path: str) -> str:
+def nothing_at(path: str, method: str) -> str:
     """Return the sentence for an unknown path; it names the path that was probably meant."""
-    instead = _meant(path)
+    instead = _meant(path, method)
     hint = f"; did you mean {instead}?" if instead else "."
     shown = path if len(path) <= LONGEST_PATH else path[:LONGEST_PATH] + "…"
     return f"There is nothing at {shown}{hint} GET /v1 lists what there is."
@@ -66,7 +71,12 @@ def nothing_at(path: str) -> str:
 def no_method(path: str, method: str, allowed: str) -> str:
     """Return the sentence for a wrong method, with how to send the right one; `allowed` is the Allow header."""
     text = f"{path} has no method {method}"
+    below = f"{path.rstrip('/')}/{{id}}"
+    if any(each.path == below and each.method == method for each in ENDPOINTS):
+        return f"{text}; send {method} {below}, with the id of one."
     if "POST" not in allowed:
+        if method == "POST" and path in ("/", "/v1"):
+            return f"{text}; send GET, or POST to a path such as /v1/gradients: GET /v1 lists them."
         body = ", without a body" if method in ("POST", "PUT", "PATCH") else ""
         return f"{text}; send GET{body}." if "GET" in allowed else f"{text}; it has {allowed}."
     operation = next((each for each in ENDPOINTS if each.method == "POST" and _fits(each.path, path.rstrip("/"))), None)
@@ -103,7 +113,7 @@ def _methods() -> dict[str, str]:
     return methods
 
 
-def _meant(path: str) -> str:
+def _meant(path: str, method: str) -> str:
     """Return the method and path that an unknown path probably stands for, such as `POST /v1/train`; "" if none."""
     parts = [part for part in path.lower().replace("_", "-").split("/") if part]
     if not parts or len(path) > LONGEST_PATH:
@@ -111,16 +121,32 @@ def _meant(path: str) -> str:
     methods = _methods()
     # /gradients, /api/gradients, /v2/gradients, /v1/gradients/xor: the rest decides, then its beginning.
     inner = [part for part in parts if part not in ("api", "rest", "v0", "v1", "v2", "v3", "nabla")]
-    for stop in range(len(inner), 0, -1):
-        for candidate in ("/v1/" + "/".join(inner[:stop]), "/" + "/".join(inner[:stop])):
-            if candidate in methods:
-                return f"{methods[candidate]} {candidate}"
     if not inner:
         return "GET /v1"
-    for word in (inner[-1], inner[0]):
-        if WORDS.get(word) in methods:
-            return f"{methods[WORDS[word]]} {WORDS[word]}"
     plain = {known: known for known in methods if "<" not in known}
     plain |= {known.removeprefix("/v1"): known for known in plain if known.startswith("/v1/")}
-    close = difflib.get_close_matches("/" + "/".join(inner), plain, 1, 0.75)
-    return f"{methods[plain[close[0]]]} {plain[close[0]]}" if close else ""
+    whole = "/" + "/".join(inner)
+    meant = _beginning(inner, plain)
+    if not meant and len(inner) > 1:
+        meant = _nearest(whole, plain, VERY_CLOSE)
+    if not meant and method == "GET":  # GET /v1/losses lists losses; POST /v1/loss wants to compute one
+        lists = {each: each for each in plain if methods[plain[each]] == "GET" and plain[each].startswith("/v1/")}
+        meant = _nearest(f"/{inner[0]}", lists, CLOSE)
+    # The words of /v1/gradients/gradcheck and of /v1/compute-gradients say more than the beginning of the path.
+    for word in (inner[-1], inner[0], *reversed(inner[-1].split("-"))):
+        there = WORDS.get(word) or f"/{word}"
+        if there in plain and (not meant or there.startswith(plain[meant] + "/")):
+            meant = there
+            break
+    meant = meant or _nearest(whole, plain, CLOSE)
+    return f"{methods[plain[meant]]} {plain[meant]}" if meant else ""
+
+
+def _nearest(path: str, known: Mapping[str, str], cutoff: float) -> str:
+    return next(iter(difflib.get_close_matches(path, known, 1, cutoff)), "")
+
+
+def _beginning(parts: list[str], known: Mapping[str, str]) -> str:
+    """Return the longest path of the service that a path of these parts begins with; "" if there is none."""
+    paths = ("/" + "/".join(parts[:stop]) for stop in range(len(parts), 0, -1))
+    return next((path for path in paths if path in known), "")

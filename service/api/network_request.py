@@ -26,6 +26,7 @@ from service.engine.network.losses import Loss
 from service.engine.network.parameters import ParameterVector
 from service.engine.network.prepare import prepare
 from service.engine.network.task import Task
+from service.engine.suggestions import translated
 
 SHARDS_NEED_LESS = "With shards, the memory needs to hold only so many samples at a time."
 MOST_KNOWN = 4096
@@ -208,7 +209,8 @@ def _by_name(
             detail = f"takes one tensor for each {what}: an object with {', '.join(map(repr, names))}"
             faults.append(Fault((key,), detail, names))
         return {names[0]: given}
-    wrong = [Fault((key, name), f"is no {what} of the network", names) for name in given if name not in names]
+    one = "" if len(names) > 1 else f"; the network has one {what}: send one tensor, with a row for each sample"
+    wrong = [Fault((key, name), f"is no {what} of the network{one}", names) for name in given if name not in names]
     wrong += [Fault((key, name), "is missing") for name in names if name not in given]
     faults += wrong
     return {} if wrong else {name: given[name] for name in names}
@@ -220,9 +222,16 @@ def losses_of(
     """Return the loss of each output, or None without a loss; append what is wrong to `faults`."""
     if not isinstance(given, dict):
         return None if given is None else (given,) * len(names)
-    faults += [Fault(("loss", name), "is no output of the network", names) for name in given if name not in names]
+    wrong = [name for name in given if name not in names]
+    faults += [Fault(("loss", name), f"is no output of the network{_type_of_loss(name)}", names) for name in wrong]
     faults += [Fault(("loss", name), "is missing: each output needs a loss") for name in names if name not in given]
     return tuple([given[name] for name in names if name in given])
+
+
+def _type_of_loss(key: str) -> str:
+    """Return advice for a key that other libraries have in the place of `type`; "" for any other."""
+    is_type = key == "name" or translated("key", key, ("type",)).name
+    return "; the key for the name of a loss is 'type'" if is_type else ""
 
 
 def _loss_weights(

@@ -5,15 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
-
 from flask import Blueprint, Response, request
 from marshmallow import ValidationError
-
 from schemas.runs import (
     ENDED,
-    RUN_STATUSES,
     LoadedRun,
+    RUN_STATUSES,
     ResumeRequest,
     RunEndSchema,
     RunListSchema,
@@ -28,8 +25,8 @@ from service import wire
 from service.api.context import Context, runtime
 from service.api.endpoint import Held, describe, post
 from service.api.queries import (
-    PAGE_PARAMETERS,
     Asking,
+    PAGE_PARAMETERS,
     as_json,
     asking,
     bad_header,
@@ -43,18 +40,18 @@ from service.api.queries import (
 from service.api.run_answers import ID, check_resume, conflict, described, entry_of, unknown
 from service.api.run_kinds import KINDS
 from service.api.run_requests import KEY, one_by_one, read_request, read_run, within
-from service.api.run_streams import NONE, TEXT_FACTOR, RunStream, end_of, later, step_of
-from service.api.runs_examples import MORE, NO_MORE, RAN, RESUMED, RUN_ID, RUNS, UNTRAINABLE
+from service.api.run_streams import NONE, RunStream, TEXT_FACTOR, end_of, later, step_of
+from service.api.runs_examples import MORE, NO_MORE, RAN, RESUMED, RUNS, RUN_ID, UNTRAINABLE
 from service.api.state_file import size_of
 from service.api.stored import Names, hold
-from service.config import Settings
 from service.engine.errors import LimitExceeded
 from service.engine.options import LARGEST_EXACT_INTEGER
 from service.problems import Problem, from_validation
 from service.wire.writing import Written
+from typing import Any, TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from service.store.runs import RunEntry, RunQuotas
+    from service.store.runs import RunEntry
 
 blueprint = Blueprint("runs", __name__)
 
@@ -146,24 +143,13 @@ def start_run(request: LoadedRun, context: Context) -> dict[str, Any]:
     from service.store.runs import NewRun
 
     new = NewRun(kind.name, content, steps, context.base64, read.networks, name)
-    run, is_new = store.runs.add(owner, new, _quotas(settings))
+    run, is_new = store.runs.add(owner, new)
     entry = None if is_new else store.runs.find(owner, run)
     status = "queued" if entry is None else entry.status
     context.status = 200 if status in ENDED else 202
     context.headers["Location"] = f"{context.environ.get('SCRIPT_NAME', '')}/v1/runs/{run}"
     context.timer.mark("store")
     return {"id": run, "kind": kind.name, "status": status, "of": steps if entry is None else entry.of}
-
-
-def _quotas(settings: Settings) -> RunQuotas:
-    from service.store.runs import RunQuotas
-
-    return RunQuotas(
-        settings.max_runs,
-        settings.max_unfinished_runs,
-        settings.max_stored_bytes_per_key,
-        settings.max_stored_bytes,
-    )
 
 
 def _idempotency_key(environ: Mapping[str, Any]) -> str | None:

@@ -10,7 +10,6 @@ from typing import Any
 import flask_swagger_ui
 import numpy as np
 import orjson
-import yaml
 from flask import Blueprint, Response, abort, render_template, request, send_from_directory
 from markupsafe import Markup
 
@@ -124,6 +123,8 @@ def about() -> Response:
 
 @cache
 def _specification() -> tuple[bytes, bytes]:
+    import yaml  # this alone needs it, and the import takes 8 ms of a start
+
     text = SPECIFICATION.read_bytes()
     return text, wire.document(yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
 

@@ -168,8 +168,15 @@ class Integer(Value):
         if type(value) is not int or (low is not None and value < low) or (high is not None and value > high):
             bounds = [f"at least {low}"] if low is not None else []
             bounds += [f"at most {high}"] if high is not None else []
-            raise Refused("an integer" + (" " + " and ".join(bounds) if bounds else ""), value, bare=True)
+            takes = "an integer" + (" " + " and ".join(bounds) if bounds else "")
+            one = value[0] if isinstance(value, list) and len(value) == 1 else value
+            whole = type(one) in (int, float) and one == math.floor(one) and (one is not value or type(one) is float)
+            raise Refused(takes, value, instead=f"; write {int(one)}" if whole and self._fits(one) else "", bare=True)
         return value
+
+    def _fits(self, value: float) -> bool:
+        low, high = self.minimum, self.maximum
+        return (low is None or value >= low) and (high is None or value <= high) and abs(value) <= LARGEST_INTEGER
 
     def schema(self) -> dict[str, Any]:
         return {"type": "integer"} | _given({"minimum": self.minimum, "maximum": self.maximum})
@@ -248,7 +255,8 @@ class Integers(Value):
         if type(numbers) is int and (self.length is not None or self.single):
             numbers = [numbers] * (self.length or 1)
         if not isinstance(numbers, list) or len(numbers) > self.longest or self.length not in (None, len(numbers)):
-            raise Refused(self.takes, numbers)
+            alone = self.length is None and self._fits(numbers)
+            raise Refused(self.takes, numbers, instead=f"; write [{numbers}]" if alone else "")
         if self.pairs:
             numbers = [[number, number] if type(number) is int else number for number in numbers]
         entry = f"an integer at least {self.minimum}" + (" or a pair of them" if self.pairs else "")

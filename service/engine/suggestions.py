@@ -1,7 +1,6 @@
 """Suggestions for unknown names: the name that a caller probably meant.
 
-Tried in this order: a known name in another spelling, the table of foreign names, a name of another kind, a similar
-name.
+Tried in this order: a known name in another spelling, the table of foreign names, a similar name.
 """
 
 from __future__ import annotations
@@ -19,6 +18,8 @@ MOST_KNOWN = 300
 """The most known names that are searched for a similar one: the time grows with them."""
 
 
+CLOSE, VERY_CLOSE = 0.72, 0.85
+"""The least similarity of a misspelling to a known name: of the place itself, and of other places."""
 MOST_SUGGESTIONS = 20
 """The most suggestions for one object: the first few teach enough."""
 
@@ -33,7 +34,8 @@ class Suggestion(NamedTuple):
         """Return the suggestion as the end of a sentence; empty if there is none."""
         if self.name:
             return f"; did you mean {self.name!r}?" + (f" {self.note}" if self.note else "")
-        return f": {self.note[0].lower()}{self.note[1:].rstrip('.')}" if self.note else ""
+        begins = self.note[:1] if self.note[1:2].isupper() else self.note[:1].lower()  # POST stays POST
+        return f": {begins}{self.note[1:].rstrip('.')}" if self.note else ""
 
 
 NOTHING = Suggestion("")
@@ -59,12 +61,17 @@ def _may_be_a_slip(name: object) -> TypeGuard[str]:
 
 @lru_cache(maxsize=1024)  # a mistake is often made in every layer
 def _suggest(kind: str, name: str, groups: tuple[tuple[str, ...], ...]) -> Suggestion:
-    for find in (_translated, _similar):
-        for known in groups:
-            found = find(kind, name, known)
-            if found != NOTHING:
-                return found
-    return NOTHING
+    found = next((found for known in groups if (found := _translated(kind, name, known)) != NOTHING), NOTHING)
+    found = found if found != NOTHING else _otherwise(kind, name)
+    for known, cutoff in zip(groups, (CLOSE, *[VERY_CLOSE] * len(groups)), strict=False):
+        found = found if found != NOTHING else _similar(kind, name, known, cutoff)
+    return found
+
+
+def _otherwise(kind: str, name: str) -> Suggestion:
+    """Return what to do with a foreign name that stands for nothing at any of the places."""
+    foreign = FOREIGN.get(kind, {}).get(fold(name))
+    return Suggestion("", foreign.otherwise) if foreign is not None else NOTHING
 
 
 def _translated(kind: str, name: str, known: tuple[str, ...]) -> Suggestion:
@@ -87,8 +94,9 @@ def _by_fold(known: tuple[str, ...]) -> dict[str, str]:
 
 
 def _spellings(kind: str, folded: str) -> list[str]:
-    """Return a folded name, and the name without the word of its kind, such as "layer"."""
-    return [folded, *(folded.removesuffix(affix) for affix in AFFIXES.get(kind, ()) if folded.endswith(affix))]
+    """Return a folded name, and the name without the word of its kind, such as "layer", or without its number."""
+    spellings = [folded, *(folded.removesuffix(affix) for affix in AFFIXES.get(kind, ()) if folded.endswith(affix))]
+    return [*spellings, folded.rstrip("0123456789")] if kind == "parameter" else spellings  # W1 is a W
 
 
 def _here(foreign: Foreign, known: tuple[str, ...]) -> Suggestion:
@@ -98,14 +106,15 @@ def _here(foreign: Foreign, known: tuple[str, ...]) -> Suggestion:
     return NOTHING if name is None else Suggestion(name, foreign.note)
 
 
-def _similar(kind: str, name: str, known: tuple[str, ...]) -> Suggestion:
+def _similar(kind: str, name: str, known: tuple[str, ...], cutoff: float) -> Suggestion:
     folded = fold(name)
-    close = difflib.get_close_matches(name, known[:MOST_KNOWN], 1)
+    swapped = [each for each in known[:MOST_KNOWN] if len(each) == len(folded) > 2 and sorted(each) == sorted(folded)]
+    close = swapped or difflib.get_close_matches(name, known[:MOST_KNOWN], 1, cutoff)
     if close:
         return Suggestion(close[0])
     candidates = {fold(each): Suggestion(each) for each in known[:MOST_KNOWN]}
     if kind in AFFIXES:  # names of registries are long; keys are short, and any may resemble another
         foreign = {each: _here(meaning, known) for each, meaning in FOREIGN.get(kind, {}).items() if len(each) > 4}
         candidates = foreign | candidates
-    close = difflib.get_close_matches(folded, candidates, 1, 0.7)
+    close = difflib.get_close_matches(folded, candidates, 1, cutoff)
     return candidates[close[0]] if close else NOTHING

@@ -22,28 +22,19 @@ class NewRun(NamedTuple):
     idempotency_key: str | None = None
 
 
-class RunQuotas(NamedTuple):
-    """The limits on new runs."""
+class RunLimits(NamedTuple):
+    """The limits on what the database holds of runs."""
 
     runs: int
     """Largest number of runs of one owner."""
     unfinished: int
     """Largest number of runs of one owner that wait or compute."""
+    run_bytes: int
+    """Largest number of bytes of one run."""
     owner_bytes: int
     """Largest number of bytes of all networks and runs of one owner."""
     total_bytes: int
     """Largest number of bytes of all owners together."""
-
-
-class RunLimits(NamedTuple):
-    """The limits on runs that are there."""
-
-    unfinished: int
-    """As in `RunQuotas`, for a run that is resumed."""
-    run_bytes: int
-    """Largest number of bytes of one run."""
-    owner_bytes: int
-    total_bytes: int
 
 
 class RunUsage(NamedTuple):

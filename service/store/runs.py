@@ -27,7 +27,6 @@ from service.store.run_entries import (
     Progress,
     RunEntry,
     RunLimits,
-    RunQuotas,
     RunUsage,
 )
 from service.store.run_keeping import LOST, Held, Keeping, Written, fence, kept, owner_bytes, result_name, usage_of
@@ -41,7 +40,6 @@ __all__ = (
     "Progress",
     "RunEntry",
     "RunLimits",
-    "RunQuotas",
     "RunUsage",
     "Runs",
     "network_owner",
@@ -64,7 +62,7 @@ class Runs:
 
     # --- for owners
 
-    def add(self, owner: str, new: NewRun, quotas: RunQuotas) -> tuple[str, bool]:
+    def add(self, owner: str, new: NewRun) -> tuple[str, bool]:
         """Add a run to the queue. Return its id, and whether it is new.
 
         The same idempotency key with the same kind and request gives the id of the earlier run. Raises `KeyReused` for
@@ -79,11 +77,11 @@ class Runs:
                 earlier = _with_key(connection, owner, new)
                 if earlier is not None:
                     return earlier, False
-            used = usage_of(connection, owner)
-            check("runs", used.runs + 1, quotas.runs)
-            check("unfinished_runs", used.unfinished + 1, quotas.unfinished)
-            check("stored_bytes_per_key", owner_bytes(connection, owner) + size, quotas.owner_bytes)
-            if stored_bytes(connection) + size > quotas.total_bytes:
+            used, limits = usage_of(connection, owner), self.limits
+            check("runs", used.runs + 1, limits.runs)
+            check("unfinished_runs", used.unfinished + 1, limits.unfinished)
+            check("stored_bytes_per_key", owner_bytes(connection, owner) + size, limits.owner_bytes)
+            if stored_bytes(connection) + size > limits.total_bytes:
                 raise StoreFull("All that this server stores has reached its limit; nothing was stored.")
             row = {
                 "id": name,

@@ -105,6 +105,7 @@ class Store:
             upgrade(database)
             settings = self.settings
             limits = RunLimits(
+                settings.max_runs,
                 settings.max_unfinished_runs,
                 settings.max_run_bytes,
                 settings.max_stored_bytes_per_key,

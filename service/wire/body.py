@@ -103,7 +103,8 @@ def _gunzip(body: bytes, limit: int, need: Callable[[int], None]) -> bytes:
                 break  # it is cut off
             rest = decoder.unconsumed_tail
     except zlib.error as error:
-        raise Problem("malformed-body", f"The body is not a gzip stream: {error}.") from None
+        plain = "; leave out the header 'Content-Encoding'" if body[:1] in (b"{", b"[") else ""
+        raise Problem("malformed-body", f"The body is not a gzip stream: {error}{plain}.") from None
     if not decoder.eof or decoder.unused_data:
         raise Problem("malformed-body", "The gzip stream is cut off or followed by other bytes.")
     return b"".join(parts)

@@ -62,7 +62,7 @@ def _object(body: bytes, need: Callable[[int], None]) -> tuple[dict[str, Any], i
     if not isinstance(value, dict):
         raise Problem(
             "invalid",
-            f"The body must be a JSON object; it is {_kind(value)}.{_encoded_twice(value)}",
+            f"The body must be a JSON object; it is {_kind(value)}.{_encoded_twice(value)}{_several(value)}",
             [{"pointer": "#", "detail": "takes an object"}],
         )
     return value, loaded
@@ -90,6 +90,11 @@ def _encoded_twice(value: Any) -> str:
     if isinstance(value, str) and value.lstrip().startswith("{"):
         return " It holds JSON that was encoded twice; encode it once."
     return ""
+
+
+def _several(value: Any) -> str:
+    objects = isinstance(value, list) and bool(value) and all(isinstance(each, dict) for each in value)
+    return " Send each of its objects as a request of its own." if objects else ""
 
 
 def _kind(value: Any) -> str:

@@ -1,5 +1,6 @@
 """The catalogue: everything a request may name is listed, and nothing else is accepted."""
 
+import re
 from typing import Any
 from urllib.parse import quote
 
@@ -18,6 +19,7 @@ from tests.engine.functions.latex_reader import read
 from tests.schemas.test_fields import CHOICES, path_of, request_with
 from tests.support import assert_problem, every, faults, strict_json
 
+CHINESE = re.compile("[\u4e00-\u9fff]")
 ENTRIES = [
     pytest.param(registry, declaration, id=f"{registry.kind}-{declaration.name}")
     for registry in REGISTRIES.values()
@@ -53,7 +55,8 @@ def test_every_entry_has_a_page_that_says_all(
     )
     assert entry == listed
     assert client.get(entry["href"]).status_code == 200
-    assert entry["description"]["en"] and entry["description"]["zh"]
+    assert entry["description"]["en"] and not CHINESE.search(entry["description"]["en"])
+    assert CHINESE.search(entry["description"]["zh"])
     assert entry["latex"] or (entry["change"]["en"] and entry["change"]["zh"]), "a mistake has no formula, but a cure"
     assert [option["name"] for option in entry["options"]] == [option.name for option in declaration.options]
     for option in entry["options"]:

@@ -8,8 +8,9 @@ from flask.testing import FlaskClient
 from marshmallow import Schema
 
 from schemas.declared import options_schema
-from schemas.fields import StrictSchema
+from schemas.fields import ObjectField, StrictSchema
 from schemas.network import COMMON, SCHEMA
+from schemas.verify import KEYS as SUBMISSION_KEYS
 from service.api.endpoint import ENDPOINTS
 from service.api.hints import BODIES, WORDS
 from service.engine.declarations import Registry
@@ -20,6 +21,7 @@ from service.engine.network.activations import activations
 from service.engine.network.initializers import initializers
 from service.engine.network.layers import layers
 from service.engine.network.losses import losses
+from service.engine.network.regularizers import regularizers
 from tests.conftest import Post
 from tests.support import assert_problem, every, resolves
 
@@ -276,9 +278,11 @@ def test_a_long_list_yields_to_a_suggestion(post: Post, registry: Registry[Any],
 
 def test_foreign_keys_mean_keys_that_there_are() -> None:
     schemas: list[Schema] = [COMMON, SCHEMA, *(each.takes for each in ENDPOINTS if each.takes is not None)]
-    every: list[Registry[Any]] = [layers, activations, losses, initializers, optimizers, schedules]
+    every: list[Registry[Any]] = [layers, activations, losses, initializers, optimizers, schedules, regularizers]
     schemas += [options_schema(declaration) for registry in every for declaration in registry]
-    known = {key for schema in schemas for key in schema.load_fields} | {"type"}
+    objects = [field for schema in schemas for field in schema.load_fields.values() if isinstance(field, ObjectField)]
+    schemas += [field.schema for field in objects]
+    known = {key for schema in schemas for key in schema.load_fields} | {"type", *SUBMISSION_KEYS}
     for name, foreign in FOREIGN["key"].items():
         assert foreign.here or foreign.note, name
         assert set(foreign.here) <= known, name

@@ -26,8 +26,7 @@ from service.config import Settings
 from service.multipart import MOST_PARTS
 from service.store.loaded import LEASE_SECONDS
 from service.store.store import FILE, Store
-from tests.conftest import ServerFactory
-from tests.support import assert_problem, faults, head, network, strict_json, xor
+from tests.support import Server, assert_problem, faults, head, network, strict_json, xor
 
 MakeClient = Callable[..., FlaskClient]
 STORED: dict[str, Any] = {"network": XOR_NETWORK | {"input_shape": [2]}, "parameters": XOR_PARAMETERS}
@@ -727,30 +726,26 @@ def test_networks_that_are_kept_are_in_the_account_and_given_up_first(make_clien
 # --- several workers ----------------------------------------------------------------------------
 
 
-def test_workers_share_what_is_stored_and_forget_it_within_a_moment(
-    start_server: ServerFactory, tmp_path: Path
-) -> None:
-    with start_server(NABLA_DATA=str(tmp_path), WEB_CONCURRENCY="2") as server:
-        content = json.dumps(STORED).encode()
-        answers: list[Any] = []
-        threads = [
-            threading.Thread(target=lambda: answers.append(server.post(content, "/v1/networks"))) for _ in range(8)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert sorted(answer.status_code for answer in answers) == [200] * 7 + [201]
-        (name,) = {answer.json["id"] for answer in answers}
-        body = json.dumps({"network": {"id": name}, "inputs": [[0, 1]]}).encode()
-        assert {server.post(body, "/v1/forward").status_code for _ in range(12)} == {200}
-        whole = server.send(f"DELETE /v1/networks/{name} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n".encode())
-        assert whole.status_code == 204 and whole.body == b""
-        time.sleep(LEASE_SECONDS + 0.1)
-        assert {server.post(body, "/v1/forward").status_code for _ in range(12)} == {404}
-        # A large file passes the edge, which looks at heads alone; elsewhere it is refused there.
-        file = b"PK\x03\x04" + bytes(200_000)
-        wrong = server.post(file, "/v1/networks", Content_Type="application/octet-stream")
-        assert wrong.status_code == 422 and "zip archive" in strict_json(wrong.body)["detail"]
-        refused = server.send(head("/v1/forward", len(file), Content_Type="application/octet-stream"))
-        assert refused.status_code == 415
+def test_workers_share_what_is_stored_and_forget_it_within_a_moment(server: Server) -> None:
+    output = {"kernel": [[0.25], [-0.75]], "bias": [0.125]}  # which no other test stores there
+    content = json.dumps(STORED | {"parameters": XOR_PARAMETERS | {"output": output}}).encode()
+    answers: list[Any] = []
+    threads = [threading.Thread(target=lambda: answers.append(server.post(content, "/v1/networks"))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(answer.status_code for answer in answers) == [200] * 7 + [201]
+    (name,) = {answer.json["id"] for answer in answers}
+    body = json.dumps({"network": {"id": name}, "inputs": [[0, 1]]}).encode()
+    assert {server.post(body, "/v1/forward").status_code for _ in range(12)} == {200}
+    whole = server.send(f"DELETE /v1/networks/{name} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n".encode())
+    assert whole.status_code == 204 and whole.body == b""
+    time.sleep(LEASE_SECONDS + 0.1)
+    assert {server.post(body, "/v1/forward").status_code for _ in range(12)} == {404}
+    # A large file passes the edge, which looks at heads alone; elsewhere it is refused there.
+    file = b"PK\x03\x04" + bytes(200_000)
+    wrong = server.post(file, "/v1/networks", Content_Type="application/octet-stream")
+    assert wrong.status_code == 422 and "zip archive" in strict_json(wrong.body)["detail"]
+    refused = server.send(head("/v1/forward", len(file), Content_Type="application/octet-stream"))
+    assert refused.status_code == 415

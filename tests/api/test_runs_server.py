@@ -9,12 +9,12 @@ import shlex
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
+from sqlalchemy.engine import URL
 
 from service.api.runs_examples import RUN_ID
 from service.openapi import agree
@@ -63,13 +63,14 @@ def statuses(server: Server) -> Any:
 
 @pytest.mark.long
 def test_the_page_events_and_a_stream_that_goes_on_at_another_server(
-    start_server: ServerFactory, tmp_path: Path
+    start_server: ServerFactory, server_address: URL
 ) -> None:
     """A stop ends streams at once, without an end; the next server has every later record, once.
 
     The server that stops, with room for two streams, shows before that the page and events are as they should be.
     """
-    variables = {"NABLA_DATA": str(tmp_path), "NABLA_RUNNERS": "1", "WEB_CONCURRENCY": "1", "NABLA_STREAMS": "2"}
+    variables = {"NABLA_DATABASE": server_address.render_as_string(hide_password=False), "NABLA_STREAMS": "2"}
+    variables |= {"NABLA_RUNNERS": "1", "WEB_CONCURRENCY": "1"}
     found: list[int] = []
     with start_server(**variables) as server:
         check_page(server)

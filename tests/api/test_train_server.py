@@ -274,23 +274,3 @@ def test_a_stream_ends_with_its_summary_when_the_server_stops(start_server: Serv
         assert time.monotonic() - start < 20.0
     assert document[0]["status"] == "cancelled" and 0 < document[0]["steps_done"] < ENDLESS
     # start_server has asserted that the exit code is 0.
-
-
-def test_a_stream_that_runs_out_of_time_leaves_a_checkpoint_to_go_on_from(
-    start_server: ServerFactory, post: Post
-) -> None:
-    changes: dict[str, Any] = {"optimizer": "adam", "batch_size": 3}
-    with start_server(WEB_CONCURRENCY="1", NABLA_STREAMS=str(STREAMS + 1), NABLA_MAX_SECONDS="1") as server:
-        with Stream(server, endless(**changes, trace={"every": ENDLESS})) as stream:
-            first, summary = stream.records()
-        assert first["step"] == 1
-        assert summary["status"] == "cancelled" and "1 second" in summary["reason"]
-        done = summary["steps_done"]
-        assert 0 < done < ENDLESS
-        rest = training(**changes, parameters=..., steps=5, checkpoint=summary["checkpoint"])
-        with Stream(server, rest, EVENTS) as stream:
-            *steps, end = stream.records()
-        assert ended(server, "cancelled") == 1 and ended(server, "completed") == 1
-    assert [step["step"] for step in steps] == [done + number for number in range(1, 6)]
-    whole = post(training(**changes, steps=done + 5, trace={"every": ENDLESS}), PATH).json
-    assert end["parameters"] == whole["parameters"]

@@ -104,3 +104,23 @@ def test_what_is_wrong_before_the_start_is_an_ordinary_problem(make_client: Make
         assert_problem(ask(training(batches=[[9]])), "invalid")
         assert_problem(ask(training(steps=2_000_000)), "limit-exceeded")
         assert ask(training()).get_data().count(b"completed") == 1
+
+
+@every("accept", [NDJSON, EVENTS])
+def test_a_stream_that_runs_out_of_time_leaves_a_checkpoint_to_go_on_from(
+    make_client: MakeClient, train: Train, accept: str
+) -> None:
+    def records(response: TestResponse) -> list[Any]:
+        return lines(response) if accept == NDJSON else [strict_json(event["data"]) for event in events(response)]
+
+    changes: dict[str, Any] = {"optimizer": "adam", "batch_size": 3}
+    endless = training(**changes, steps=1_000_000, trace={"every": 1_000_000})
+    first, summary = records(make_client(max_seconds=0.1).post(PATH, json=endless, headers={"Accept": accept}))
+    assert first["step"] == 1
+    assert summary["status"] == "cancelled" and "0.1 seconds" in summary["reason"]
+    done = summary["steps_done"]
+    assert 0 < done < 1_000_000
+    rest = training(**changes, parameters=..., steps=5, checkpoint=summary["checkpoint"])
+    *steps, end = records(train(rest, Accept=accept))
+    assert [step["step"] for step in steps] == [done + number for number in range(1, 6)]
+    assert end["parameters"] == train(endless | {"steps": done + 5}).json["parameters"]

@@ -1,9 +1,10 @@
 """Values of an option for the generic tests: near its default, and at the extremes."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from service.engine.declarations import Declaration
 from service.engine.options import LARGEST_INTEGER, Integer, Integers, Number, Numbers, Option, Refused, Value
 
 LARGEST = 1.7976931348623157e308
@@ -36,6 +37,32 @@ def _takes(option: Option, value: Any) -> bool:
     except Refused:
         return False
     return True
+
+
+def required_of(declaration: Declaration) -> dict[str, Any]:
+    """Return an ordinary value for each option that has no default."""
+    return {option.name: next(option.accepted()) for option in declaration.options if option.required}
+
+
+def idle(declaration: Declaration, result: Callable[..., bytes]) -> list[str]:
+    """Return the names of options that change nothing.
+
+    `result(**options)` returns what the block computes. An option counts if another value of it changes that: alone, or
+    together with another value of one more option.
+    """
+    required = required_of(declaration)
+    found = []
+    for option in declaration.options:
+        also = ({}, *({other.name: value} for other in declaration.options for value in others(other)))
+        counts = any(
+            result(**{**required, **more, option.name: value}) != result(**{**required, **more})
+            for more in also
+            if option.name not in more
+            for value in others(option)
+        )
+        if not counts:
+            found.append(option.name)
+    return found
 
 
 def outermost(option: Option) -> Iterator[Any]:

@@ -7,9 +7,6 @@ from sqlalchemy.engine import URL
 
 from service.api.context import Runtime, runtime_of
 from service.config import Settings
-from tests.store.conftest import address, postgresql
-
-__all__ = ["address", "postgresql"]
 
 
 @pytest.fixture
@@ -19,6 +16,6 @@ def runtime(tmp_path: Path) -> Runtime:
 
 
 @pytest.fixture
-def anywhere(address: URL) -> Runtime:
-    """Return what a process of runners shares, at a new database: SQLite, and PostgreSQL where it is installed."""
-    return runtime_of(Settings(database=address.render_as_string(hide_password=False)))
+def anywhere(server_address: URL) -> Runtime:
+    """Return what runners of several machines share, at a new database of a server."""
+    return runtime_of(Settings(database=server_address.render_as_string(hide_password=False)))

@@ -10,10 +10,9 @@ from service.api.context import Runtime
 from service.api.state_file import state_of
 from service.runner.execution import Execution
 from service.runner.loop import Runner
-from service.store.runs import Claim, NewRun, RunEntry, RunQuotas
+from service.store.runs import Claim, NewRun, RunEntry
 from tests.conftest import wait_for
 
-QUOTAS = RunQuotas(runs=10**6, unfinished=10**6, owner_bytes=10**9, total_bytes=10**10)
 ENDED = ("completed", "stopped", "diverged", "cancelled", "failed")
 
 
@@ -41,7 +40,7 @@ def training(steps: int, **changes: Any) -> dict[str, Any]:
 def add(runtime: Runtime, request: dict[str, Any], kind: str = "train", owner: str = "", **more: Any) -> str:
     """Put a run into the queue and return its id."""
     new = NewRun(kind, orjson.dumps(request), request.get("steps", 0), **more)
-    return runtime.store.runs.add(owner, new, QUOTAS)[0]
+    return runtime.store.runs.add(owner, new)[0]
 
 
 def entry_of(runtime: Runtime, run: str, owner: str = "") -> RunEntry:

@@ -35,7 +35,7 @@ def test_a_layer_is_an_object_with_a_type(post: Post, layer: Any) -> None:
 
 def test_a_layer_needs_a_known_type(post: Post) -> None:
     errors = refusals(post, network({"units": 1}, {"type": "dens"}, {"type": 3}, {"type": []}))
-    assert errors["#/network/layers/0/type"] == "is required"
+    assert errors["#/network/layers/0/type"].startswith("is required; for a layer of units")
     assert "did you mean 'dense'?" in errors["#/network/layers/1/type"]
     assert set(errors) == {f"#/network/layers/{place}/type" for place in range(4)}
 

@@ -5,11 +5,10 @@ from typing import Any
 from sqlalchemy import func, select
 
 from service.store.database import Database
-from service.store.runs import Claim, Kept, NewRun, Progress, RunLimits, RunQuotas, Runs
+from service.store.runs import Claim, Kept, NewRun, Progress, RunLimits, Runs
 from service.store.tables import blobs, networks, owners, parts, records, runs
 
-MANY = RunQuotas(runs=10**6, unfinished=10**6, owner_bytes=10**9, total_bytes=10**9)
-LIMITS = RunLimits(unfinished=10**6, run_bytes=10**9, owner_bytes=10**9, total_bytes=10**9)
+LIMITS = RunLimits(runs=10**6, unfinished=10**6, run_bytes=10**9, owner_bytes=10**9, total_bytes=10**9)
 
 
 def new(number: int = 0, **options: Any) -> NewRun:
@@ -25,6 +24,11 @@ def at(step: int, seconds: float = 0.5) -> Progress:
 def lines(first: int, last: int) -> bytes:
     """Return the records of these steps."""
     return b"".join(b'{"step":%d}\n' % step for step in range(first, last + 1))
+
+
+def within(kept: Runs, **limits: int) -> Runs:
+    """Return the same runs within other limits."""
+    return Runs(kept.database, LIMITS._replace(**limits))
 
 
 def claimed(kept: Runs, worker: str = "a", seconds: float = 60.0) -> Claim:

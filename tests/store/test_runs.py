@@ -7,11 +7,11 @@ from sqlalchemy import text
 
 from service.store.runs import Kept, Progress, Runs, RunUsage
 from service.store_errors import KeyReused, QuotaExceeded, StoreFull
-from tests.store.running import LIMITS, MANY, at, claimed, keep, lines, new, rows
+from tests.store.running import at, claimed, keep, lines, new, rows, within
 
 
 def test_a_run_is_claimed_kept_and_finished(kept: Runs) -> None:
-    name, is_new = kept.add("alice", new(base64=True), MANY)
+    name, is_new = kept.add("alice", new(base64=True))
     assert is_new and len(name) == 32
     entry = kept.find("alice", name)
     assert entry is not None and (entry.status, entry.of, entry.attempt, entry.worker) == ("queued", 100, 0, None)
@@ -49,7 +49,7 @@ def test_a_run_is_claimed_kept_and_finished(kept: Runs) -> None:
 
 
 def test_a_run_is_found_by_its_owner_alone(kept: Runs) -> None:
-    name, _ = kept.add("alice", new(), MANY)
+    name, _ = kept.add("alice", new())
     keep(kept, claimed(kept), 0, 3, b"state")
     for owner in ("bob", "", "ALICE"):
         assert kept.find(owner, name) is None
@@ -63,7 +63,7 @@ def test_a_run_is_found_by_its_owner_alone(kept: Runs) -> None:
 
 
 def test_records_are_read_from_any_step_in_chunks(kept: Runs) -> None:
-    name, _ = kept.add("", new(), MANY)
+    name, _ = kept.add("", new())
     claim = claimed(kept)
     for first in range(0, 100, 10):
         keep(kept, claim, first, first + 9)
@@ -79,7 +79,7 @@ def test_records_are_read_from_any_step_in_chunks(kept: Runs) -> None:
 
 
 def test_a_lease_that_is_over_lets_another_runner_go_on_and_shuts_out_the_first(kept: Runs) -> None:
-    name, _ = kept.add("", new(), MANY)
+    name, _ = kept.add("", new())
     first = claimed(kept, "a", seconds=-1.0)
     assert keep(kept, first, 0, 4, b"state", lease=-1.0).alive  # nobody else has claimed it yet
     second = claimed(kept, "b")
@@ -96,7 +96,7 @@ def test_a_lease_that_is_over_lets_another_runner_go_on_and_shuts_out_the_first(
 
 
 def test_a_runner_that_claims_again_does_not_mix_its_attempts(kept: Runs) -> None:
-    kept.add("", new(), MANY)
+    kept.add("", new())
     first = claimed(kept, "a", seconds=-1.0)
     second = claimed(kept, "a")
     assert not keep(kept, first, 0, 1).alive
@@ -104,7 +104,7 @@ def test_a_runner_that_claims_again_does_not_mix_its_attempts(kept: Runs) -> Non
 
 
 def test_a_runner_takes_back_the_run_of_a_killed_process_with_its_name_at_once(kept: Runs) -> None:
-    name, _ = kept.add("", new(), MANY)
+    name, _ = kept.add("", new())
     killed = claimed(kept, "a")
     keep(kept, killed, 0, 1, b"state")
     assert kept.claim("b", 60.0) is None
@@ -119,7 +119,7 @@ def test_a_runner_takes_back_the_run_of_a_killed_process_with_its_name_at_once(k
 
 
 def test_a_claim_tells_the_numerics_of_the_runner_before(kept: Runs) -> None:
-    name, _ = kept.add("", new(), MANY)
+    name, _ = kept.add("", new())
     for before, fingerprint in (("", "x"), ("x", "x"), ("x", "y"), ("y", "x")):
         claim = kept.claim("a", 60.0, fingerprint)
         assert claim is not None and claim.fingerprint == before
@@ -130,7 +130,7 @@ def test_a_claim_tells_the_numerics_of_the_runner_before(kept: Runs) -> None:
 def add_later(kept: Runs, owner: str) -> str:
     """Add a run whose time differs from those before."""
     time.sleep(0.002)  # SQLite's clock has a resolution of a millisecond
-    return kept.add(owner, new(), MANY)[0]
+    return kept.add(owner, new())[0]
 
 
 def test_owners_with_few_running_runs_come_first_and_then_those_that_wait_longest(kept: Runs) -> None:
@@ -173,27 +173,26 @@ def test_an_owner_with_many_runs_has_one_turn_before_that_of_another(kept: Runs,
 
 
 def test_the_same_idempotency_key_gives_the_same_run(kept: Runs) -> None:
-    name, is_new = kept.add("alice", new(idempotency_key="k"), MANY)
+    name, is_new = kept.add("alice", new(idempotency_key="k"))
     assert is_new
-    none_left = MANY._replace(runs=1)
-    assert kept.add("alice", new(idempotency_key="k"), none_left) == (name, False)
+    assert within(kept, runs=1).add("alice", new(idempotency_key="k")) == (name, False)
     for other in (new(1, idempotency_key="k"), new(idempotency_key="k")._replace(kind="descend")):
         with pytest.raises(KeyReused):
-            kept.add("alice", other, MANY)
-    assert kept.add("bob", new(1, idempotency_key="k"), MANY)[1]
-    assert kept.add("alice", new(1, idempotency_key="l"), MANY)[1]
-    assert kept.add("alice", new(), MANY)[1] and kept.add("alice", new(), MANY)[1]  # runs without a key are all new
+            kept.add("alice", other)
+    assert kept.add("bob", new(1, idempotency_key="k"))[1]
+    assert kept.add("alice", new(1, idempotency_key="l"))[1]
+    assert kept.add("alice", new())[1] and kept.add("alice", new())[1]  # runs without a key are all new
     assert kept.remove("alice", name)
-    assert kept.add("alice", new(1, idempotency_key="k"), MANY)[1]
+    assert kept.add("alice", new(1, idempotency_key="k"))[1]
 
 
 def test_a_run_that_waits_is_cancelled_at_once_and_one_that_computes_by_its_runner(kept: Runs) -> None:
-    waiting, _ = kept.add("", new(0), MANY)
+    waiting, _ = kept.add("", new(0))
     entry = kept.cancel("", waiting)
     assert entry is not None and entry.status == "cancelled" and entry.ended is not None
     assert kept.claim("a", 60.0) is None
 
-    running, _ = kept.add("", new(1), MANY)
+    running, _ = kept.add("", new(1))
     claim = claimed(kept)
     entry = kept.cancel("", running)
     assert entry is not None and entry.status == "running" and entry.cancel
@@ -203,14 +202,14 @@ def test_a_run_that_waits_is_cancelled_at_once_and_one_that_computes_by_its_runn
     before, after = kept.find("", running), kept.cancel("", running)
     assert before is not None and after == before._replace(now=after.now)
 
-    released, _ = kept.add("", new(2), MANY)
+    released, _ = kept.add("", new(2))
     claim = claimed(kept)
     kept.cancel("", released)
     kept.release(claim)
     entry = kept.find("", released)
     assert entry is not None and entry.status == "cancelled" and not entry.cancel
 
-    lost, _ = kept.add("", new(3), MANY)
+    lost, _ = kept.add("", new(3))
     claim = claimed(kept, seconds=-1.0)
     entry = kept.cancel("", lost)  # nobody computes it, so nobody else could end it
     assert entry is not None and entry.status == "cancelled"
@@ -219,7 +218,7 @@ def test_a_run_that_waits_is_cancelled_at_once_and_one_that_computes_by_its_runn
 
 @pytest.mark.parametrize("status", ["completed", "stopped", "cancelled", "failed"])
 def test_a_run_that_ended_is_resumed_from_its_state(kept: Runs, status: str) -> None:
-    name, _ = kept.add("", new(), MANY)
+    name, _ = kept.add("", new())
     claim = claimed(kept)
     kept.finish(claim, status, "why", lines(0, 99), 0, 99, at(99), b"state", b"result")
     entry, resumed = kept.resume("", name, 20)
@@ -236,7 +235,7 @@ def test_a_run_that_ended_is_resumed_from_its_state(kept: Runs, status: str) -> 
 
 
 def test_a_run_that_diverged_or_waits_is_not_resumed(kept: Runs) -> None:
-    name, _ = kept.add("", new(), MANY)
+    name, _ = kept.add("", new())
     waiting, resumed = kept.resume("", name, 5)
     assert waiting is not None and waiting.of == 100 and not resumed
     kept.finish(claimed(kept), "diverged", "infinite loss", None, 0, 0, Progress(3, float("nan"), 0.1, 1.0), b"s", b"r")
@@ -246,7 +245,7 @@ def test_a_run_that_diverged_or_waits_is_not_resumed(kept: Runs) -> None:
 
 
 def test_a_run_whose_attempts_come_to_nothing_fails(kept: Runs) -> None:
-    name, _ = kept.add("", new(), MANY)
+    name, _ = kept.add("", new())
     for attempt in range(1, 4):
         assert claimed(kept, seconds=-1.0).attempt == attempt
     keep(kept, claimed(kept, seconds=-1.0), 0, 1, b"state", lease=-1.0)  # the state moves on
@@ -262,7 +261,7 @@ def test_a_run_whose_attempts_come_to_nothing_fails(kept: Runs) -> None:
 
 
 def test_a_run_that_is_handed_back_again_and_again_does_not_fail(kept: Runs) -> None:
-    kept.add("", new(), MANY)
+    kept.add("", new())
     for attempt in range(1, 9):
         claim = claimed(kept)
         assert claim.attempt == attempt
@@ -270,9 +269,9 @@ def test_a_run_that_is_handed_back_again_and_again_does_not_fail(kept: Runs) -> 
 
 
 def test_a_run_is_removed_with_all_that_is_its_own_while_it_computes(kept: Runs) -> None:
-    name, _ = kept.add("", new(), MANY)
+    name, _ = kept.add("", new())
     claim = claimed(kept)
-    kept.add("", new(), MANY)  # has the same request
+    kept.add("", new())  # has the same request
     keep(kept, claim, 0, 9, b"state")
     assert kept.remove("", name) is True
     assert kept.remove("", name) is False
@@ -282,7 +281,7 @@ def test_a_run_is_removed_with_all_that_is_its_own_while_it_computes(kept: Runs)
 
 
 def test_records_are_never_stored_twice(kept: Runs) -> None:
-    name, _ = kept.add("", new(), MANY)
+    name, _ = kept.add("", new())
     claim = claimed(kept)
     keep(kept, claim, 0, 4)
     keep(kept, claim, 5, 9)
@@ -295,7 +294,7 @@ def test_records_are_never_stored_twice(kept: Runs) -> None:
 
 
 def test_a_run_that_repeats_steps_after_a_kill_shows_the_step_that_it_had_reached(kept: Runs) -> None:
-    name, _ = kept.add("", new(), MANY)
+    name, _ = kept.add("", new())
     first = claimed(kept, "a", seconds=-1.0)
     keep(kept, first, 0, 20, b"state", lease=-1.0)
     keep(kept, first, 21, 40, lease=-1.0)
@@ -313,7 +312,7 @@ def test_a_run_that_repeats_steps_after_a_kill_shows_the_step_that_it_had_reache
 
 @pytest.mark.parametrize("last", [9, 12], ids=["the same", "with later ones"])
 def test_records_may_be_sent_again_after_a_commit_whose_answer_was_lost(kept: Runs, last: int) -> None:
-    name, _ = kept.add("", new(), MANY)
+    name, _ = kept.add("", new())
     claim = claimed(kept)
     keep(kept, claim, 0, 4)
     keep(kept, claim, 5, 9)
@@ -328,24 +327,24 @@ def test_records_may_be_sent_again_after_a_commit_whose_answer_was_lost(kept: Ru
 
 def test_quotas_are_told_by_name(kept: Runs) -> None:
     size = len(new().spec)
-    two = MANY._replace(unfinished=2, runs=3)
+    two = within(kept, unfinished=2, runs=3)
     for number in range(2):
-        kept.add("alice", new(number), two)
+        two.add("alice", new(number))
     with pytest.raises(QuotaExceeded) as refusal:
-        kept.add("alice", new(2), two)
+        two.add("alice", new(2))
     assert (refusal.value.name, refusal.value.asked, refusal.value.allowed) == ("unfinished_runs", 3, 2)
-    kept.add("bob", new(2), two)
+    two.add("bob", new(2))
     kept.fail(claimed(kept), "over")
-    kept.add("alice", new(2), two)
+    two.add("alice", new(2))
     kept.fail(claimed(kept), "over")
     kept.fail(claimed(kept), "over")
     with pytest.raises(QuotaExceeded, match=r"^runs$"):
-        kept.add("alice", new(3), two)
+        two.add("alice", new(3))
     with pytest.raises(QuotaExceeded, match="stored_bytes_per_key"):
-        kept.add("alice", new(3), MANY._replace(owner_bytes=4 * size - 1))
+        within(kept, owner_bytes=4 * size - 1).add("alice", new(3))
     with pytest.raises(StoreFull, match="reached its limit"):
-        kept.add("carol", new(9), MANY._replace(total_bytes=4 * size - 1))
-    strict = Runs(kept.database, LIMITS._replace(unfinished=0))
+        within(kept, total_bytes=4 * size - 1).add("carol", new(9))
+    strict = within(kept, unfinished=0)
     ended = kept.listed("alice", 1, status="failed")[0]
     with pytest.raises(QuotaExceeded, match="unfinished_runs"):
         strict.resume("alice", ended.id, None)
@@ -354,8 +353,8 @@ def test_quotas_are_told_by_name(kept: Runs) -> None:
 
 
 def test_pages_of_a_listing_hold_every_run_once_the_newest_first(kept: Runs) -> None:
-    names = [kept.add("alice", new(number), MANY)[0] for number in range(7)]
-    kept.add("bob", new(), MANY)
+    names = [kept.add("alice", new(number))[0] for number in range(7)]
+    kept.add("bob", new())
     with kept.database.writing() as connection:  # some have the same time
         connection.execute(text("UPDATE runs SET created = 1.0 WHERE id IN (:a, :b)"), {"a": names[0], "b": names[1]})
     found: list[tuple[float, str]] = []
@@ -370,7 +369,7 @@ def test_pages_of_a_listing_hold_every_run_once_the_newest_first(kept: Runs) -> 
 
 
 def test_runs_that_ended_long_ago_are_forgotten(kept: Runs) -> None:
-    names = [kept.add("", new(number), MANY)[0] for number in range(45)]
+    names = [kept.add("", new(number))[0] for number in range(45)]
     for name in names[:43]:
         kept.cancel("", name)
     with kept.database.writing() as connection:

@@ -29,7 +29,7 @@ from service.store.store import DAY, Store
 from service.store.tables import records
 from service.store.upgrade import upgrade
 from service.store_errors import QuotaExceeded, StoreFull, StoreUnavailable
-from tests.store.running import LIMITS, MANY, at, claimed, keep, lines, new, rows
+from tests.store.running import LIMITS, at, claimed, keep, lines, new, rows, within
 
 NETWORK = Content("json", b'{"layers":[]}', b"parameters")
 MANY_NETWORKS = Quotas(networks=10, owner_bytes=10**9, total_bytes=10**9)
@@ -51,7 +51,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small_parts")
 def test_a_large_state_is_stored_in_parts_and_replaces_the_one_before(kept: Runs) -> None:
-    name, _ = kept.add("", new(), MANY)
+    name, _ = kept.add("", new())
     claim = claimed(kept, seconds=-1.0)
     for number, state in enumerate((bytes(range(95)), b"", b"0123456789", b"x" * 11, bytes(range(30)))):
         assert keep(kept, claim, number, number, state, lease=-1.0).alive
@@ -76,7 +76,7 @@ def test_a_large_state_is_stored_in_parts_and_replaces_the_one_before(kept: Runs
 def test_a_large_state_of_a_runner_that_is_killed_leaves_nothing(
     kept: Runs, monkeypatch: pytest.MonkeyPatch, stored: int
 ) -> None:
-    kept.add("", new(), MANY)
+    kept.add("", new())
     first = claimed(kept, "a", seconds=-1.0)
     keep(kept, first, 0, 0, b"before", lease=-1.0)
     add = run_keeping.Keeping._add
@@ -103,7 +103,7 @@ def test_a_large_state_of_a_runner_that_is_killed_leaves_nothing(
 def test_a_large_state_of_a_runner_that_is_shut_out_meanwhile_is_not_taken(
     kept: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept.add("", new(), MANY)
+    kept.add("", new())
     first = claimed(kept, "a", seconds=-1.0)
     write, second = run_keeping.with_room, []
 
@@ -134,8 +134,8 @@ def test_a_run_that_grows_beyond_a_limit_keeps_what_it_has(
 ) -> None:
     monkeypatch.setattr(run_keeping, "PART_BYTES", parts)
     monkeypatch.setattr(run_keeping, "STRIDE", 1)
-    limited = Runs(kept.database, LIMITS._replace(**{limit: 250}))
-    name, _ = limited.add("alice", new(), MANY)
+    limited = within(kept, **{limit: 250})
+    name, _ = limited.add("alice", new())
     claim = claimed(limited)
     keep(limited, claim, 0, 4, bytes(100))
     before = limited.find("alice", name)
@@ -158,8 +158,8 @@ def test_a_run_that_grows_beyond_a_limit_keeps_what_it_has(
 def test_a_run_keeps_its_networks_until_it_is_removed(kept: Runs) -> None:
     stored = Networks(kept.database)
     stored.add("alice", NETWORK, Told("{}", "{}"), MANY_NETWORKS, 1.0)
-    first, _ = kept.add("alice", new(networks=(NETWORK.id, NETWORK.id)), MANY)
-    second, _ = kept.add("alice", new(networks=(NETWORK.id,)), MANY)
+    first, _ = kept.add("alice", new(networks=(NETWORK.id, NETWORK.id)))
+    second, _ = kept.add("alice", new(networks=(NETWORK.id,)))
     assert stored.usage("alice").networks == 1
     assert stored.remove("alice", NETWORK.id)
     assert stored.usage("alice") == (0, 0)
@@ -177,13 +177,13 @@ def test_a_run_cannot_keep_a_network_that_its_owner_has_not(kept: Runs) -> None:
     stored = Networks(kept.database)
     stored.add("bob", NETWORK, Told("{}", "{}"), MANY_NETWORKS, 1.0)
     with pytest.raises(StoreUnavailable, match="being removed"):
-        kept.add("alice", new(networks=(NETWORK.id,)), MANY)
+        kept.add("alice", new(networks=(NETWORK.id,)))
     assert kept.counts() == {} and rows(kept.database)["owners"] == 1
 
 
 def test_networks_and_runs_count_together(kept: Runs) -> None:
     stored = Networks(kept.database)
-    run, _ = kept.add("alice", new(), MANY)
+    run, _ = kept.add("alice", new())
     keep(kept, claimed(kept), 0, 0, bytes(1000))
     with pytest.raises(QuotaExceeded, match="stored_bytes_per_key"):
         stored.add("alice", NETWORK, Told("{}", "{}"), MANY_NETWORKS._replace(owner_bytes=1000), 1.0)
@@ -191,7 +191,7 @@ def test_networks_and_runs_count_together(kept: Runs) -> None:
         stored.add("bob", NETWORK, Told("{}", "{}"), MANY_NETWORKS._replace(total_bytes=1000), 1.0)
     stored.add("bob", NETWORK, Told("{}", "{}"), MANY_NETWORKS._replace(owner_bytes=1000), 1.0)
     with pytest.raises(QuotaExceeded, match="stored_bytes_per_key"):
-        kept.add("bob", new(1), MANY._replace(owner_bytes=NETWORK.size))
+        within(kept, owner_bytes=NETWORK.size).add("bob", new(1))
     kept.remove("alice", run)
     stored.add("alice", NETWORK, Told("{}", "{}"), MANY_NETWORKS._replace(owner_bytes=1000), 1.0)
 
@@ -199,7 +199,7 @@ def test_networks_and_runs_count_together(kept: Runs) -> None:
 def test_a_removal_of_many_records_lets_others_write_and_goes_on_after_a_failure(
     kept: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name, _ = kept.add("alice", new(idempotency_key="k"), MANY)
+    name, _ = kept.add("alice", new(idempotency_key="k"))
     claim = claimed(kept)
     keep(kept, claim, 0, 0, bytes(100))
     with kept.database.writing() as connection:
@@ -221,7 +221,7 @@ def test_a_removal_of_many_records_lets_others_write_and_goes_on_after_a_failure
     assert kept.find("alice", name) is None and kept.records("alice", name, -1) == []
     assert kept.usage("alice") == (0, 0, 0) and kept.counts() == {} and kept.claim("b", 60.0) is None
     assert not keep(kept, claim, 5000, 5000).alive
-    assert kept.add("alice", new(idempotency_key="k"), MANY)[1]
+    assert kept.add("alice", new(idempotency_key="k"))[1]
     assert kept.forget(0.0) == 1
     assert rows(kept.database) == {"blobs": 1, "runs": 1}
 
@@ -243,7 +243,7 @@ def compute_all(address: URL, worker: str, barrier: Any, found: Any) -> None:
 
 
 def test_processes_that_claim_at_once_get_each_run_once(kept: Runs) -> None:
-    names = {kept.add(f"owner {number % 3}", new(number), MANY)[0] for number in range(60)}
+    names = {kept.add(f"owner {number % 3}", new(number))[0] for number in range(60)}
     kept.database.close()
     context = multiprocessing.get_context("fork")
     barrier, found = context.Barrier(4), context.Queue()
@@ -338,7 +338,7 @@ def test_a_run_goes_on_after_a_loss_of_power_at_any_moment(tmp_path: Path) -> No
     chance = random.Random(0)
     source = tmp_path / "source"
     store = opened(source)
-    name, _ = store.runs.add("", new(), MANY)
+    name, _ = store.runs.add("", new())
     store.close()
     writer = multiprocessing.get_context("fork").Process(target=compute_for_ever, args=(str(source / "nabla.db"),))
     writer.start()
@@ -390,7 +390,7 @@ def test_a_runner_on_a_full_disk_goes_on_once_there_is_room(
 ) -> None:
     monkeypatch.setattr(run_keeping, "PART_BYTES", parts)
     store = opened(tmp_path)
-    name, _ = store.runs.add("", new(), MANY)
+    name, _ = store.runs.add("", new())
     claim = claimed(store.runs)
     keep(store.runs, claim, 0, 9, bytes(30_000))
     before, stored = store.runs.find("", name), rows(store.runs.database)
@@ -401,7 +401,7 @@ def test_a_runner_on_a_full_disk_goes_on_once_there_is_room(
         with pytest.raises(StoreFull):
             store.runs.finish(claim, "completed", None, None, 0, 0, at(19), None, bytes(10**6))
         with pytest.raises(StoreFull):
-            store.runs.add("", NewRun("train", bytes(10**6), 5), MANY)
+            store.runs.add("", NewRun("train", bytes(10**6), 5))
     after = store.runs.find("", name)
     assert before is not None and after is not None and after == before._replace(now=after.now)
     assert rows(store.runs.database) == stored
@@ -416,7 +416,7 @@ def test_a_runner_on_a_full_disk_goes_on_once_there_is_room(
 def test_a_full_disk_lets_runs_be_removed_or_says_that_nothing_was_removed(tmp_path: Path, has_room: bool) -> None:
     store = opened(tmp_path)
     for number in range(2):
-        name, _ = store.runs.add("", new(number), MANY)
+        name, _ = store.runs.add("", new(number))
         claim = claimed(store.runs)
         store.runs.finish(claim, "completed", None, lines(0, 9), 0, 9, at(9), b"state", b"result")
     before = rows(store.runs.database)
@@ -445,7 +445,7 @@ def test_a_full_disk_lets_runs_be_removed_or_says_that_nothing_was_removed(tmp_p
 
 def test_a_file_that_is_removed_ends_its_claims_and_is_made_anew(tmp_path: Path) -> None:
     store = opened(tmp_path)
-    name, _ = store.runs.add("", new(), MANY)
+    name, _ = store.runs.add("", new())
     claim = claimed(store.runs)
     keep(store.runs, claim, 0, 9, b"state")
     for file in tmp_path.iterdir():
@@ -453,7 +453,7 @@ def test_a_file_that_is_removed_ends_its_claims_and_is_made_anew(tmp_path: Path)
     assert keep(store.runs, claim, 10, 19).alive is False
     assert store.runs.find("", name) is None
     assert store.runs.claim("a", 60.0) is None
-    assert store.runs.add("", new(), MANY)[1]
+    assert store.runs.add("", new())[1]
     assert claimed(store.runs).state is None
     store.close()
 
@@ -480,7 +480,7 @@ def lost_connections(kept: Runs) -> Iterator[Callable[[], None]]:
 def test_a_server_that_is_lost_while_something_is_kept_has_stored_nothing_of_it(
     kept: Runs, lost_connections: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name, _ = kept.add("", new(), MANY)
+    name, _ = kept.add("", new())
     claim = claimed(kept)
     keep(kept, claim, 0, 9, b"state")
     lost_connections()
@@ -521,14 +521,14 @@ def test_a_database_without_runs_is_brought_up_to_date_with_its_networks(databas
         connection.execute(text("INSERT INTO owners VALUES ('alice', 'n', 6, 1.0, 1.0)"))
     upgrade(database)
     assert stored.content("alice", "n") == Content("json", b"definition", b"parameters")
-    assert Runs(database, LIMITS).add("alice", new(networks=("n",)), MANY)[1]
+    assert Runs(database, LIMITS).add("alice", new(networks=("n",)))[1]
 
 
 def test_a_store_removes_runs_that_ended_long_ago(tmp_path: Path) -> None:
     now = [time.time()]
     store = Store(Settings(data=str(tmp_path), run_days=2.0, stored_days=0.0), lambda: now[-1])
     for number in range(2):
-        name, _ = store.runs.add("", new(number), MANY)
+        name, _ = store.runs.add("", new(number))
     store.runs.cancel("", name)
     assert store.tidy() == 0
     now.append(now[0] + 2.1 * DAY)

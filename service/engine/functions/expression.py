@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from service.engine.errors import Fault, InvalidRequest
 from service.engine.functions.refusals import Refusing, call_of, decimal_comma
-from service.engine.functions.slips import slips, translation
+from service.engine.functions.slips import slips, translations
 from service.engine.functions.tokens import FUNCTIONS, NAMED, OPERATORS, SUPERSCRIPTS, VALID_NAME, Token, latin, shown
 from service.engine.functions.vocabulary import Word, vocabulary
 
@@ -123,17 +123,19 @@ def _read(text: str, listed: tuple[str, ...] | None) -> _Parser:
 
 def _translated(error: InvalidRequest, text: str, listed: tuple[str, ...] | None) -> InvalidRequest:
     """Return the error about a text, with what to type instead where a translation of it can be read."""
-    found = translation(text, FUNCTIONS)
-    if found is None:
-        return error
-    try:
-        _read(found.text, listed)
-    except InvalidRequest:
-        return error
-    fault = error.faults[-1]
-    before = found.sentence or fault.detail
-    joint = " Write" if before.endswith("?") else "; or write" if "write" in before else "; write"
-    return InvalidRequest([replace(fault, detail=f"{before}{joint} {found.text}")])
+    for found in translations(text, FUNCTIONS):
+        fault = error.faults[-1]
+        if not found.text:
+            return InvalidRequest([*error.faults[:-1], replace(fault, detail=f"{fault.detail}; {found.sentence}")])
+        try:
+            _read(found.text, listed)
+        except InvalidRequest:
+            continue
+        before = found.sentence or fault.detail
+        joint = "; or write" if "write" in before else "; write"
+        joint = " Write" if before.endswith("?") else ": write" if before.endswith(")") and " for " in before else joint
+        return InvalidRequest([replace(fault, detail=f"{before}{joint} {found.text}")])
+    return error
 
 
 class _Parser(Refusing):

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from itertools import islice
 
 from service.engine.errors import MOST_ERRORS, Fault, InvalidRequest
-from service.engine.functions.slips import ELSEWHERE, HINTS, of_a_function
+from service.engine.functions.foreign_calls import advice
+from service.engine.functions.slips import HINTS, of_a_function
 from service.engine.functions.tokens import (
     CONSTANTS,
     FUNCTIONS,
@@ -22,6 +23,8 @@ from service.engine.functions.tokens import (
 )
 from service.engine.functions.vocabulary import Word
 
+ALIKE = 0.65
+"""Least similarity of a name that is suggested."""
 MOST_SUGGESTIONS = 10
 """Most faults with a similar name: the search is slow, and the first few teach enough."""
 
@@ -74,10 +77,10 @@ class Refusing:
         exponent = ""
         if following.kind == "superscript":
             exponent = following.text.translate(SUPERSCRIPTS)
-        elif following.kind == "operator" and OPERATORS[following.text] == "power":
+        elif following.text == "⁻" or (following.kind == "operator" and OPERATORS[following.text] == "power"):
             after = self.tokens[self.at + 2]
             inverse = f"a{word.name}"
-            if inverse in FUNCTIONS and after.kind == "operator":
+            if inverse in FUNCTIONS and (after.kind == "operator" or following.text == "⁻"):
                 return self.refused(token, f"{takes}; its inverse is {inverse}(x), its reciprocal 1/{name}(x)")
             exponent = after.text if after.text.isdecimal() else "n"
         if exponent and word.arguments == 1:
@@ -107,16 +110,16 @@ class Refusing:
 
     def instead(self, name: str, allowed: Sequence[str], called: bool) -> str:
         """Return a hint at what an unknown name probably means, to append to a sentence; empty if there is none."""
-        if called and name in ELSEWHERE:
-            return f"; write {ELSEWHERE[name]} for {name}(…)"
+        if called and (other := advice(name)):
+            return f"; {other}"
         factors = [] if self.listed is None else _factors(name, {*self.listed, *CONSTANTS}, called)
         if factors:
             return f"; for a product write {'*'.join(factors)}{'(…)' if factors[-1] in FUNCTIONS else ''}"
         call = "" if called else of_a_function(name, FUNCTIONS)
         if call:
             return f"; did you mean {call}?"
-        by_lower_case = {candidate.lower(): candidate for candidate in (*allowed, *CONSTANTS)}
-        close = difflib.get_close_matches(name.lower(), by_lower_case, 1)
+        by_lower_case = {candidate.lower(): candidate for candidate in (*allowed, *(() if called else CONSTANTS))}
+        close = difflib.get_close_matches(name.lower(), by_lower_case, 1, ALIKE if len(name) > 1 else 1.0)
         return f"; did you mean {by_lower_case[close[0]]}?" if close else ""
 
 

@@ -1,14 +1,18 @@
 """Expressions in the notation of Python, JavaScript, LaTeX, a calculator or paper.
 
-`translation` proposes a text in place of one that cannot be read. `slips` warns of readable names that probably mean
+`translations` propose texts in place of one that cannot be read. `slips` warns of readable names that probably mean
 something else, such as `sinx`. Neither changes the meaning of an expression.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
+
+from service.engine.functions.foreign_calls import advice, instead, rewritten
+from service.engine.functions.latex_slips import NotAFormula, looks_like_latex, without_latex
+from service.engine.functions.tokens import FUNCTIONS, SUPERSCRIPTS
 
 
 class _Rule(NamedTuple):
@@ -27,48 +31,90 @@ def _rule(pattern: str, replacement: str, sentence: str = "") -> _Rule:
 LONGEST = 200
 """Characters of a text that is translated; longer ones were hardly typed by hand."""
 MOST_ROUNDS = 8
-"""Fractions and roots that are nested within each other."""
-_MODULES = "np|numpy|jnp|jax|math|cmath|Math|torch|tf|keras|K|F|nn|functional|sp|scipy|special|sympy|mp|mpmath|xp|cp"
+"""Signs of one kind that are replaced one after the other."""
+_MODULES = (
+    "np|numpy|jnp|jax|math|cmath|Math|torch|tf|keras|K|F|nn|functional|sp|scipy|special|sympy|mp|mpmath|xp|cp|linalg|"
+    "activations"
+)
 _RIGHT_SIDE = "a function has no name and no head here"
-
 _CHOICE = "a choice is a function here"
+_COMPARED = "the comparisons are <, >, <= and >="
+_LOGIC = (
+    "there is no logic in an expression; where(x > 0, a, b) tells cases apart, and (x > 0)*(y > 0) is 1 if both hold"
+)
+_NO_LATEX = "an expression is no LaTeX"
+_SIDE = r"(\([^()]*\)|[^(),;&|∧∨]+?)"
+"""A side of a logical operator: parentheses, or all up to the next one."""
+_OPERAND = r"(\w+(?:\.\d+)?|\([^()]*\)|\w+\([^()]*\))"
+_TERM = r"([^<>=≤≥(),]+?)"
+_RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹ⁿˣʸⁱᵏᵐᵃᵇ", "0123456789nxyikmab")
+_LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 
 _RULES = (
-    _rule(r"^\s*\$+(.*?)\$+\s*$", r"\1", "an expression is no LaTeX"),
-    _rule(r"\s*#.*$", "", "an expression has no comments"),
-    _rule(r"\s*;\s*$", ""),
-    _rule(r"^\s*def\s+\w+\s*\([^()]*\)\s*:\s*", "", _RIGHT_SIDE),
-    _rule(r"^\s*function\s*\w*\s*\([^()]*\)\s*\{?\s*", "", _RIGHT_SIDE),
-    _rule(r"^\s*(?:\w+(?:\([^()]*\))?|[dD]\w+/[dD]\w+)\s*:?=(?![=>])\s*", ""),
-    _rule(r"^\s*lambda\s*[\w\s,]*:\s*", "", "an expression needs no lambda"),
-    _rule(r"^\s*\(?[\w\s,]+\)?\s*(?:[-=]>|→|↦)\s*", "", _RIGHT_SIDE),
-    _rule(r"^\s*return\s+", "", _RIGHT_SIDE),
-    _rule(rf"(?<![\w.])(?:(?:{_MODULES})\.)+(?=[A-Za-z])", "", "functions are written without the name of a module"),
+    _rule(r"^\s*([\"'“”‘’„`«])(.*)[\"'“”‘’„`»]\s*$", r"\2"),
+    _rule(r"\s*(?:#|//\s*[A-Za-z]).*$", "", "an expression has no comments"),
+    _rule(r"\s*;\s*(?=\}?\s*$)", ""),
+    _rule(r"^\s*(?:const|let|var|final|auto|static|public|inline)\s+", "", _RIGHT_SIDE),
+    _rule(r"^\s*\w+\s*<-\s*(?=function|\\\()", "", _RIGHT_SIDE),
+    _rule(r"^\s*def\s+\w+\s*\([^()]*\)\s*(?:->\s*\w+\s*)?:\s*", "", _RIGHT_SIDE),
+    _rule(r"^\s*(?:function|func|fun|fn|double|float|real|int)\s*\w*\s*\([^()]*\)\s*(?:->\s*\w+\s*)?(?=[={\w(])", "",
+          _RIGHT_SIDE),
+    _rule(r"^\s*(?:double|float|real)\s+(?=\w+\s*=)", "", _RIGHT_SIDE),
+    _rule(r"^\s*=(?![=<>])\s*", "", _RIGHT_SIDE),
+    _rule(r"^\s*(\w+)\s*=>\s*(-?[\d.]+)\s*$", r"\1 >= \2", _COMPARED),
+    _rule(r"=<", "<=", _COMPARED),
+    _rule(r"^\s*\w+\[[\w\s,]*_\s*\]\s*:?=\s*", "", _RIGHT_SIDE),
+    _rule(r"^\s*(?:\w+\([^()]*\)|[dD]\w+/[dD]\w+)\s*:?=(?!=)\s*", "", _RIGHT_SIDE),
+    _rule(r"^\s*\w+\s*:?=(?![=>])\s*(?=.*[A-Za-z])", ""),
+    _rule(r"^\s*(?:lambda|λ)\s*[\w\s,]*[:.]\s*", "", "an expression needs no lambda"),
+    _rule(r"^\s*(?:@|\\)\s*\([\w\s,]*\)\s*", "", _RIGHT_SIDE),
+    _rule(r"^\s*@\.\s*", "", "operators stand alone: x^2"),
+    _rule(r"^\s*\\?(?:\w+\s*:\s*)?\(?[\w\s,]+\)?\s*(?:[-=]>|→|↦)\s*", "", _RIGHT_SIDE),
+    _rule(r"^\s*\{?\s*return\s+(.*?)\s*;?\s*\}?\s*$", r"\1", _RIGHT_SIDE),
+    _rule(r"(?<=[\w)\]])\.(?=[*/^])", "", "operators stand without a point"),
+    _rule(r"\b([A-Z]\w*)\(\)\s*(?=\()", r"\1"),
+    _rule(rf"\b(?:{_MODULES})\.(?:PI|Pi)\b", "pi", "constants are written without the name of a module"),
+    _rule(r"\bMath\.E\b", "e", "constants are written without the name of a module"),
+    _rule(rf"(?<![\w.])(?:(?:{_MODULES})\.)+(?=[A-Za-z])", "",
+          "functions are written without the name of a module"),
+    _rule(r"\b([A-Za-z]\w*)\.([A-Za-z]\w*)\(\s*\)", r"\2(\1)", "a function is no method"),
+    _rule(r"\b([A-Za-z]\w*)\.([A-Za-z]\w*)\(\s*([^()]+?)\s*\)", r"\2(\1, \3)", "a function is no method"),
     _rule(r"^\s*[d∂]\s*\w?\s*/\s*[d∂]\s*\w\s*(?=[(\w\[])", "", "a derivative is computed, not typed"),
-    _rule(r"\\(?:left|right|displaystyle|,|;|!|quad|:)(?![A-Za-z])", ""),
-    _rule(r"\\(?:operatorname|mathrm|text)\{(\w+)\}", r"\1"),
-    _rule(r"\\(?:cdot|times|ast)(?![A-Za-z])", "*"),
-    _rule(r"\\div(?![A-Za-z])", "/"),
-    _rule(r"\\d?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"(\1)/(\2)"),
-    _rule(r"\\sqrt\s*\{([^{}]*)\}", r"sqrt(\1)"),
-    _rule(r"\\log_\{?(2|10)\}?", r"log\1"),
-    _rule(r"\\([A-Za-z]+)", r"\1"),
-    _rule(r"\^\{(\w+)\}", r"^\1"),
+    _rule(r"\bLog\[\s*(\w+)\s*,\s*([^\[\],]+)\]", r"(log(\2)/log(\1))"),
+    _rule(r"\b([A-Za-z])\[(\d+)\]", r"\1\2"),
     _rule(r"^(.+?)\s+if\s+(.+?)\s+else\s+(.+)$", r"where(\2, \1, \3)", _CHOICE),
     _rule(r"^\s*if\s+([^:]+?)(?:\s+then\s+|\s*:\s*)(.+?)\s+else(?:\s*:)?\s+(.+)$", r"where(\1, \2, \3)", _CHOICE),
+    _rule(r"^\s*if\s*\(([^()]+)\)\s*(?:return\s+)?([^;]+?)\s*;?\s+else\s+(?:return\s+)?(.+)$", r"where(\1, \2, \3)",
+          _CHOICE),
     _rule(r"^([^?:]+?)\s*\?\s*([^?:]+?)\s*:\s*([^?:]+)$", r"where(\1, \2, \3)", _CHOICE),
+    _rule(rf"{_SIDE}\s*(?:&&?|\band\b|∧)\s*{_SIDE}(?=$|[),;&|∧∨])", r"(\1)*(\2)", _LOGIC),
+    _rule(rf"{_SIDE}\s*(?:\|\||\bor\b|∨)\s*{_SIDE}(?=$|[),;∧∨])", r"max(\1, \2)", _LOGIC),
+    _rule(rf"^\s*{_TERM}\s*(<=?|≤)\s*{_TERM}\s*(<=?|≤)\s*{_TERM}\s*$", r"(\1 \2 \3)*(\3 \4 \5)"),
+    _rule(rf"^\s*{_TERM}\s*(>=?|≥)\s*{_TERM}\s*(>=?|≥)\s*{_TERM}\s*$", r"(\1 \2 \3)*(\3 \4 \5)"),
+    _rule(r"\b(sin|cos|tan|sinh|cosh|tanh)\s*(?:\^\s*(?:\(\s*-\s*1\s*\)|-\s*1)|⁻¹)(?=[\s(\w])", r"a\1"),
+    _rule(r"‖", "|"),
+    _rule(r"\^{2,}", "^"),
+    _rule(r"∛\s*(\w+|\([^()]*\))", r"cbrt(\1)"),
+    _rule(r"∜\s*(\w+|\([^()]*\))", r"(\1)^(1/4)"),
+    _rule(r"\bexp\s*\^\s*(?=[\w({\-−])", "e^"),
+    _rule(rf"{_OPERAND}\s*(?://|÷÷)\s*{_OPERAND}", r"floor(\1/\2)"),
+    _rule(r"(?<![\w.])(\d+(?:\.\d+)?)\s?%(?=\s*(?:of\s|$|[*+)])|\s+[A-Za-z(])\s*(?:of\s+)?", r"(\1/100) "),
+    _rule(rf"{_OPERAND}\s*(?:%|\bmod\b)\s*{_OPERAND}", r"mod(\1, \2)"),
+    _rule(r"^\s*\{\s*([^{}]*?)\s*\}\s*$", r"\1"),
     _rule(r"[\[{]", "("),
     _rule(r"[\]}]", ")"),
     _rule(r"[–—‐‑‒﹣]", "-"),
     _rule(r"[⋅∙•∗]", "*"),
     _rule(r"½", "(1/2)"),
     _rule(r"¼", "(1/4)"),
+    _rule(r"¾", "(3/4)"),
+    _rule(r"⅓", "(1/3)"),
+    _rule(r"⅔", "(2/3)"),
     _rule(r"(?<=\d)_(?=\d)", ""),
 )  # fmt: skip
-
-_LOGIC = (
-    "there is no logic in an expression; where(x > 0, a, b) tells cases apart, and (x > 0)*(y > 0) is 1 if both hold"
-)
+_SUPERSCRIPT = re.compile(r"[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹ⁿˣʸⁱᵏᵐᵃᵇ]+")
+_SUBSCRIPT = re.compile(r"(?<=[A-Za-zα-ωΑ-Ω])[₀₁₂₃₄₅₆₇₈₉]+")
+_EQUATION = re.compile(r"^\s*([^=<>!:]+?)\s*=\s*([^=<>!]+?)\s*$")
 
 HINTS = {
     "=": 'an expression has no "="; write the difference of both sides',
@@ -96,30 +142,20 @@ HINTS = {
     "⁻": "a negative power is typed as x^-1",
 }
 """Sentences about characters that begin no token."""
-ELSEWHERE = {
-    "cot": "1/tan(…)",
-    "ctg": "1/tan(…)",
-    "tg": "tan(…)",
-    "sec": "1/cos(…)",
-    "csc": "1/sin(…)",
-    "sigma": "sigmoid(…)",
-    "square": "(…)^2",
-    "cube": "(…)^3",
-    "exp2": "2^(…)",
-    "exp10": "10^(…)",
-    "reciprocal": "1/(…)",
-    "fabs": "abs(…)",
-    "power": "pow(…, …)",
-    "maximum": "max(…, …)",
-    "minimum": "min(…, …)",
-    "clip": "max(low, min(x, high))",
-    "fmod": "mod(…, …)",
-    "log_2": "log2(…)",
-    "log_10": "log10(…)",
-    "swish": "x*sigmoid(x)",
-    "silu": "x*sigmoid(x)",
-}
-"""Functions that go by other names elsewhere."""
+
+_OF_A_MODULE = re.compile(rf"(?<![\w.])(?:(?:{_MODULES})\.)+([A-Za-z]\w*)\s*\(")
+_REFUSALS = (
+    (re.compile(r"^\s*\[|(?<!\w)\[\s*\["), "an expression has one number as its value, and no lists"),
+    (re.compile(r"(?<![\w)])!(?!=)"), _LOGIC),
+    (re.compile(r"<>|~="), HINTS["≠"]),
+    (
+        re.compile(r"^[^()]*,(?!\d)|^\s*\([^()]*,[^()]*\)\s*$"),
+        "an expression has one number as its value; send each function on its own",
+    ),
+    (re.compile(r"^\s*(?:import|from|for|while|class|if|with)\s"), "an expression is one formula, and no program"),
+    (re.compile(r"@|\.T\b|ᵀ"), "a variable is one number; write the terms of a product out, as in w1*x1 + w2*x2"),
+)
+"""Habits that have no equivalent, each with a sentence about it."""
 
 _WORDS = frozenset(
     (
@@ -140,8 +176,10 @@ _WORDS = frozenset(
     )
 )
 """Names that begin with a function's by chance."""
-_CHOICES = ("if", "where")
-"""Functions of three arguments: a name that begins so, such as `iff` or `diffy`, does not mean them."""
+_SEVERAL = frozenset(name for name, word in FUNCTIONS.items() if word.arguments > 1)
+"""Functions of several arguments: a name that begins so, such as `iff` or `maxx`, does not mean them."""
+_ABROAD = re.compile(r"(cot|sec|csc|sech|csch|coth|tg|ctg|arctg|arccot)_?([0-9]*[xyz]|theta)")
+"""Functions that are written otherwise here, with a probable argument."""
 _LETTERS = re.compile(r"[0-9]*(?:[a-zA-Z][0-9]?|theta|alpha|beta|phi|omega)")
 """The probable argument of a function: a number, a letter, or both."""
 _KEYWORDS = {
@@ -153,6 +191,15 @@ _KEYWORDS = {
     **dict.fromkeys(("nan", "inf", "infinity", "infty"), "there is no such number in an expression; try a large one"),
     **dict.fromkeys(("true", "false", "none", "null", "undefined"), "an expression is made of numbers"),
 }
+_CONSTANTS = {"Pi": "pi", "PI": "pi", "E": "e"}
+"""Names of constants in other languages."""
+_BASED = re.compile(r"(?<![\w.])0(?:[xX][0-9a-fA-F]+|[bB][01]+|[oO][0-7]+)(?!\w)")
+"""Hexadecimal, binary and octal numbers."""
+_IMAGINARY = re.compile(r"(?<![\w.])1[ij](?!\w)|\b(?:e\s*(?:\^|\*\*)|exp)\s*\(\s*-?\s*[ijI]\s*\*|sqrt\(\s*-\s*1\s*\)")
+"""The imaginary unit: 1j, e^(i*…)."""
+_OF_PRODUCTS = frozenset(("sin", "cos", "tan", "exp", "log", "ln", "sqrt", "tanh", "sinh", "cosh"))
+"""Functions with which a name of one or two more letters is hardly meant as a name."""
+_TWO_LETTERS = re.compile(r"[knwa][xt]|[xyzt]{2}")
 _KEYWORDS |= {"cot": "write 1/tan(x)", "ctg": "write 1/tan(x)", "csc": "write 1/sin(x)", "cosec": "write 1/sin(x)"}
 """Names that mean something elsewhere, in lower case."""
 
@@ -161,23 +208,68 @@ class Translation(NamedTuple):
     """A text in the notation of this service, proposed instead of one that cannot be read."""
 
     text: str
+    """Empty if there is only a sentence."""
     sentence: str
     """The reason, if it differs from the parser's."""
 
 
-def translation(text: str, functions: Collection[str]) -> Translation | None:
-    """Return a text in the notation of this service; None if no part of the text looks like another notation."""
-    if len(text) > LONGEST:
-        return None
-    sentences, found = [], text
+def translations(text: str, functions: Collection[str]) -> Iterator[Translation]:
+    """Yield texts in the notation of this service, the most probable first, and at last a sentence about a habit that
+    has no equivalent. Nothing is yielded if no part of the text looks like another notation."""
+    if len(text) > LONGEST or not text.strip():
+        return
+    sentence, found = "", text
+    if looks_like_latex(text):
+        try:
+            found, sentence = without_latex(text, functions)
+            sentence = sentence or (_NO_LATEX if text.lstrip()[0] != "\\" else "")
+        except NotAFormula as error:
+            found, sentence = text, str(error)
+            if sentence:
+                yield Translation("", sentence)
+    sentences = [sentence]
     for rule in _RULES:
         for _ in range(MOST_ROUNDS):
             before, found = found, rule.pattern.sub(rule.replacement, found)
             if found == before:
                 break
             sentences.append(rule.sentence)
-    found = _called(found, functions).strip()
-    return None if found == text else Translation(found, next(filter(None, sentences), ""))
+    found = _SUPERSCRIPT.sub(_raised, found)
+    found = _SUBSCRIPT.sub(lambda match: match.group().translate(_LOWERED), found)
+    found = rewritten(_called(found, functions), functions).strip()
+    if found != text:
+        yield Translation(found, next(filter(None, sentences), ""))
+    if sides := _EQUATION.match(found):
+        left, right = sides.groups()
+        yield Translation(left if right == "0" else f"{left} - ({right})", "")
+    yield from _balanced(found)
+    module = _OF_A_MODULE.search(text)
+    if module:
+        name = module.group(1)
+        other = advice(name) or ("" if name in functions else f"GET /v1/functions/vocabulary lists all, {name} is none")
+        yield Translation("", "; ".join(filter(None, ("functions are written without the name of a module", other))))
+    for pattern, refusal in _REFUSALS:
+        if pattern.search(text):
+            yield Translation("", refusal)
+
+
+def _balanced(text: str) -> Iterator[Translation]:
+    """Yield the text with the parenthesis that its last call lacks, or without the last one that is too many."""
+    open_ones = text.count("(") - text.count(")")
+    if open_ones == 1 and text.count("(") == 1 and re.search(r"\w\(", text):
+        yield Translation(text + ")", "")
+    elif open_ones == -1 and text.endswith(")"):
+        yield Translation(text[:-1], "")
+
+
+def _raised(match: re.Match[str]) -> str:
+    """Return superscripts that are no plain number as a power: ⁻¹ is ^-1."""
+    found = match.group()
+    if found.translate(SUPERSCRIPTS).isdecimal():
+        return found
+    sign = "-" if found[0] == "⁻" else ""
+    raised = found.lstrip("⁻⁺").translate(_RAISED)
+    return f"^{sign}{raised}" if raised.isdecimal() or len(raised) == 1 else f"^({sign}{raised})"
 
 
 def _called(text: str, functions: Collection[str]) -> str:
@@ -185,10 +277,12 @@ def _called(text: str, functions: Collection[str]) -> str:
     names = "|".join(sorted(map(re.escape, functions), key=len, reverse=True))
     text = re.sub(rf"(?<!\w)(?i:{names})(?=\s*\()", lambda match: _known(match.group(), functions), text)
     power, inside = r"\^\s*\d+|[²³]", r"\((?:[^()]|\([^()]*\))*\)"
-    argument = r"\d*\.?\d*\w+|[αβγδθφω]"
+    argument = rf"-?\s*(?!(?:{names})(?!\w))(?:\d*\.?\d*\w+|[αβγδθφω])(?:\s*(?:{power}))?"
     text = re.sub(rf"(?<![\w])({names})\s*({power})\s*({inside})", r"\1\3\2", text)
     text = re.sub(rf"(?<![\w])({names})\s*({power})\s*({argument})", r"\1(\3)\2", text)
-    text = re.sub(rf"(?<![\w])({names})\s+({argument})(?!\s*\()", r"\1(\2)", text)
+    text = re.sub(rf"(?<![\w])({names})(?:\s+|(?=-))({argument})(?!\s*\()", r"\1(\2)", text)
+    for _ in range(MOST_ROUNDS):
+        text = re.sub(rf"(?<![\w])({names})\s+((?:{names}){inside})", r"\1(\2)", text)
     text = re.sub(rf"(?<![\w])({names})\s*([α-ωΑ-Ω])(?![\w(])", r"\1(\2)", text)
     return re.sub(r"√\s*(\w+)", r"√(\1)", text)
 
@@ -206,12 +300,22 @@ def slips(text: str, variables: Iterable[str], functions: Collection[str]) -> tu
         sentences.append(
             "'d/dx' is read as a quotient of variables; a derivative is computed, not typed: write the function"
         )
+    if number := _BASED.search(text):
+        sentences.append(
+            f"'{number.group()}' is read as the product of 0 and a variable: numbers are written with decimal digits"
+        )
     for name in names:
-        instead = of_a_function(name, functions) or _product(name, set(names) - {name})
-        if instead:
-            sentences.append(f"{name!r} is read as one variable; did you mean {instead}?")
+        meant = _CONSTANTS.get(name) or of_a_function(name, functions) or _product(name, set(names) - {name})
+        if name == "E" and not re.search(r"(?<![\w.])E\s*(?:\^|\*\*)", text):
+            meant = ""
+        if meant:
+            sentences.append(f"{name!r} is read as one variable; did you mean {meant}?")
         elif name.lower() in _KEYWORDS:
             sentences.append(f"{name!r} is read as a variable: {_KEYWORDS[name.lower()]}")
+        elif name in ("i", "j", "I") and _IMAGINARY.search(text):
+            sentences.append(f"{name!r} is read as a variable: there are no complex numbers")
+        elif "_" in name and name.replace("_", "") in names:
+            sentences.append(f"{name!r} and {name.replace('_', '')!r} are read as two variables")
     return tuple(sentences)
 
 
@@ -221,20 +325,25 @@ def of_a_function(name: str, functions: Collection[str]) -> str:
         return ""
     for start in (0, 1):  # sinx, xsinx
         for stop in range(len(name) - 1, start + 1, -1):
-            function, argument = name[start:stop], name[stop:]
-            letter = _LETTERS.fullmatch(argument.removeprefix("_"))
-            if (
-                function in functions
-                and function not in _CHOICES
-                and function.isascii()
-                and letter
-                and (argument.isalpha() or not start)
-            ):
-                factor = f"{name[:start]}*" if start else ""
-                return f"{factor}{function}({argument.removeprefix('_')})"
+            function, argument = name[start:stop], name[stop:].removeprefix("_")
+            known = function in functions and function not in _SEVERAL and function.isascii()
+            letter = _LETTERS.fullmatch(argument) and (argument.isalpha() or not start)
+            factor = f"{name[:start]}*" if start else ""
+            if known and letter:
+                return f"{factor}{function}({argument})"
+            if known and function in _OF_PRODUCTS and _TWO_LETTERS.fullmatch(argument):
+                return f"{factor}{function}({'*'.join(argument)})"
+    abroad = _ABROAD.fullmatch(name)
+    if abroad:  # cotx
+        return instead(*abroad.groups())
+    if name[0] in "xyzt" and name[1:] in _OF_PRODUCTS and name not in functions:  # xsin
+        return f"{name[0]}*{name[1:]}(…)"
     return ""
 
 
 def _product(name: str, others: set[str]) -> str:
     """Return `x*y` for the name `xy`, where x and y are variables too; an empty text for other names."""
-    return "*".join(name) if len(name) == 2 and set(name) <= others else ""
+    if len(name) == 2:
+        return "*".join(name) if set(name) <= others else ""
+    ends = [stop for stop in range(1, len(name)) if name[:stop] in others and name[stop:] in others]
+    return f"{name[: ends[0]]}*{name[ends[0] :]}" if ends else ""

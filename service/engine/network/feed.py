@@ -11,7 +11,7 @@ import numpy as np
 from service.engine.arrays import Array, first_true
 from service.engine.errors import Fault, InvalidRequest, Path
 from service.engine.limits import Limits
-from service.engine.network.parameters import ParameterVector, Tree
+from service.engine.network.parameters import ParameterVector, Tree, misshapen
 from service.engine.network.prepare import Prepared
 from service.engine.network.task import Task
 from service.engine.watch import Watch
@@ -115,6 +115,7 @@ class Feeder:
         weights = feed.sample_weights
         if weights is not None and weights.shape != (task.samples,):
             detail = f"has shape {list(weights.shape)}; it takes {[task.samples]}, one per sample"
+            detail += misshapen(weights.shape, (task.samples,))
             faults.append(Fault(("sample_weights",), detail))
         elif weights is not None and task.normalize_weights and task.reduction == "mean" and not weights.any():
             detail = "must not all be 0 with normalize_weights, which divides by their sum"
@@ -152,4 +153,5 @@ def _faults_of(array: Array, count: int, path: Path, what: str) -> list[Fault]:
     if place is None:
         return []
     came = repr(array[place].item()).removesuffix(".0")
-    return [Fault((*path, *place), f"takes {what} from 0 to {count - 1}, got {came}")]
+    from_one = "; indices count from 0" if came == str(count) and array.min() > 0 else ""
+    return [Fault((*path, *place), f"takes {what} from 0 to {count - 1}, got {came}{from_one}")]

@@ -112,6 +112,8 @@ class NetworkDefinition:
                 detail = f"{label} shape {list(shape)}; they take [{takes}] because input_shape is {list(wanted)}"
                 if len(shape) == 2 and shape[:1] == wanted:
                     detail += "; they are transposed: a sample is a row"
+                elif wanted[1:] == shape[1:]:
+                    detail += "; it is the shape of one sample: leave the axis of the samples out"
                 faults.append(Fault(path, detail))
             elif shape[0] != samples:
                 first = next(other for other, others in inputs if others)

@@ -135,8 +135,10 @@ def misshapen(came: Shape, wanted: Shape) -> str:
         return "; it is transposed: send one row for each input" if len(wanted) == 2 else "; its axes are transposed"
     if len(came) == len(wanted) > 2 and sorted(came) == sorted(wanted):
         return f"; its axes are transposed: send it with its axes in the order {_order(came, wanted)}"
-    if math.prod(came) != math.prod(wanted) or not came:
+    if math.prod(came) != math.prod(wanted):
         return ""
+    if not came:
+        return "; put the number in a list" if len(wanted) == 1 else ""
     if (*came, 1) == wanted:
         return "; put each number in a list of its own"
     if len(wanted) == 1:

@@ -5,7 +5,7 @@ Evaluations and derivatives go on from a `Prepared` network.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -129,26 +129,43 @@ def _declare_targets(task: Task, model: Model) -> dict[str, Node]:
         check_loss(loss, output, name)
         wanted = target_shape(loss, output)
         if given[name] != wanted:
-            faults.append(Fault(("targets", name), _wrong_target(loss, given[name], wanted, name, output)))
+            inputs = [shape for _, shape in task.inputs]
+            faults.append(Fault(("targets", name), _wrong_target(loss, given[name], wanted, name, output, inputs)))
         nodes[name] = model.graph.input(f"targets/{name}", wanted, "int64" if loss.declaration.indices else task.dtype)
     if faults:
         raise InvalidRequest(faults)
     return nodes
 
 
-def _wrong_target(loss: Selection[Loss], given: Shape, wanted: Shape, name: str, output: Node) -> str:
+def _wrong_target(
+    loss: Selection[Loss], given: Shape, wanted: Shape, name: str, output: Node, inputs: Sequence[Shape]
+) -> str:
     text = f"targets have shape {list(given)}; they take {list(wanted)}"
     if loss.declaration.indices:
-        one_hot = "; for one-hot targets use the loss categorical_crossentropy" if given == output.shape else ""
-        return f"{text}: one class index for each distribution that layer {name!r} gives{one_hot}"
+        hint = "; for one-hot targets use the loss categorical_crossentropy" if given == output.shape else ""
+        hint = "; send one flat list" if given == (*wanted, 1) else hint
+        text += f": one class index for each distribution that layer {name!r} gives"
+        return text + (hint or _other_samples(given, wanted, inputs))
     hint = ""
-    if given == output.shape[:-1] and loss.name == "categorical_crossentropy":
-        hint = "; for class indices use the loss sparse_categorical_crossentropy"
+    if given in (output.shape[:-1], (*output.shape[:-1], 1)) and loss.name == "categorical_crossentropy":
+        flat = " and one flat list" if given != output.shape[:-1] else ""
+        hint = f"; for class indices use the loss sparse_categorical_crossentropy{flat}"
     elif (*given, 1) == wanted:
         hint = "; put each target in a list of its own"
     elif len(wanted) == 2 and given == wanted[::-1]:
         hint = "; they are transposed: a sample is a row"
-    return f"{text}, the shape of the output of layer {name!r}{hint}"
+    return f"{text}, the shape of the output of layer {name!r}{hint or _other_samples(given, wanted, inputs)}"
+
+
+def _other_samples(given: Shape, wanted: Shape, inputs: Sequence[Shape]) -> str:
+    """Return a hint for targets of another number of samples than the inputs have; "" if that is not the mistake."""
+    columns = {shape[1] for shape in inputs if len(shape) == 2}
+    if len(given) == 2 and len(wanted) == 2 and given[0] == wanted[1] and given[1] in columns:
+        return "; inputs and targets are transposed: a sample is a row"
+    if given[1:] != wanted[1:] or not given or given[0] == wanted[0]:
+        return ""
+    transposed = ", unless the inputs are transposed: a sample is a row" if given[0] in columns else ""
+    return f"; there are {given[0]} targets for {wanted[0]} samples{transposed}"
 
 
 def total_loss_of(task: Task, model: Model, targets: Mapping[str, Node], weights: Node | None) -> TotalLoss:

@@ -18,6 +18,12 @@ Entry = Any
 """One vector in a request or an answer: an array, arrays by name, or arrays by layer and parameter name."""
 
 
+def tensor_came(paths: Sequence[Sequence[str]]) -> str:
+    """Return the error for a tensor where the tensors of a layer belong; `paths` name layers and parameters."""
+    such = "".join(f', such as {{"{layer}": {{"{name}": …}}}}' for layer, name in paths[:1])
+    return f"takes an object {{parameter: tensor}}; a tensor came: send it by layer{such}"
+
+
 class Side(Space):
     """One side of a derivative: the nodes that are differentiated, or those that they are differentiated by. It checks
     the vectors that callers send for these nodes, and writes them into a flat vector."""
@@ -120,7 +126,7 @@ class ParametersSide(Side):
             if len(faults) >= MOST_ERRORS:
                 return faults
             if not isinstance(arrays, Mapping):
-                faults.append(Fault((*path, layer), "takes an object {parameter: tensor}; a tensor came"))
+                faults.append(Fault((*path, layer), tensor_came([piece.path for piece in self.pieces])))
                 continue
             fixed = [name for name in arrays if (layer, name) in self.fixed]
             faults += [

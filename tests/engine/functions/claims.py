@@ -5,8 +5,10 @@ or warn that it may be missing.
 """
 
 import collections
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
 
 import mpmath as mp
 import numpy as np
@@ -17,6 +19,7 @@ from service.engine.functions.expression import Expression, parse
 from service.engine.functions.ranges import kinks_within
 from service.engine.functions.stationary import StationarySearch, search
 
+Key = TypeVar("Key")
 DIGITS = 60
 APART = 1e-6
 """Largest distance of a claim from the true point, in the size of the box."""
@@ -53,34 +56,56 @@ class Jet(NamedTuple):
 def jet(expression: Expression, point: Sequence[Any]) -> Jet:
     """Compute an expression with its derivatives by the variables, by the chain rule."""
     count = len(point)
-    zero, flat = mp.zeros(count, 1), mp.zeros(count, count)
-    found: list[Jet] = []
+    found: list[_Terms] = []
     for step in expression.steps:
         operands = [found[place] for place in step.operands]
         if step.word == "number":
-            made = Jet(mp.mpf(float(step.text)), zero, flat)
+            made = _Terms(mp.mpf(float(step.text)))
         elif step.word == "variable":
             place = expression.variables.index(step.text)
-            unit = mp.matrix([int(other == place) for other in range(count)])
-            made = Jet(mp.mpf(point[place]), unit, flat)
+            made = _Terms(mp.mpf(point[place]), {place: mp.mpf(1)})
         else:
             made = _combined(step.word, operands)
         found.append(made)
-    return found[-1]
+    gradient, hessian = mp.zeros(count, 1), mp.zeros(count, count)
+    for place, slope in found[-1].gradient.items():
+        gradient[place] = slope
+    for (row, column), curvature in found[-1].hessian.items():
+        hessian[row, column] = hessian[column, row] = curvature
+    return Jet(found[-1].value, gradient, hessian)
 
 
-def _combined(word: str, operands: list[Jet]) -> Jet:
+class _Terms(NamedTuple):
+    """A value with its derivatives: those that are there, by variables. mpmath's matrices would take five times as
+    long for two or three variables."""
+
+    value: Any
+    gradient: Mapping[int, Any] = MappingProxyType({})
+    hessian: Mapping[tuple[int, int], Any] = MappingProxyType({})
+    """By pairs of variables in order."""
+
+
+def _combined(word: str, operands: list[_Terms]) -> _Terms:
     a = operands[0]
     if word == "negate":
-        return Jet(-a.value, -a.gradient, -a.hessian)
+        return _Terms(-a.value, _times(a.gradient, -1), _times(a.hessian, -1))
     if word in ("add", "subtract"):
         b, sign = operands[1], 1 if word == "add" else -1
-        return Jet(a.value + sign * b.value, a.gradient + sign * b.gradient, a.hessian + sign * b.hessian)
+        return _Terms(
+            a.value + sign * b.value,
+            _sum(a.gradient, _times(b.gradient, sign)),
+            _sum(a.hessian, _times(b.hessian, sign)),
+        )
     if word in ("multiply", "divide"):
         b = operands[1] if word == "multiply" else _through(operands[1], *_power(operands[1].value, -1))
-        cross = a.gradient * b.gradient.T
-        hessian = a.hessian * b.value + cross + cross.T + b.hessian * a.value
-        return Jet(a.value * b.value, a.gradient * b.value + b.gradient * a.value, hessian)
+        hessian = _sum(_times(a.hessian, b.value), _times(b.hessian, a.value))
+        cross = {}
+        for i, j in itertools.combinations_with_replacement(sorted({*a.gradient, *b.gradient}), 2):
+            terms = [a.gradient[k] * b.gradient[m] for k, m in ((i, j), (j, i)) if k in a.gradient and m in b.gradient]
+            if terms:
+                cross[i, j] = sum(terms)
+        gradient = _sum(_times(a.gradient, b.value), _times(b.gradient, a.value))
+        return _Terms(a.value * b.value, gradient, _sum(hessian, cross))
     if word == "power":
         return _through(a, *_power(a.value, int(operands[1].value)))
     return _through(a, *FUNCTIONS[word](a.value))
@@ -93,8 +118,18 @@ def _power(value: Any, exponent: int) -> tuple[Any, Any, Any]:
     )  # type: ignore[return-value]
 
 
-def _through(a: Jet, value: Any, slope: Any, second: Any) -> Jet:
-    return Jet(value, a.gradient * slope, a.hessian * slope + a.gradient * a.gradient.T * second)
+def _through(a: _Terms, value: Any, slope: Any, second: Any) -> _Terms:
+    pairs = itertools.combinations_with_replacement(sorted(a.gradient), 2)
+    squares = {(i, j): a.gradient[i] * a.gradient[j] * second for i, j in pairs} if second else {}
+    return _Terms(value, _times(a.gradient, slope), _sum(_times(a.hessian, slope), squares))
+
+
+def _times(parts: Mapping[Key, Any], factor: Any) -> Mapping[Key, Any]:
+    return {key: part * factor for key, part in parts.items()}
+
+
+def _sum(a: Mapping[Key, Any], b: Mapping[Key, Any]) -> Mapping[Key, Any]:
+    return {**a, **{key: a[key] + part if key in a else part for key, part in b.items()}}
 
 
 def true_point(expression: Expression, point: Sequence[float], size: Sequence[float]) -> tuple[Any, list[Any]] | None:

@@ -66,7 +66,15 @@ MEANINGS: dict[str, Callable[..., float]] = {
 }
 """The meaning of each word with arguments, in Python's own numbers."""
 
-SAMPLES: dict[str, tuple[tuple[float, ...], ...]] = {
+
+class _Samples(dict[str, tuple[tuple[float, ...], ...]]):
+    def __missing__(self, name: str) -> tuple[tuple[float, ...], ...]:
+        raise KeyError(f"add arguments for {name!r} to SAMPLES, and its meaning to MEANINGS, in {__file__}")
+
+
+SAMPLES = _Samples()
+"""Arguments inside the domain of each word, and away from its kinks and jumps."""
+SAMPLES |= {
     "add": PAIRS,
     "subtract": PAIRS,
     "multiply": PAIRS,
@@ -119,7 +127,6 @@ SAMPLES: dict[str, tuple[tuple[float, ...], ...]] = {
     "greater_equal": PAIRS,
     "where": ((1.3, 0.7, -0.6), (-2.1, 0.4, 1.5)),
 }
-"""Inside the domain of each word, and away from its kinks and jumps."""
 
 VARIABLES = ("x", "y", "z")
 

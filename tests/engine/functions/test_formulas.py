@@ -16,7 +16,7 @@ from tests.engine.functions.formula_checks import checked, sets
 from tests.engine.functions.formula_values import FLOATS, value_of
 from tests.engine.functions.latex_reader import Misprint, read
 from tests.engine.functions.random_expressions import random_expressions
-from tests.engine.functions.samples import SAMPLES
+from tests.engine.functions.samples import MEANINGS, SAMPLES
 from tests.engine.functions.test_formula_writer import HOSTILE
 from tests.support import every
 
@@ -161,7 +161,7 @@ def test_the_latex_of_a_word_has_its_values(word) -> None:
     for arguments in SAMPLES[word.name]:
         symbols = dict(zip("abc", arguments, strict=False)) | {"e": math.e}
         found = value_of(tree, FLOATS, symbols)
-        assert found == pytest.approx(float(FLOATS[word.name](*arguments)), rel=1e-12)
+        assert found == pytest.approx(float(MEANINGS[word.name](*arguments)), rel=1e-12)
 
 
 def test_the_closed_form_of_a_line_sets() -> None:

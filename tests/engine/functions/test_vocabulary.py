@@ -7,6 +7,7 @@ it with answers of PyTorch (scripts/record_pytorch_functions.py).
 import json
 import math
 from fractions import Fraction
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -241,6 +242,21 @@ def test_singularities_are_reported_where_they_are(word):
         points = SINGULAR_POINTS[word.name][singularity.kind]
         assert singularities_at(word, points) == [{(singularity.kind, singularity.text)}] * len(points)
     assert not any(singularities_at(word, [*SAMPLES[word.name], *ELSEWHERE.get(word.name, ())]))
+
+
+GRID = (-1e3, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 1e3)
+
+
+@words
+def test_a_singularity_is_declared_wherever_there_is_no_value(word):
+    points = list(product(GRID, repeat=word.arguments))
+    values = results(written(word), points, VARIABLES[: word.arguments]).values
+    silent = [
+        point
+        for point, value, found in zip(points, values, singularities_at(word, points), strict=True)
+        if not math.isfinite(value) and not found
+    ]
+    assert not silent, f"{word.name} needs a singularity at {silent[:5]}"
 
 
 @every(

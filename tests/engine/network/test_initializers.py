@@ -7,6 +7,7 @@ import pytest
 
 from service.engine.network.initializers import initializers
 from tests.engine.network.building import ROOMY, compiled, dense, layer, network, run
+from tests.engine.values import idle
 from tests.support import every
 
 SHAPE, FANS = (300, 200), (300, 200)
@@ -78,6 +79,11 @@ def test_the_same_generator_draws_the_same(name):
     np.testing.assert_array_equal(draw(name, seed=3), draw(name, seed=3))
     if draw(name).std():
         assert (draw(name, seed=3) != draw(name, seed=4)).any()
+
+
+@every("name", [each.name for each in initializers])
+def test_every_option_counts(name):
+    assert idle(initializers[name], lambda **options: draw(name, (30, 20), (30, 20), **options).tobytes()) == []
 
 
 @every("name", [each.name for each in initializers])

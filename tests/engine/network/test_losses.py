@@ -14,7 +14,7 @@ from service.engine.graph.operations import sum_over
 from service.engine.network.losses import Prediction, losses
 from service.engine.options import Number
 from tests.engine.network.building import compiled, evaluate, layer, network
-from tests.engine.values import others
+from tests.engine.values import idle, others
 from tests.support import every
 
 STEP = 1e-3
@@ -92,6 +92,20 @@ def test_a_sample_has_its_own_loss(declaration, options):
     for sample in range(3):
         single = {one: predictions[sample : sample + 1], target: targets[sample : sample + 1]}
         np.testing.assert_allclose(interpret([alone], single)[alone][0], whole[sample], rtol=1e-14)
+
+
+@every("declaration", list(losses), ids=lambda declaration: declaration.name)
+def test_every_option_counts(declaration):
+    predictions, targets = drawn(declaration, (3, CLASSES), np.random.default_rng(0))
+
+    def result(**options):
+        fitted = {name: fitting(value) for name, value in options.items()}
+        p, t, values = graph_of(declaration, fitted, (3, CLASSES))
+        (gradient,) = differentiate(sum_over(values), [p]).nodes
+        found = interpret([values, gradient], {p: predictions, t: targets})
+        return found[values].tobytes() + found[gradient].tobytes()
+
+    assert idle(declaration, result) == []
 
 
 @every("declaration", list(losses), ids=lambda declaration: declaration.name)

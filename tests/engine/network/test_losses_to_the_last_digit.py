@@ -5,7 +5,7 @@ Where the exact number is too large for a float, the engine gives infinity. `CAN
 list the exceptions, with reasons.
 
 A new loss needs a line in `REFERENCES`: a function from the predictions and targets of one sample to the terms of its
-loss.
+loss. Until then its digits are compared with those of its own formula, computed with many digits.
 """
 
 import itertools
@@ -23,7 +23,8 @@ from service.engine.graph.ir import Graph, NoGradient
 from service.engine.graph.operations import slice_axis, sum_over
 from service.engine.network.losses import KERAS, PYTORCH, SMALLEST_LOG, SMALLEST_PROBABILITY, Prediction, losses
 from tests import series
-from tests.reference import ulp, ulps
+from tests.engine.values import required_of
+from tests.reference import evaluate, ulp, ulps
 from tests.series import ONE, ZERO, Series, constant, function_of, maximum, number
 from tests.support import every
 
@@ -249,6 +250,47 @@ def test_every_loss_has_a_second_formula(declaration):
     if declaration.name not in REFERENCES and not {PYTORCH, KERAS} & set(declaration.sources):
         pytest.skip(where)
     assert declaration.name in REFERENCES, where
+
+
+OF_LOGITS = ("from_logits", "log_input")
+"""Options with which predictions may be any number."""
+OWN_DIGITS = 400
+MANY_ULPS = 1e6
+
+
+def own_formulas():
+    """Yield every loss with its defaults, and with each option that takes predictions of any size, on and off."""
+    for declaration in losses:
+        flags = [option.name for option in declaration.options if option.name in OF_LOGITS]
+        required = required_of(declaration)
+        for options in [{flag: on} for flag in flags for on in (False, True)] or [{}]:
+            yield pytest.param(declaration, required | options, id=f"{declaration.name} {options}")
+
+
+@every(("declaration", "options"), own_formulas())
+def test_losses_keep_the_digits_of_their_own_formulas(declaration, options):
+    """Nothing overflows or cancels on the way: value and slope at extremes are the formula's with many digits."""
+    shares = declaration.domain[0] >= 0.0 and not any(options.values())
+    first = [x for x in (CHANCES if shares else EVERYWHERE)["float64"] if x]
+    predictions = np.array([[x, 0.3] for x in first])
+    targets = np.zeros(len(first), np.int64) if declaration.indices else np.tile([0.3, 0.7], (len(first), 1))
+    selection = losses.select(declaration.name, **options)
+    graph = Graph("float64")
+    p = graph.input("p", predictions.shape)
+    t = graph.input("t", targets.shape, str(targets.dtype))
+    value = selection.declaration.build(Prediction(p), t, **selection.options)
+    (slope,) = differentiate(sum_over(value), [p]).nodes
+    found = interpret([value, slope], {p: predictions, t: targets})
+    with mp.workdps(OWN_DIGITS):
+        exact_values = evaluate([value, slope], {p: predictions, t: targets})
+    for part, node, wanted in zip(PARTS, (value, slope), exact_values, strict=False):
+        for place in np.ndindex(node.shape):
+            actual, number_wanted = float(found[node][place]), wanted[place]
+            beyond = abs(number_wanted) > np.finfo(float).max and np.isinf(actual)
+            cancels = (declaration.name, part) in CANCELLING and abs(actual - number_wanted) < 1e-13
+            assert beyond or cancels or ulps(actual, number_wanted) <= MANY_ULPS, (
+                f"{part} at {predictions[place[0]].tolist()}: {actual!r} is not {mp.nstr(number_wanted, 17)}"
+            )
 
 
 def computed(name, options, predictions, targets, dtype):

@@ -8,7 +8,8 @@ from service.engine.graph.interpreter import interpret
 from service.engine.graph.ir import Graph
 from service.engine.network.regularizers import regularizers
 from tests.engine.support import dense_gradients
-from tests.engine.values import others
+from tests.engine.values import idle, others, required_of
+from tests.reference import evaluate, ulps
 from tests.support import every
 
 STEP = 1e-3
@@ -59,3 +60,29 @@ def test_float32_stays_float32(name, options):
     w, value, slope = penalty(name, options, "float32")
     found = interpret([value, slope], {w: np.ones((3, 4), np.float32)})
     assert found[value].dtype == found[slope].dtype == np.float32
+
+
+@every("declaration", list(regularizers), ids=lambda declaration: declaration.name)
+def test_every_option_counts(declaration):
+    def result(**options):
+        w, value, _ = penalty(declaration.name, options)
+        return interpret([value], {w: np.linspace(-3.0, 3.0, 12).reshape(3, 4)})[value].tobytes()
+
+    assert idle(declaration, result) == []
+
+
+SIZES = (1e-200, 1e-8, 0.5, 3.0, 1e8, 1e200)
+
+
+@every("name", [each.name for each in regularizers])
+def test_penalties_keep_their_digits_over_the_whole_range(name):
+    """Penalty and slope are those of its formula computed with many digits; what no float holds is infinite."""
+    w, value, slope = penalty(name, required_of(regularizers[name]))
+    for size in SIZES:
+        weights = np.where(np.arange(12).reshape(3, 4) % 2, size, -size)
+        found = interpret([value, slope], {w: weights})
+        for node in (value, slope):
+            (exact,) = evaluate([node], {w: weights})
+            for actual, wanted in zip(found[node].flat, exact.flat, strict=True):
+                beyond = abs(wanted) > np.finfo(float).max and np.isinf(actual)
+                assert beyond or ulps(float(actual), wanted) <= 8.0, (size, float(actual), wanted)

@@ -15,7 +15,7 @@ from service.engine.graph.ir import Shape
 from service.engine.insight.mistakes import mistakes
 from service.engine.insight.verify.pytorch import PyTorchLayout
 from service.engine.network.definition import Definition
-from service.engine.network.vectors import ParametersSide
+from service.engine.network.vectors import ParametersSide, tensor_came
 
 LAYOUTS = ("nabla", "pytorch")
 Path = tuple[str, ...]
@@ -66,7 +66,7 @@ class Claims:
                     first, rest = owner, str(layer)[len(owner) + 1 :]
                 self._note(claim, given, layout, first, rest, np.asarray(arrays), (*at, layer))
             else:
-                claim.faults.append(Fault((*at, layer), "takes an object {parameter: tensor}; a tensor came"))
+                claim.faults.append(Fault((*at, layer), tensor_came(list(self.shapes))))
             if len(claim.faults) >= MOST_ERRORS:
                 break
         for path, (array, place) in given.items():
