@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+from typing import Any, NotRequired
+
 from marshmallow import ValidationError, fields
+
 from schemas.common import about, finite_field, warnings_field
 from schemas.components import Components, JSONSchema
 from schemas.derivatives import VectorsField
@@ -13,8 +17,6 @@ from service.engine.arrays import Array
 from service.engine.insight.check import TOLERANCES
 from service.engine.insight.check_report import VERDICTS
 from service.engine.insight.differences import STEPS
-from types import MappingProxyType
-from typing import Any, NotRequired
 
 MOST_LENGTHS = 100
 SMALLEST_STEP, LARGEST_STEP = 1e-300, 1e100

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
 from marshmallow import INCLUDE, ValidationError, fields, post_load, validates_schema
+
 from schemas.components import Components, JSONSchema, list_of
 from schemas.declared import ChoiceField
-from schemas.fields import Message, NumberField, PREVIEW, StrictSchema, WordField, read_each, shown
+from schemas.fields import PREVIEW, Message, NumberField, StrictSchema, WordField, read_each, shown
 from service.engine.declarations import Registry
 from service.engine.descent.comparison import MOST_TRAININGS
 from service.engine.descent.update import Clip
 from service.engine.texts import LANGUAGES
-from types import MappingProxyType
-from typing import Any, NamedTuple
 
 TO_ONE_NUMBER = ("mean", "sum")
 """Reductions that give one number, as descents and derivatives of a loss need."""

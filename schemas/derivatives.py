@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
+from typing import Any, NotRequired
+
+import numpy as np
 from marshmallow import ValidationError, fields, validates_schema
+
 from schemas.common import TO_ONE_NUMBER, about, finite_field, warnings_field
 from schemas.components import Components, JSONSchema, any_of, by_name, list_of
-from schemas.evaluation import ELSEWHERE, LoadedNetwork, LossField, NetworkRequest, OF_GRADIENTS
+from schemas.evaluation import ELSEWHERE, OF_GRADIENTS, LoadedNetwork, LossField, NetworkRequest
 from schemas.fields import FlagField, Message, NumbersByNameField, StrictField, StrictSchema, WordField, read_each
 from schemas.tensor import (
     ParametersAnswerField,
@@ -26,8 +30,6 @@ from schemas.tensor import (
 from service.engine.errors import MOST_ERRORS
 from service.engine.network.derivatives import KINDS, OF, TAKES_VECTORS, WRT
 from service.engine.network.losses import losses
-from types import MappingProxyType
-from typing import Any, NotRequired
 
 OF_THE_LOSS = OF_GRADIENTS
 """Keys with a meaning only if the loss is differentiated."""

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import islice
+from types import MappingProxyType
+from typing import Any, NotRequired, TypedDict
+
 from marshmallow import ValidationError, fields
+
 from schemas.common import about, finite_field, warnings_field
 from schemas.components import Components, JSONSchema, by_name
 from schemas.declared import ChoiceField, missing_type
 from schemas.fields import (
+    MOST_NAMES,
     FlagField,
     IntegerField,
-    MOST_NAMES,
     Message,
     NumbersByNameField,
     SeedField,
@@ -40,8 +44,6 @@ from service.engine.network.definition import Definition
 from service.engine.network.layers import layers
 from service.engine.network.losses import Loss, losses
 from service.engine.network.total_loss import REDUCTIONS
-from types import MappingProxyType
-from typing import Any, NotRequired, TypedDict
 
 DTYPES = ("float64", "float32")
 

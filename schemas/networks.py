@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, NotRequired, TypedDict
+
 import numpy as np
 import orjson
 import pybase64
-from collections.abc import Mapping
 from marshmallow import ValidationError, fields
+
 from schemas.common import about, warnings_field
 from schemas.components import Components, JSONSchema, or_null
 from schemas.evaluation import Tree
@@ -20,8 +24,6 @@ from schemas.tensor import ParametersAnswerField
 from service.engine.errors import InvalidRequest
 from service.engine.network.definition import Definition
 from service.engine.onnx import Imported, read
-from types import MappingProxyType
-from typing import Any, NamedTuple, NotRequired, TypedDict
 
 JSON, ONNX = "json", "onnx"
 """The formats of stored networks: the JSON of a request, or an ONNX file."""

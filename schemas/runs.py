@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, NotRequired, TypedDict
+
 from marshmallow import ValidationError, fields
-from schemas.common import MOST_STEPS, OpenSchema, STATUSES, about
+
+from schemas.common import MOST_STEPS, STATUSES, OpenSchema, about
 from schemas.components import Components, JSONSchema, schema_name
 from schemas.documents import recognised
 from schemas.fields import IntegerField, Message, StrictField, StrictSchema, WordField, object_schema
@@ -12,8 +16,6 @@ from schemas.functions import DescendRequest
 from schemas.requests import RequestSchema
 from schemas.sweeps import SweepRequest
 from schemas.training import CompareRequest, TrainRequest
-from types import MappingProxyType
-from typing import Any, NamedTuple, NotRequired, TypedDict
 
 TAKES: Mapping[str, RequestSchema[Any]] = {
     "train": TrainRequest(),

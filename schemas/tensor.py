@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import binascii
 import math
-import numpy as np
-import pybase64
 from collections.abc import Mapping
 from itertools import chain, islice
+from typing import Any
+
+import numpy as np
+import pybase64
 from marshmallow import ValidationError
+
 from schemas.components import Components, JSONSchema, any_of, by_name, closed_object, list_of
 from schemas.documents import is_state_dict, state_dict
-from schemas.fields import Message, NOT_FINITE, PREVIEW, StrictField, hint, plain, shown, unquoted
+from schemas.fields import NOT_FINITE, PREVIEW, Message, StrictField, hint, plain, shown, unquoted
 from service.engine.arrays import Array, first_true
 from service.engine.errors import MOST_ERRORS
 from service.engine.network.layers import layers
 from service.engine.options import LARGEST_EXACT_INTEGER
 from service.engine.suggestions import translated
-from typing import Any
 
 TYPED_DTYPES = ("float64", "float32", "int64", "int32", "uint8")
 MOST_AXES = 16

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
 from collections.abc import Mapping
 from functools import partial
+from types import MappingProxyType
+from typing import Any, NotRequired, TypedDict
+
+import numpy as np
 from marshmallow import ValidationError
-from schemas.common import ChoicesField, GradientClipSchema, MOST_STEPS, PartSchema, TO_ONE_NUMBER, Trace, about
+
+from schemas.common import MOST_STEPS, TO_ONE_NUMBER, ChoicesField, GradientClipSchema, PartSchema, Trace, about
 from schemas.components import Components, JSONSchema, by_name, list_of
 from schemas.declared import ChoiceField
-from schemas.evaluation import LoadedNetwork, LossRequest, Tensors, WITH_A_LOSS, shards_field
+from schemas.evaluation import WITH_A_LOSS, LoadedNetwork, LossRequest, Tensors, shards_field
 from schemas.fields import (
     FlagField,
     IntegerField,
@@ -39,8 +43,6 @@ from service.engine.descent.schedules import schedules
 from service.engine.descent.trace import TRACED
 from service.engine.descent.update import Clip
 from service.engine.options import LARGEST_EXACT_INTEGER
-from types import MappingProxyType
-from typing import Any, NotRequired, TypedDict
 
 MOST_BATCHES = 100_000
 

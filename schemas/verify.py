@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, NamedTuple, NotRequired
+
 from marshmallow import ValidationError, fields
+
 from schemas.check import ClaimedField
 from schemas.common import about, finite_field, warnings_field
 from schemas.components import Components, JSONSchema, closed_object, list_of
@@ -13,7 +16,6 @@ from schemas.tensor import ParametersAnswerField
 from service.engine.arrays import Array
 from service.engine.insight.verify.claims import LAYOUTS
 from service.engine.insight.verify.rounding import NOISES, RELATIVE, RELATIVE_FLOAT32
-from typing import Any, NamedTuple, NotRequired
 
 MOST_SUBMISSIONS = 1000
 LONGEST_ID = 200

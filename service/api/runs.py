@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
 from flask import Blueprint, Response, request
 from marshmallow import ValidationError
+
 from schemas.runs import (
     ENDED,
-    LoadedRun,
     RUN_STATUSES,
+    LoadedRun,
     ResumeRequest,
     RunEndSchema,
     RunListSchema,
@@ -25,8 +28,8 @@ from service import wire
 from service.api.context import Context, runtime
 from service.api.endpoint import Held, describe, post
 from service.api.queries import (
-    Asking,
     PAGE_PARAMETERS,
+    Asking,
     as_json,
     asking,
     bad_header,
@@ -40,15 +43,14 @@ from service.api.queries import (
 from service.api.run_answers import ID, check_resume, conflict, described, entry_of, unknown
 from service.api.run_kinds import KINDS
 from service.api.run_requests import KEY, one_by_one, read_request, read_run, within
-from service.api.run_streams import NONE, RunStream, TEXT_FACTOR, end_of, later, step_of
-from service.api.runs_examples import MORE, NO_MORE, RAN, RESUMED, RUNS, RUN_ID, UNTRAINABLE
+from service.api.run_streams import NONE, TEXT_FACTOR, RunStream, end_of, later, step_of
+from service.api.runs_examples import MORE, NO_MORE, RAN, RESUMED, RUN_ID, RUNS, UNTRAINABLE
 from service.api.state_file import size_of
 from service.api.stored import Names, hold
 from service.engine.errors import LimitExceeded
 from service.engine.options import LARGEST_EXACT_INTEGER
 from service.problems import Problem, from_validation
 from service.wire.writing import Written
-from typing import Any, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from service.store.runs import RunEntry
