@@ -233,7 +233,8 @@ class TrajectoryField(StrictField):
         def step() -> JSONSchema:
             properties = {"step": {"type": "integer"}, "parameters": tree}
             text = "A step of `/v1/train`; its other keys are ignored."
-            return {"type": "object", "description": text, "properties": properties, "required": list(properties)}
+            described = {"description": text, "additionalProperties": True}
+            return {"type": "object", "properties": properties, "required": list(properties), **described}
 
         points = {"anyOf": [tree, components.refer("TrajectoryStep", step)]}
         return list_of(points, minItems=2, maxItems=MOST_TRAJECTORY)

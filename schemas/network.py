@@ -333,7 +333,8 @@ class NetworkField(StrictField):
 def _keras_schema() -> JSONSchema:
     properties: dict[str, JSONSchema] = {"class_name": {"type": "string"}, "config": {"type": "object"}}
     text = "A model of Keras, as `model.to_json()` gives it; that string is taken too."
-    return {"type": "object", "properties": properties, "required": list(properties), "description": text}
+    described = {"description": text, "additionalProperties": True}
+    return {"type": "object", "properties": properties, "required": list(properties), **described}
 
 
 def _of_keras(document: Any) -> NetworkDefinition:
