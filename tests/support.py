@@ -1,23 +1,25 @@
 """Helpers of the tests of HTTP: strict readers of answers, and a client of raw sockets."""
 
+import collections
 import copy
 import functools
 import inspect
 import json
 import os
 import socket
-import jsonschema_rs
-import pytest
-import yaml
-import collections
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar, cast
+from urllib.parse import unquote
+
+import jsonschema_rs
+import pytest
+import yaml
+
 from service.api.examples import GRADIENTS
 from service.api.system import SPECIFICATION
 from service.problems import KINDS
-from typing import Any, TypeVar, cast
-from urllib.parse import unquote
 
 ROOT = Path(__file__).parents[1]
 PROBLEM = "application/problem+json"

@@ -6,9 +6,11 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
+
 import pytest
 from flask.cli import cli as flask
-from pathlib import Path
+
 from service.observing.access import log_requests
 
 ROOT = Path(__file__).parents[1]

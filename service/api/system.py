@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
 import flask_swagger_ui
 import numpy as np
 import orjson
 from flask import Blueprint, Response, abort, render_template, request, send_from_directory
-from functools import cache
 from markupsafe import Markup
-from pathlib import Path
+
 from schemas.system import OpenApiDescriptionSchema, ServiceDescriptionSchema, ServiceHealthSchema
 from service import __version__, demo_files, wire
 from service.api.catalogue import REGISTRIES
@@ -28,7 +31,6 @@ from service.engine.network.task import Task
 from service.observing.metrics import exposition
 from service.packaged import packaged
 from service.problems import KINDS, Problem
-from typing import Any
 
 blueprint = Blueprint("system", __name__, template_folder="../templates")
 

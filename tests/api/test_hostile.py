@@ -3,9 +3,13 @@
 import gzip
 import json
 import zlib
-import pytest
 from collections.abc import Callable
-from service.api.examples import COMPARE, GRADIENTS as EXAMPLES, TRAIN
+from typing import Any
+
+import pytest
+
+from service.api.examples import COMPARE, TRAIN
+from service.api.examples import GRADIENTS as EXAMPLES
 from tests.conftest import MakeClient, Post
 from tests.support import (
     PROBLEM,
@@ -21,7 +25,6 @@ from tests.support import (
     strict_json,
     xor,
 )
-from typing import Any
 
 GRADIENTS = "/v1/gradients"
 XOR = json.dumps(xor()).encode()

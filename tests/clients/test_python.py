@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +39,8 @@ assert body.to_dict() == request, body.to_dict()
 answer = gradients.sync(client=package.Client(address), body=body)
 with contextlib.redirect_stdout(io.StringIO()) as printed:
     runpy.run_path("program.py", run_name="__main__")
-print(json.dumps({{"given": given, "answer": answer.to_dict(), "printed": printed.getvalue()}}))
+found = {{"given": given, "models": models.__all__, "answer": answer.to_dict(), "printed": printed.getvalue()}}
+print(json.dumps(found))
 """
 
 # The client calls httpx alone. What that imports for its command line and for other event loops takes mypy a second.
@@ -111,6 +113,9 @@ def check_answers(generated: Path, server: Server, program: str) -> None:
     untyped = {operation["operationId"] for operation in operations if not success_of(operation).get("content")}
     # Generators do not know the type of the first one, and the others have no body.
     assert untyped == {"openapi_yaml", "remove_network", "remove_run"}
+    unnamed = re.compile(r"(Type|Item|Inner|Body)_?\d+$|^(Body|Inner)|AdditionalProperty$")
+    assert len(found["models"]) > 400
+    assert [name for name in found["models"] if unnamed.search(name)] == []
     assert found["given"].keys() == {operation["operationId"] for operation in operations}
     for operation in operations:
         classes = {"Problem"} if operation["operationId"] in untyped else {given_by(operation), "Problem"}

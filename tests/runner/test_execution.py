@@ -3,13 +3,16 @@
 import random
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import orjson
 import pytest
-from collections.abc import Callable
-from contextlib import suppress
 from flask.testing import FlaskClient
-from pathlib import Path
+
 from service.api.context import Context, Runtime, runtime_of
 from service.api.long_work import Standing
 from service.api.run_kinds import KINDS, RunKind
@@ -23,7 +26,6 @@ from service.store_errors import StoreUnavailable
 from tests.conftest import wait_for
 from tests.runner.support import add, claim, compute, entry_of, lines_of, result_of, training, with_settings
 from tests.support import every
-from typing import Any
 
 COMPARE = {key: value for key, value in training(30).items() if key != "optimizer"} | {
     "optimizers": ["sgd", "adam"],

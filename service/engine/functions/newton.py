@@ -8,14 +8,16 @@ is first scaled so that each variable has curvatures of about 1.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
+
 from service.engine.arrays import Array, every, is_finite, norms_of
 from service.engine.float_warnings import ignoring_float_warnings
 from service.engine.functions.calculus import finite_matrices
 from service.engine.functions.compiled import Function
 from service.engine.functions.rounding import EPS, GRADED, UNKNOWN, equilibrating
 from service.engine.watch import Watch
-from typing import NamedTuple
 
 ITERATIONS = 40
 """Iterations that lead near, also where Newton's method only halves the distance at each step, as at degenerate points.
