@@ -22,6 +22,7 @@ import hypothesis
 import pytest
 from flask import Flask
 from flask.testing import EnvironBuilder, FlaskClient
+from hypothesis.internal.conjecture import providers
 from werkzeug.test import TestResponse, run_wsgi_app
 from werkzeug.wrappers import Request
 
@@ -33,6 +34,9 @@ from tests.support import LOOPBACK, ROOT, Server, openapi_document
 
 hypothesis.settings.register_profile("nabla", deadline=None, derandomize=True, max_examples=40, database=None)
 hypothesis.settings.load_profile("nabla")
+# Hypothesis reads all modules that are loaded and draws their constants too. That takes each process up to two seconds,
+# and a test would try other cases alone than together with others.
+providers._get_local_constants = lambda: providers._local_constants
 
 # What tests store goes into a folder of its own, that of servers which they start too.
 _data = tempfile.TemporaryDirectory(prefix="nabla-tests-")

@@ -19,6 +19,7 @@ from service.api.catalogue import REGISTRIES
 from service.api.context import runtime
 from service.api.endpoint import ENDPOINTS, describe, in_order
 from service.api.examples import FUNCTION_GRADIENT, GRADIENTS
+from service.api.queries import as_json
 from service.api.run_queue import queue
 from service.engine.network.definition import INPUT, LayerDefinition
 from service.engine.network.evaluate import EvaluationTask
@@ -46,10 +47,6 @@ CONTENT_SECURITY_POLICY = (
 FOREVER = "public, max-age=31536000, immutable"
 
 
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(wire.document(value), status, content_type=wire.JSON)
-
-
 def _root() -> str:
     """Return the path that the service is mounted at: all links begin with it."""
     root: str = request.environ.get("SCRIPT_NAME", "")
@@ -69,7 +66,7 @@ def _html(text: str) -> Response:
 @describe("GET", "/health/live", summary="Is the process alive?", tag="System", gives=ServiceHealthSchema())
 def live() -> Response:
     """Answer 200 while the worker responds; the engine is not asked."""
-    return _json({"status": "ok"})
+    return as_json({"status": "ok"})
 
 
 @describe("GET", "/health/ready", summary="Can it take requests?", tag="System", gives=ServiceHealthSchema())
@@ -77,7 +74,7 @@ def ready() -> Response:
     """Answer 200 once the engine has passed its self-test."""
     if not _engine_works():
         raise Problem("busy", "The engine does not pass its self-test.", headers={"Retry-After": "10"})
-    return _json({"status": "ok"})
+    return as_json({"status": "ok"})
 
 
 @cache
@@ -110,7 +107,7 @@ def about() -> Response:
     """Return name, version, links, the limits in force, and the runs that wait and compute."""
     root = _root()
     links = {operation.name: root + operation.path for operation in ENDPOINTS if "{" not in operation.path}
-    return _json(
+    return as_json(
         {
             "name": "Nabla, the gradient service",
             "version": __version__,

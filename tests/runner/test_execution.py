@@ -166,6 +166,8 @@ def _compute_and_crash(runtime: Runtime, found: Claim, monkeypatch: pytest.Monke
 class Fake:
     """A work of counted steps, each of which does what the test wants."""
 
+    elsewhere = False
+
     def __init__(self, steps: int, do: Callable[[int], None], state: dict[str, Any] | None) -> None:
         self.steps, self.do = steps, do
         self.step = 0 if state is None else int(state["step"])
