@@ -13,26 +13,28 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
-from typing import Any
-
 import hypothesis
 import pytest
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from flask import Flask
 from flask.testing import EnvironBuilder, FlaskClient
-from werkzeug.test import TestResponse, run_wsgi_app
-from werkzeug.wrappers import Request
-
+from hypothesis.internal.conjecture import providers
+from pathlib import Path
 from scripts import demo
 from service.app import create_app
 from service.config import Settings
 from tests.databases import migrate_from_memory, postgresql, server_address
 from tests.support import LOOPBACK, ROOT, Server, openapi_document
+from typing import Any
+from werkzeug.test import TestResponse, run_wsgi_app
+from werkzeug.wrappers import Request
 
 hypothesis.settings.register_profile("nabla", deadline=None, derandomize=True, max_examples=40, database=None)
 hypothesis.settings.load_profile("nabla")
+# Hypothesis reads all modules that are loaded and draws their constants too. That takes each process up to two seconds,
+# and a test would try other cases alone than together with others.
+providers._get_local_constants = lambda: providers._local_constants
 
 # What tests store goes into a folder of its own, that of servers which they start too.
 _data = tempfile.TemporaryDirectory(prefix="nabla-tests-")
@@ -229,6 +231,15 @@ def server(start_server: ServerFactory) -> Iterator[Server]:
     """Yield a server of two workers for the whole session, with small limits."""
     limits = {"NABLA_MAX_BODY_BYTES": str(4 * 2**20), "NABLA_MAX_BODY_SECONDS": "1", "NABLA_MAX_SECONDS": "20"}
     with start_server(**limits) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def open_server(start_server: ServerFactory) -> Iterator[Server]:
+    """Yield a server of one worker that other machines reach, one origin may call, and that gives requests no time."""
+    with start_server(
+        HOST="0.0.0.0", WEB_CONCURRENCY="1", NABLA_CORS_ORIGINS="https://pages.example", NABLA_MAX_SECONDS="0"
+    ) as running:
         yield running
 
 

@@ -332,18 +332,18 @@ def head(path: str, length: int | str | None, **headers: str) -> bytes:
 
 def read_answer(connection: socket.socket) -> Answer:
     """Read one answer; without Content-Length, read to the end of the connection."""
-    content = b""
+    content = bytearray()
     while b"\r\n\r\n" not in content:
         part = connection.recv(65536)
-        assert part, f"the connection was closed after {content!r}"
+        assert part, f"the connection was closed after {bytes(content)!r}"
         content += part
     first, _, body = content.partition(b"\r\n\r\n")
     start, *lines = first.decode("latin-1").split("\r\n")
     headers = dict(line.split(": ", 1) for line in lines)
     length = headers.get("Content-Length")
     while length is None or len(body) < int(length):
-        part = connection.recv(65536)
+        part = connection.recv(1 << 20)
         if not part:
             break
         body += part
-    return Answer(int(start.split()[1]), headers, body)
+    return Answer(int(start.split()[1]), headers, bytes(body))

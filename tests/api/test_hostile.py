@@ -10,7 +10,7 @@ import pytest
 
 from service.api.examples import COMPARE, TRAIN
 from service.api.examples import GRADIENTS as EXAMPLES
-from tests.conftest import Post
+from tests.conftest import MakeClient, Post
 from tests.support import (
     PROBLEM,
     Server,
@@ -435,7 +435,12 @@ def test_clients_that_never_finish_leave_room_for_others(server: Server) -> None
             connection.close()
 
 
-def test_the_service_answers_as_before(post: Post, server: Server) -> None:
-    """After all attacks above, every worker still answers."""
+def test_the_server_answers_as_before(post: Post, server: Server) -> None:
+    """After the attacks on it, every worker still answers."""
     expected = post(xor()).get_data()
     assert {server.post(XOR).body for _ in range(10)} == {expected}
+
+
+def test_the_application_answers_as_before(post: Post, make_client: MakeClient) -> None:
+    """After the attacks in this process, it answers as a new one does."""
+    assert post(xor()).get_data() == make_client().post(GRADIENTS, json=xor()).get_data()
