@@ -13,22 +13,24 @@ import subprocess
 import sys
 import tempfile
 import time
-import hypothesis
-import pytest
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
 from flask import Flask
 from flask.testing import EnvironBuilder, FlaskClient
 from hypothesis.internal.conjecture import providers
-from pathlib import Path
+from werkzeug.test import TestResponse, run_wsgi_app
+from werkzeug.wrappers import Request
+
 from scripts import demo
 from service.app import create_app
 from service.config import Settings
 from tests.databases import migrate_from_memory, postgresql, server_address
 from tests.support import LOOPBACK, ROOT, Server, openapi_document
-from typing import Any
-from werkzeug.test import TestResponse, run_wsgi_app
-from werkzeug.wrappers import Request
 
 hypothesis.settings.register_profile("nabla", deadline=None, derandomize=True, max_examples=40, database=None)
 hypothesis.settings.load_profile("nabla")
