@@ -29,7 +29,7 @@ from werkzeug.wrappers import Request
 from scripts import demo
 from service.app import create_app
 from service.config import Settings
-from tests.databases import postgresql, server_address
+from tests.databases import migrate_from_memory, postgresql, server_address
 from tests.support import LOOPBACK, ROOT, Server, openapi_document
 
 hypothesis.settings.register_profile("nabla", deadline=None, derandomize=True, max_examples=40, database=None)
@@ -88,6 +88,11 @@ def _import_from_another_one_on(config: pytest.Config) -> None:
         # What fails here fails again where pytest reports it.
         with contextlib.suppress(Exception, pytest.skip.Exception):
             importlib.import_module(module)
+
+
+def pytest_collection_finish() -> None:
+    if "service.store.upgrade" in sys.modules:  # a test of the store has imported it
+        migrate_from_memory()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
