@@ -258,7 +258,7 @@ IDENTIFIER = {
     "in": "path",
     "required": True,
     "schema": {"type": "string", "pattern": f"^{ID.pattern}$"},
-    "description": "of a stored network",
+    "description": "the id of the network: `POST /v1/networks` returns it, and `GET /v1/networks` lists yours",
 }
 
 
@@ -289,6 +289,7 @@ def list_networks() -> Response:
     tag="Storage",
     gives=StoredNetworkWithDefinitionSchema(),
     parameters=(IDENTIFIER,),
+    random={"created": "2026-11-30T12:00:00Z", "used": "2026-11-30T13:00:00Z"},
 )
 def show_network(id: str) -> Response:  # noqa: A002 (the name in the path)
     """The description of the network, and its definition as it was sent."""

@@ -26,13 +26,13 @@ PAGE_PARAMETERS: tuple[Mapping[str, Any], ...] = (
         "name": "limit",
         "in": "query",
         "schema": {"type": "integer", "minimum": 1, "maximum": LONGEST_PAGE, "default": PAGE},
-        "description": "how many a page has",
+        "description": "how many entries a page has, at most",
     },
     {
         "name": "after",
         "in": "query",
         "schema": {"type": "string"},
-        "description": "`next` of the page before",
+        "description": "the `next` of the page before",
     },
 )
 """The query parameters of a listing, in the form of OpenAPI."""

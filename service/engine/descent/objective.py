@@ -276,7 +276,8 @@ class NetworkObjective(BatchObjective):
     @property
     def warnings(self) -> list[Caution]:
         run = self._everything
-        found = [*self._main.evaluation.warnings, *unfit(run.evaluation.task, self._feed, self.whole)]
+        main = self._main.evaluation
+        found = [*main.warnings, *unfit(run.evaluation.task, self._feed, self.whole, main.bounded)]
         if self.whole and math.isfinite(run.loss.item()):
             found += run.evaluation.surprises.found(run.workspace)
         return found

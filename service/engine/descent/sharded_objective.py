@@ -163,7 +163,8 @@ class ShardedObjective(BatchObjective):
     @property
     def warnings(self) -> list[Caution]:
         everything, total = self._everything, self._last_of_all
-        found = [*self._main.main.warnings, *unfit(everything.task, self._feed, self.whole)]
+        main = self._main.main
+        found = [*main.warnings, *unfit(everything.task, self._feed, self.whole, main.bounded)]
         if self.whole and total is not None and math.isfinite(total.loss):
             found += everything.surprises(self._memory, self._all, self.flat, self._divisors_of_all, total.gradients)
         return found
