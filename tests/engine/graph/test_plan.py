@@ -2,10 +2,13 @@
 
 import itertools
 import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
-from concurrent.futures import ThreadPoolExecutor
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
+
 from service.engine.errors import DeadlineExceeded
 from service.engine.graph import operations as ops
 from service.engine.graph.differentiate import differentiate

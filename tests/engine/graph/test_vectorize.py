@@ -1,16 +1,18 @@
 """`vectorize` against a Python loop over the samples."""
 
 import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
+
 from service.engine.graph import operations as ops
 from service.engine.graph.differentiate import differentiate
 from service.engine.graph.interpreter import interpret
-from service.engine.graph.ir import Graph, OPERATIONS, check
+from service.engine.graph.ir import OPERATIONS, Graph, check
 from service.engine.graph.plan import Program
 from service.engine.graph.vectorize import vectorize
-from tests.engine.graph.examples import ALL_EXAMPLES, Example, OPAQUE
+from tests.engine.graph.examples import ALL_EXAMPLES, OPAQUE, Example
 from tests.engine.support import dense_gradients, generators, random_examples, random_graph
 from tests.support import every
 
