@@ -84,7 +84,7 @@ def test_examples_are_of_operations_that_exist():
     assert {example.operation for example in EXAMPLES} <= set(OPERATIONS)
 
 
-@every("example", ALL_EXAMPLES)
+@every("example", ALL_EXAMPLES, ids=str)
 def test_an_example_builds_its_operation(example):
     assert example.apply(example.inputs(Graph("float64"))).operation.name == example.operation
 
@@ -97,7 +97,7 @@ def test_a_row_of_the_table_is_complete(operation):
     assert operation.work > 0
 
 
-@every("example", DIFFERENTIABLE)
+@every("example", DIFFERENTIABLE, ids=str)
 def test_pullbacks_agree_with_numeric_derivatives(example):
     graph = Graph("float64")
     inputs = example.inputs(graph)
@@ -109,7 +109,7 @@ def test_pullbacks_agree_with_numeric_derivatives(example):
     check(graph)
 
 
-@every("example", DIFFERENTIABLE)
+@every("example", DIFFERENTIABLE, ids=str)
 def test_gradients_can_be_differentiated_again(example):
     graph = Graph("float64")
     inputs = example.inputs(graph)
@@ -130,7 +130,7 @@ def test_gradients_can_be_differentiated_again(example):
     check(graph)
 
 
-@every("example", STEPS)
+@every("example", STEPS, ids=str)
 def test_step_functions_report_a_zero_derivative(example):
     graph = Graph("float64")
     inputs = example.inputs(graph)
@@ -144,7 +144,7 @@ def test_step_functions_report_a_zero_derivative(example):
         assert found.blocked_by == [output] * len(inputs)
 
 
-@every("example", FLOATING)
+@every("example", FLOATING, ids=str)
 def test_float32_agrees_with_float64_to_its_precision(example):
     answers = {}
     for dtype in ("float64", "float32"):
@@ -159,7 +159,7 @@ def test_float32_agrees_with_float64_to_its_precision(example):
         np.testing.assert_allclose(answers["float32"], answers["float64"], rtol=2e-6, atol=1e-6)
 
 
-@every("example", FLOATING)
+@every("example", FLOATING, ids=str)
 def test_gradients_keep_the_dtype(example):
     graph = Graph("float32")
     inputs = example.inputs(graph)

@@ -139,7 +139,7 @@ def assert_run_before_forgotten(graph, program, seed):
         assert_identical(run(program, workspace, first), fresh)
 
 
-@every("example", ALL_EXAMPLES)
+@every("example", ALL_EXAMPLES, ids=str)
 @pytest.mark.parametrize("repeat", [1, 40])
 def test_every_operation_works_in_reused_memory(example, repeat):
     """Try each operand as an input, and as an intermediate value whose memory may be written over."""

@@ -16,7 +16,7 @@ def test_every_operation_has_a_rule():
     assert set(RULES) == set(OPERATIONS) - LEAVES
 
 
-@every("example", EXAMPLES)
+@every("example", EXAMPLES, ids=str)
 def test_values_agree_with_the_engine(example):
     graph = Graph("float64")
     inputs = example.inputs(graph)

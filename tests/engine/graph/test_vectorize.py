@@ -53,7 +53,7 @@ def subsets(inputs):
     return itertools.chain.from_iterable(itertools.combinations(inputs, n) for n in range(1, len(inputs) + 1))
 
 
-@every("example", [*ALL_EXAMPLES, *AMBIGUOUS])
+@every("example", [*ALL_EXAMPLES, *AMBIGUOUS], ids=str)
 @pytest.mark.parametrize("size", [1, 3])
 def test_every_operation_gives_each_sample_its_value(example, size):
     inputs = example.inputs(Graph("float64"))
@@ -65,7 +65,7 @@ def test_every_operation_gives_each_sample_its_value(example, size):
         assert_vectorized([example.apply(inputs)], inputs, values, chosen, size, rtol=1e-14, atol=1e-15)
 
 
-@every("example", [e for e in ALL_EXAMPLES if e.operation != "one_hot"])
+@every("example", [e for e in ALL_EXAMPLES if e.operation != "one_hot"], ids=str)
 def test_every_operation_gives_each_sample_its_gradient(example):
     graph = Graph("float64")
     inputs = example.inputs(graph)
