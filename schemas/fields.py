@@ -6,6 +6,7 @@ marshmallow's own Integer, Float and Boolean accept strings. JSON has types, so 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from types import MappingProxyType
@@ -16,7 +17,16 @@ import orjson
 from marshmallow import RAISE, Schema, ValidationError, fields, missing
 from marshmallow.exceptions import ValidationError as MarshmallowError
 
-from schemas.components import Components, JSONSchema, by_name, closed_object, list_of, or_null, schema_name
+from schemas.components import (
+    Components,
+    JSONSchema,
+    by_name,
+    closed_object,
+    list_of,
+    or_null,
+    schema_name,
+    sentence_of,
+)
 from service.engine.errors import MOST_ERRORS
 from service.engine.options import (
     LARGEST_EXACT_INTEGER,
@@ -58,6 +68,11 @@ class Message(str):
         return message
 
 
+CONSTANTS = {"pi": math.pi, "π": math.pi, "e": math.e}
+FRACTION = re.compile(r"([+-]?[0-9]{1,9})\s*/\s*([1-9][0-9]{0,8})")
+DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
+
+
 def plain(value: Any) -> Any:
     """Return a parsed JSON value as plain Python: large bodies hold NumPy arrays in place of rows of numbers.
 
@@ -93,6 +108,12 @@ def unquoted(value: Any) -> str:
     text = value.strip().lower()
     if text in ("true", "false"):
         return f"; write {text}, without quotation marks"
+    if text in CONSTANTS:
+        return f"; a name is no number: write {CONSTANTS[text]!r}"
+    if fraction := FRACTION.fullmatch(text):
+        return f"; JSON has no arithmetic: write {int(fraction.group(1)) / int(fraction.group(2))!r}"
+    if DECIMAL_COMMA.fullmatch(text):
+        return f"; write {text.replace(',', '.')}, with a point and without quotation marks"
     try:
         number = float(text)
     except ValueError:
@@ -381,10 +402,14 @@ class FlagField(ValueField):
 
 
 class WordField(ValueField):
-    """A string that must be one of a few given words."""
+    """A string that must be one of a few given words; several fields of the same words share a named `component`."""
 
-    def __init__(self, values: Sequence[str], **kwargs: Any) -> None:
+    def __init__(self, values: Sequence[str], component: str = "", **kwargs: Any) -> None:
         super().__init__(Choice(values=tuple(values)), **kwargs)
+        self.component = component
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        return components.refer(self.component, self.kind.schema) if self.component else self.kind.schema()
 
 
 class IntegersField(ValueField):
@@ -426,7 +451,7 @@ class WordsField(StrictField):
 
 
 class NameField(StrictField):
-    """The name of a layer: up to 64 characters, without dots, brackets, slashes and quotation marks."""
+    """The name of a layer: up to 128 characters without brackets, slashes and quotation marks, no dot at an end."""
 
     FORBIDDEN = frozenset('[]/\\"') | {chr(code) for code in range(32)}
     LONGEST = 128
@@ -450,6 +475,7 @@ class NameField(StrictField):
     def json_schema(self, components: Components) -> JSONSchema:
         refused = {"pattern": r'[\[\]/\\"\x00-\x1f]|^\.|\.$|^_schema$'}
         name: JSONSchema = {"type": "string", "minLength": 1, "maxLength": self.LONGEST, "not": refused}
+        name["description"] = "The name of a layer: no bracket, slash or quotation mark, and no dot at its ends."
         return components.refer("LayerName", lambda: name)
 
 
@@ -486,7 +512,7 @@ class NamesField(StrictField):
             name = self.new.json_schema(components)
         if self.unique:
             return list_of(name, **bounds, uniqueItems=True)
-        return components.refer("LayerNames", lambda: list_of(name, **bounds))
+        return components.refer("LayerNames", lambda: list_of(name, **bounds) | {"description": "Names of layers."})
 
 
 class ObjectField(StrictField):
@@ -512,7 +538,7 @@ def object_schema(schema: StrictSchema, components: Components) -> JSONSchema:
     """Return the JSON Schema of an object with the fields of `schema`."""
     properties = properties_of(schema, components)
     required = [name for name, field in schema.load_fields.items() if field.required]
-    return closed_object(properties, required) | dict(schema.bounds)
+    return closed_object(properties, required) | dict(schema.bounds) | {"description": sentence_of(schema)}
 
 
 def properties_of(schema: StrictSchema, components: Components) -> dict[str, JSONSchema]:
@@ -539,4 +565,6 @@ class NumbersByNameField(StrictField):
         )
 
     def json_schema(self, components: Components) -> JSONSchema:
-        return components.refer("NumbersByName", lambda: by_name({"type": "number"}, minProperties=1))
+        return components.refer(
+            "NumbersByName", lambda: by_name({"type": "number"}, "Numbers by name.", minProperties=1)
+        )

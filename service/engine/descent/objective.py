@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
+import numpy as np
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import NamedTuple
-
-import numpy as np
-
 from service.engine.arrays import Array
 from service.engine.cautions import Caution
 from service.engine.compiling import Compiler
@@ -26,6 +23,7 @@ from service.engine.network.flat import tree_of
 from service.engine.network.parameters import ParameterVector
 from service.engine.network.task import Task
 from service.engine.watch import Watch
+from typing import NamedTuple
 
 QUICK_OPERATIONS = 1e9
 """Floating-point operations that are made even when the time is over."""
@@ -60,6 +58,9 @@ class BatchObjective(ABC):
     rows: Array | None
     """The indices of the samples of the step that began last; None: all samples."""
     samples: int
+    _compile: Compiler
+    _feed: Feed
+    _step: int
 
     @abstractmethod
     def begin(self, step: int) -> None: ...
@@ -67,8 +68,14 @@ class BatchObjective(ABC):
     @abstractmethod
     def evaluate(self) -> tuple[float, Array]: ...
 
-    @abstractmethod
-    def hessian(self, most_work: float = math.inf) -> Array: ...
+    def hessian(self, most_work: float = math.inf) -> Array:
+        """Return the Hessian of the loss on the batch that began last. Raise `LimitExceeded` if it is more work."""
+        derivation = self._compile(hessian_of(self.current))
+        if derivation.work > most_work:
+            raise LimitExceeded("operations", derivation.work, most_work)
+        feed = rows_of(self._feed, self.rows, self.current.definition.known_inputs)
+        feed.parameters, feed.step = tree_of(self.vector.pieces, self.flat), self._step
+        return np.asarray(derivation.run(feed, watch=self.watch).result)
 
     @abstractmethod
     def finish(self) -> None: ...
@@ -87,6 +94,11 @@ class BatchObjective(ABC):
     @abstractmethod
     def non_finite(self) -> Caution:
         """Return the caution about the first value that is not finite in the step that began last."""
+
+    @property
+    @abstractmethod
+    def current(self) -> Task:
+        """The task of computing the loss and its gradient on the batch that began last."""
 
     @property
     @abstractmethod
@@ -231,14 +243,6 @@ class NetworkObjective(BatchObjective):
         loss: float = run.loss.item()
         return loss
 
-    def hessian(self, most_work: float = math.inf) -> Array:
-        derivation = self._compile(hessian_of(self._run.evaluation.task))
-        if derivation.work > most_work:
-            raise LimitExceeded("operations", derivation.work, most_work)
-        feed = rows_of(self._feed, self.rows, self._task.definition.known_inputs)
-        feed.parameters, feed.step = tree_of(self.vector.pieces, self.flat), self._step
-        return np.asarray(derivation.run(feed, watch=self.watch).result)
-
     def non_finite(self) -> Caution:
         run = self._run
         evaluation = run.evaluation
@@ -258,6 +262,10 @@ class NetworkObjective(BatchObjective):
         if run.evaluation.model.noises:
             run.evaluation.feeder.fill_noises(run.workspace, self._feed.seed, step)
         return self._compute(run)
+
+    @property
+    def current(self) -> Task:
+        return self._run.evaluation.task
 
     @property
     def largest(self) -> Task:

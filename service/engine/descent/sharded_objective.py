@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-
 import numpy as np
-
+from collections.abc import Callable
 from service.engine.arrays import Array
 from service.engine.cautions import Caution
 from service.engine.compiling import Compiler
 from service.engine.descent.batches import Batches, FullBatch
-from service.engine.descent.objective import BatchObjective, check_layout, hessian_of, of_validation, rows_of
-from service.engine.errors import LimitExceeded
+from service.engine.descent.objective import BatchObjective, check_layout, of_validation
 from service.engine.limits import Limits
 from service.engine.network.answer_warnings import misread, out_of_reach, unfit
 from service.engine.network.feed import Feed
-from service.engine.network.flat import tree_of
 from service.engine.network.shard_sums import Spread, Workspaces
 from service.engine.network.sharded import Batch, Sharded, Total
 from service.engine.network.task import Task
@@ -131,14 +127,6 @@ class ShardedObjective(BatchObjective):
             self._memory, batch, self.flat, divisors, wanted=wanted, spread=self._spread, watch=self.watch
         )
 
-    def hessian(self, most_work: float = math.inf) -> Array:
-        derivation = self._compile(hessian_of(self._now.task))
-        if derivation.work > most_work:
-            raise LimitExceeded("operations", derivation.work, most_work)
-        feed = rows_of(self._feed, self.rows, self._now.task.definition.known_inputs)
-        feed.parameters, feed.step = tree_of(self.vector.pieces, self.flat), self._step
-        return np.asarray(derivation.run(feed, watch=self.watch).result)
-
     def non_finite(self) -> Caution:
         assert self._last is not None
         return self._now.first_non_finite(self._memory, self._batch, self.flat, self._divisors, self._last, self.watch)
@@ -161,6 +149,10 @@ class ShardedObjective(BatchObjective):
         self._all = batch
         loss: float = total.loss.item()
         return loss
+
+    @property
+    def current(self) -> Task:
+        return self._now.task
 
     @property
     def largest(self) -> Task:
