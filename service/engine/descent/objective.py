@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-import numpy as np
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
 from service.engine.arrays import Array
 from service.engine.cautions import Caution
 from service.engine.compiling import Compiler
@@ -23,7 +26,6 @@ from service.engine.network.flat import tree_of
 from service.engine.network.parameters import ParameterVector
 from service.engine.network.task import Task
 from service.engine.watch import Watch
-from typing import NamedTuple
 
 QUICK_OPERATIONS = 1e9
 """Floating-point operations that are made even when the time is over."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-import numpy as np
 from collections.abc import Callable
+
+import numpy as np
+
 from service.engine.arrays import Array
 from service.engine.cautions import Caution
 from service.engine.compiling import Compiler
