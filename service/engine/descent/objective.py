@@ -18,7 +18,7 @@ from service.engine.descent.batches import Batches, FullBatch
 from service.engine.errors import DeadlineExceeded, Fault, InvalidRequest, LimitExceeded
 from service.engine.graph.plan import Program, Workspace
 from service.engine.limits import WATCHED_OPERATIONS
-from service.engine.network.answer_warnings import first_non_finite, misread, unfit
+from service.engine.network.answer_warnings import first_non_finite, misread, out_of_reach, unfit
 from service.engine.network.derivatives import DerivativeTask
 from service.engine.network.evaluate import Evaluation, EvaluationTask
 from service.engine.network.feed import Feed, Feeder
@@ -277,7 +277,8 @@ class NetworkObjective(BatchObjective):
     def warnings(self) -> list[Caution]:
         run = self._everything
         main = self._main.evaluation
-        found = [*main.warnings, *unfit(run.evaluation.task, self._feed, self.whole, main.bounded)]
+        found = [*main.warnings, *unfit(run.evaluation.task, self._feed, self.whole)]
+        found += out_of_reach(main.bounded, self._feed.targets)
         if self.whole and math.isfinite(run.loss.item()):
             found += run.evaluation.surprises.found(run.workspace)
         return found

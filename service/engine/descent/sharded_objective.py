@@ -13,7 +13,7 @@ from service.engine.compiling import Compiler
 from service.engine.descent.batches import Batches, FullBatch
 from service.engine.descent.objective import BatchObjective, check_layout, of_validation
 from service.engine.limits import Limits
-from service.engine.network.answer_warnings import misread, unfit
+from service.engine.network.answer_warnings import misread, out_of_reach, unfit
 from service.engine.network.feed import Feed
 from service.engine.network.shard_sums import Spread, Workspaces
 from service.engine.network.sharded import Batch, Sharded, Total
@@ -164,7 +164,8 @@ class ShardedObjective(BatchObjective):
     def warnings(self) -> list[Caution]:
         everything, total = self._everything, self._last_of_all
         main = self._main.main
-        found = [*main.warnings, *unfit(everything.task, self._feed, self.whole, main.bounded)]
+        found = [*main.warnings, *unfit(everything.task, self._feed, self.whole)]
+        found += out_of_reach(main.bounded, self._feed.targets)
         if self.whole and total is not None and math.isfinite(total.loss):
             found += everything.surprises(self._memory, self._all, self.flat, self._divisors_of_all, total.gradients)
         return found

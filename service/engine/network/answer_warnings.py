@@ -30,6 +30,8 @@ from service.engine.watch import Watch
 EXPLAIN_BYTES = 256 * 2**20
 SLACK = 1e-3
 """How far beyond a bound a target may be, relative to the bound or to 1."""
+FEW = 32
+"""Numbers up to which a list is searched faster than an array."""
 MOST_FOLDED = 3
 """Names that a warning lists."""
 
@@ -74,21 +76,32 @@ def bounded_outputs(task: Task, model: Model) -> list[Bounded]:
     return found
 
 
-def _out_of_reach(bounded: Bounded, targets: Array) -> Iterator[Caution]:
-    """Yield a caution if targets lie beyond the numbers that an output can have."""
-    low, high = bounded.low, bounded.high
-    if targets.min() < low - SLACK * max(1.0, abs(low)) or targets.max() > high + SLACK * max(1.0, abs(high)):
-        words = {
-            "low": None if math.isinf(low) else f"{low + 0.0:.4g}",
-            "high": None if math.isinf(high) else f"{high + 0.0:.4g}",
-        }
-        yield caution("unreachable_targets", bounded.name, "targets", activation=bounded.activation, **words)
+def out_of_reach(bounded: Iterable[Bounded], targets: Mapping[str, Array]) -> list[Caution]:
+    """Return cautions about targets beyond the numbers that these outputs can have."""
+    cautions = []
+    for name, activation, low, high in bounded:
+        least, greatest = _extremes(targets[name])
+        if least < low - SLACK * max(1.0, abs(low)) or greatest > high + SLACK * max(1.0, abs(high)):
+            words = {
+                "low": None if math.isinf(low) else f"{low + 0.0:.4g}",
+                "high": None if math.isinf(high) else f"{high + 0.0:.4g}",
+            }
+            cautions.append(caution("unreachable_targets", name, "targets", activation=activation, **words))
+    return cautions
 
 
-def unfit(task: Task, feed: Feed, whole: bool = True, bounded: Sequence[Bounded] = ()) -> list[Caution]:
-    """Return cautions about targets that a loss or a `bounded` output is not made for, and about weights with two usual
-    means. `whole`: one mean is taken over all samples, not one over each batch."""
-    cautions = [told for each in bounded for told in _out_of_reach(each, feed.targets[each.name])]
+def _extremes(array: Array) -> tuple[float, float]:
+    """Return the least and the greatest number of an array."""
+    if array.size <= FEW:  # Python is faster here
+        numbers = array.reshape(-1).tolist()
+        return min(numbers), max(numbers)
+    return float(array.min()), float(array.max())
+
+
+def unfit(task: Task, feed: Feed, whole: bool = True) -> list[Caution]:
+    """Return cautions about targets that a loss is not made for, and about weights with two usual means. `whole`: one
+    mean is taken over all samples, not one over each batch."""
+    cautions = []
     for name, loss in zip(task.definition.output_names, task.losses or (), strict=False):
         if loss.declaration.targets is not None:
             words, fit = loss.declaration.targets
@@ -124,12 +137,10 @@ def _other_mean(task: Task, weights: Array, whole: bool, layer: str | None = Non
     yield caution("normalize_weights", layer, "loss", total=f"{total:.6g}", count=str(count))
 
 
-def is_plain(task: Task, bounded: Sequence[Bounded]) -> bool:
-    """Return whether `unfit` finds nothing for a task with these bounded outputs, whatever the numbers are."""
-    return (
-        not task.weighted
-        and not bounded
-        and not any(loss.declaration.targets or loss.options.get("class_weights") for loss in task.losses or ())
+def is_plain(task: Task) -> bool:
+    """Return whether `unfit` finds nothing for a task, whatever the numbers are."""
+    return not task.weighted and not any(
+        loss.declaration.targets or loss.options.get("class_weights") for loss in task.losses or ()
     )
 
 

@@ -28,6 +28,7 @@ from service.engine.network.answer_warnings import (
     first_non_finite,
     is_plain,
     misread,
+    out_of_reach,
     to_be_read,
     unfit,
 )
@@ -102,7 +103,7 @@ class Evaluation:
         self.parameters = self.feeder.parameters
         self.state = Space((path, node.shape) for path, node in prepared.model.state.items()).pieces
         self.bounded = bounded_outputs(self.task, self.model)
-        self.is_plain = is_plain(self.task, self.bounded)
+        self.is_plain = is_plain(self.task)
         self.watched = to_be_read(self.task, self.model)
         self.surprises = Surprises(self.task, self.model, self.parameters)
         self.weight = len(self.model.graph.nodes) + len(self.task.parameters)
@@ -124,7 +125,9 @@ class Evaluation:
                 result.parameters = tree_of(self.parameters.pieces, flat.copy())
                 result.finite = result.finite and is_finite(flat)
             if not self.is_plain:
-                result.warnings += unfit(self.task, feed, bounded=self.bounded)
+                result.warnings += unfit(self.task, feed)
+            if self.bounded:
+                result.warnings += out_of_reach(self.bounded, feed.targets)
             if self.watched:
                 result.warnings += misread(self.watched, result.outputs)
             if result.finite:

@@ -28,6 +28,7 @@ from service.engine.network.answer_warnings import (
     find_non_finite,
     misread,
     norm_lost,
+    out_of_reach,
     unfit,
 )
 from service.engine.network.evaluate import Evaluation, EvaluationTask, Result
@@ -249,7 +250,9 @@ class Sharded:
                 result.parameters = tree_of(self.parameters.pieces, flat)
                 result.finite = result.finite and is_finite(flat)
             if not self.main.is_plain:
-                result.warnings += unfit(self.task, feed, bounded=self.main.bounded)
+                result.warnings += unfit(self.task, feed)
+            if self.main.bounded:
+                result.warnings += out_of_reach(self.main.bounded, feed.targets)
             if self.main.watched:
                 result.warnings += misread(self.main.watched, result.outputs)
             if result.finite:
