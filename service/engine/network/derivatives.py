@@ -157,7 +157,8 @@ class Derivation:
             answer.warnings = list(self.graph.cautions)
             if self.task.losses is not None:
                 outputs = {name: read[f"outputs/{name}"] for name in self.task.definition.output_names}
-                answer.warnings += unfit(self.task, feed) + misread(to_be_read(self.task, self.model), outputs)
+                answer.warnings += unfit(self.task, feed)
+                answer.warnings += misread(to_be_read(self.task, self.model), outputs, feed.targets)
             if lost is not None:
                 answer.warnings.append(lost)
         return answer

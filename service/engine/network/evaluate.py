@@ -124,7 +124,7 @@ class Evaluation:
             if not self.is_plain:
                 result.warnings += unfit(self.task, feed)
             if self.watched:
-                result.warnings += misread(self.watched, result.outputs)
+                result.warnings += misread(self.watched, result.outputs, feed.targets)
             if result.finite:
                 result.warnings += self.surprises.found(workspace)
             else:

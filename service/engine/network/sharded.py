@@ -251,7 +251,7 @@ class Sharded:
             if not self.main.is_plain:
                 result.warnings += unfit(self.task, feed)
             if self.main.watched:
-                result.warnings += misread(self.main.watched, result.outputs)
+                result.warnings += misread(self.main.watched, result.outputs, feed.targets)
             if result.finite:
                 result.warnings += self.surprises(memory, batch, flat, divisors, total.gradients)
             else:
