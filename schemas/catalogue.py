@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from marshmallow import INCLUDE, Schema, fields
 
+from schemas.common import OpenSchema, SelectedBlockSchema
 from schemas.tensor import TensorAnswerField
 
 
@@ -74,8 +75,12 @@ class PresetStationaryPointSchema(Schema):
 class PresetTrialSchema(Schema):
     """An optimizer with options and a number of steps that shows something on a preset function."""
 
-    optimizer = fields.Dict(required=True)
+    optimizer = fields.Nested(SelectedBlockSchema, required=True)
     steps = fields.Integer(required=True)
+
+
+class OptionDefaultsSchema(OpenSchema):
+    """Defaults by the names of options."""
 
 
 class CatalogueEntrySchema(Schema):
@@ -93,7 +98,7 @@ class CatalogueEntrySchema(Schema):
     inputs = fields.Nested(LayerInputCountSchema, metadata={"description": "the number of inputs that a layer takes"})
     conventions = fields.Dict(
         keys=fields.String(),
-        values=fields.Dict(),
+        values=fields.Nested(OptionDefaultsSchema),
         metadata={"description": "defaults that differ for a value of an optimizer's option `convention`"},
     )
     state = fields.List(

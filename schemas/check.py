@@ -10,7 +10,7 @@ from marshmallow import ValidationError, fields
 from schemas.common import about, finite_field, warnings_field
 from schemas.components import Components, JSONSchema
 from schemas.derivatives import VectorsField
-from schemas.fields import Message, NumberField, NumbersField, StrictSchema
+from schemas.fields import Message, NumberField, NumbersField, StrictSchema, WordField
 from schemas.subject import LoadedSubject, SubjectRequest
 from schemas.tensor import ParametersAnswerField
 from service.engine.arrays import Array
@@ -50,7 +50,7 @@ class LoadedCheck(LoadedSubject):
 
 
 class CheckRequest(SubjectRequest[LoadedCheck]):
-    """The schema of a request to check a claimed gradient, or else the service's own."""
+    """A request to check a claimed gradient, or else the service's own."""
 
     called = MappingProxyType(
         dict.fromkeys(("eps", "epsilon", "h", "delta", "perturbation"), "steps") | {"threshold": "tolerance"}
@@ -152,7 +152,7 @@ class TensorCheckSchema(StrictSchema):
 
     name = fields.String(required=True, metadata=about("`layer.parameter`, or the variable"))
     size = fields.Integer(required=True)
-    verdict = fields.String(required=True, metadata=about(VERDICT))
+    verdict = WordField(VERDICTS, "CheckVerdict", required=True, metadata=about(VERDICT))
     text = fields.String(required=True)
     compared = fields.String(
         required=True,
@@ -174,7 +174,7 @@ class TensorCheckSchema(StrictSchema):
 class CheckResponse(StrictSchema):
     """The verdict on a gradient, and the evidence for it."""
 
-    verdict = fields.String(required=True, metadata=about(VERDICT))
+    verdict = WordField(VERDICTS, "CheckVerdict", required=True, metadata=about(VERDICT))
     text = fields.String(required=True)
     dtype = fields.String(required=True)
     value = fields.Float(required=True, allow_none=True, metadata=about("the loss, or the value of the expression"))

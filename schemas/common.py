@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from marshmallow import ValidationError, fields, post_load, validates_schema
+from marshmallow import INCLUDE, ValidationError, fields, post_load, validates_schema
 
 from schemas.components import Components, JSONSchema, list_of
 from schemas.declared import ChoiceField
@@ -93,6 +93,19 @@ class ChoicesField(ChoiceField):
         return list_of(super().json_schema(components), minItems=1, maxItems=self.most)
 
 
+class OpenSchema(StrictSchema):
+    """An object that may have more keys than are listed."""
+
+    class Meta:
+        unknown = INCLUDE
+
+
+class SelectedBlockSchema(OpenSchema):
+    """A block in a response: the name of its type, and beside it all its options."""
+
+    type = fields.String(required=True, metadata=about("the name of the block; its options stand beside it"))
+
+
 class AnswerWarningSchema(StrictSchema):
     """One warning in a response: a fact about a right answer that the caller should know."""
 
@@ -112,4 +125,8 @@ def warnings_field() -> fields.List[Any]:
 
 def language_field() -> WordField:
     """Return the field `language`: a request with it gets the sentences of its response in that language."""
-    return WordField(LANGUAGES, metadata=about("language of the sentences; by default that of Accept-Language (en)"))
+    return WordField(
+        LANGUAGES,
+        "SentenceLanguage",
+        metadata=about("language of the sentences; by default that of Accept-Language (en)"),
+    )

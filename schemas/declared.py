@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from functools import cache
 from types import MappingProxyType
@@ -11,7 +12,7 @@ from typing import Any
 
 from marshmallow import ValidationError
 
-from schemas.components import Components, JSONSchema, closed_object
+from schemas.components import Components, JSONSchema, any_of, closed_object
 from schemas.fields import LONG_LIST, Message, StrictField, StrictSchema, ValueField, plain, properties_of, shown
 from schemas.rewriting import as_json, from_call, from_keras, is_keras, made
 from service.engine.declarations import Declaration, Reference, Registry, Selection
@@ -22,7 +23,7 @@ from service.engine.network.initializers import initializers
 from service.engine.network.layers import layers
 from service.engine.network.losses import losses
 from service.engine.network.regularizers import regularizers
-from service.engine.options import Option, Value
+from service.engine.options import Choice, Option, Value
 from service.engine.suggestions import NOTHING, suggest, translated
 
 
@@ -74,7 +75,7 @@ BESIDE: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """Keys of requests that callers look for among the options of blocks of a kind."""
-NAMES = re.compile(r"[\w .:-]*")
+NAMES = re.compile(r"[\w .-]*")
 """What names of blocks are made of, also those of other libraries; formulas and programs have other characters."""
 
 
@@ -211,10 +212,10 @@ def choice(registry: Registry[Any], components: Components) -> JSONSchema:
         objects = [declared_object(registry, declaration, components) for declaration in registry]
         if registry is regularizers:
             factors = properties_of(options_schema(regularizers["l1_l2"]), components)
-            objects.append(
-                components.refer("RegularizerFactors", lambda: closed_object(factors, []) | {"minProperties": 1})
-            )
-        return {"anyOf": [components.refer(f"{kind}Name", names), *objects]}
+            penalties = closed_object(factors, []) | {"minProperties": 1, "description": "Factors of l1, l2 or both."}
+            objects.append(components.refer("RegularizerFactors", lambda: penalties))
+        text = f"The name of {article(registry.kind)}, or an object with its type and options."
+        return any_of([components.refer(f"{kind}Name", names), *objects], text)
 
     return components.refer(kind, make)
 
@@ -226,18 +227,36 @@ def declared_object(
     common: Mapping[str, JSONSchema] = MappingProxyType({}),
 ) -> JSONSchema:
     """Return the JSON Schema of an object for one block with its options, after the properties `common` to all."""
-    name = "".join(word.capitalize() for word in f"{declaration.name}_{registry.kind}".split("_"))
+    name = _capitals(f"{declaration.name}_{registry.kind}")
 
     def make() -> JSONSchema:
         names = [declaration.name, *declaration.aliases]
         kind = {"type": "string"} | ({"enum": names} if declaration.aliases else {"const": declaration.name})
-        properties = {"type": kind, **common, **properties_of(options_schema(declaration), components)}
+        options = properties_of(options_schema(declaration), components)
+        for each in declaration.options:
+            if isinstance(each, Choice) and _is_shared(registry, each):
+                beside = {key: value for key, value in options[each.name].items() if key not in each.schema()}
+                shared = components.refer(_capitals(f"{registry.kind}_{each.name}"), each.schema)
+                options[each.name] = shared | beside
+        properties = {"type": kind, **common, **options}
         for option in set().union(*declaration.conventions.values()):
             properties[option].pop("default", None)  # a client that sends the default would override the convention
         required = ["type", *(option.name for option in declaration.options if option.required)]
         return closed_object(properties, required) | {"description": declaration.description["en"]}
 
     return components.refer(name, make)
+
+
+def _capitals(name: str) -> str:
+    """Return the name of a component for a name with underscores."""
+    return "".join(word.capitalize() for word in name.split("_"))
+
+
+def _is_shared(registry: Registry[Any], words: Choice) -> bool:
+    """Return whether several blocks take these words for an option of this name, and no other words are as frequent."""
+    options = (each for declaration in registry for each in declaration.options if each.name == words.name)
+    (commonest, count), *others = Counter(each.values for each in options if isinstance(each, Choice)).most_common(2)
+    return commonest == words.values and count > max((number for _, number in others), default=1)
 
 
 def select(registry: Registry[Any], value: Mapping[str, Any]) -> Selection[Any]:

@@ -10,7 +10,7 @@ import numpy as np
 from marshmallow import ValidationError, fields, validates_schema
 
 from schemas.common import TO_ONE_NUMBER, about, finite_field, warnings_field
-from schemas.components import Components, JSONSchema, by_name, list_of
+from schemas.components import Components, JSONSchema, any_of, by_name, list_of
 from schemas.evaluation import ELSEWHERE, OF_GRADIENTS, LoadedNetwork, LossField, NetworkRequest
 from schemas.fields import FlagField, Message, NumbersByNameField, StrictField, StrictSchema, WordField, read_each
 from schemas.tensor import (
@@ -65,7 +65,9 @@ class VectorsField(StrictField):
 
     def json_schema(self, components: Components) -> JSONSchema:
         forms = [tensor_schema(components), tensors_by_name(components), tree_schema(components)]
-        one = components.refer("DerivativeVector", lambda: {"anyOf": forms})
+        one = components.refer(
+            "DerivativeVector", lambda: any_of(forms, "A vector with the shapes of what is derived.")
+        )
         return list_of(one, minItems=1, maxItems=MOST_VECTORS)
 
 
@@ -80,7 +82,7 @@ class LoadedDerivatives(LoadedNetwork):
 
 
 class DerivativesRequest(NetworkRequest[LoadedDerivatives]):
-    """The schema of a request for derivatives `of` the outputs or the loss, with respect to `wrt`."""
+    """A request for derivatives `of` the outputs or the loss, with respect to `wrt`."""
 
     elsewhere = ELSEWHERE
     called = MappingProxyType({"type": "kind"})
@@ -106,14 +108,20 @@ class DerivativesRequest(NetworkRequest[LoadedDerivatives]):
         )
     )
     targets = TensorsField(
-        metadata=about("with of: loss: shaped like the outputs, or class indices; by name if several")
+        metadata=about("if `of` is loss: shaped like the outputs, or class indices; by name if several")
     )
-    loss = LossField(losses, metadata=about("with of: loss: compares outputs with targets"))
-    loss_weights = NumbersByNameField(metadata=about("with of: loss: a factor for each output's loss, by name (all 1)"))
-    reduction = WordField(TO_ONE_NUMBER, metadata=about("with of: loss: how the samples' losses are combined (mean)"))
-    sample_weights = TensorField(metadata=about("with of: loss: one factor for each sample"))
+    loss = LossField(losses, metadata=about("if `of` is loss: compares outputs with targets"))
+    loss_weights = NumbersByNameField(
+        metadata=about("if `of` is loss: a factor for each output's loss, by name (all 1)")
+    )
+    reduction = WordField(
+        TO_ONE_NUMBER,
+        "ReductionToNumber",
+        metadata=about("if `of` is loss: how the samples' losses are combined (mean)"),
+    )
+    sample_weights = TensorField(metadata=about("if `of` is loss: one factor for each sample"))
     normalize_weights = FlagField(
-        metadata=about("with of: loss: the mean divides by the sum of the weights, not by the number of samples")
+        metadata=about("if `of` is loss: the mean divides by the sum of the weights, not by the number of samples")
     )
 
     def finish(self, loaded: dict[str, Any]) -> dict[str, Any]:
@@ -165,9 +173,11 @@ class DerivedField(StrictField):
 
     def json_schema(self, components: Components) -> JSONSchema:
         # Without a schema for the items: it would have to refer to itself.
-        named = components.refer("DerivativesByName", lambda: by_name({}))
+        named = components.refer(
+            "DerivativesByName", lambda: by_name({}, "Derivatives by name, or by layer and parameter name.")
+        )
         forms = [tensor_answer_schema(components), named, list_of({})]
-        text = "a tensor, tensors by name or by layer and parameter name, or a list of these"
+        text = "A tensor, tensors by name or by layer and parameter name, or a list of these."
         return components.refer("DerivativeResult", lambda: {"description": text, "anyOf": forms})
 
 

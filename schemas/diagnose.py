@@ -243,7 +243,7 @@ class LoadedDiagnose(TypedDict):
 
 
 class DiagnoseRequest(TrainingRequest[LoadedDiagnose]):
-    """The schema of a request to diagnose a network, a training if there is an optimizer, a trace or a sweep."""
+    """A request to diagnose a network, a training if there is an optimizer, a trace or a sweep."""
 
     fresh = TrainingRequest.fresh | {"trace"}
     elsewhere = MappingProxyType(
@@ -259,7 +259,9 @@ class DiagnoseRequest(TrainingRequest[LoadedDiagnose]):
     inputs = TensorsField(metadata=about("a row for each sample; by name if the network names its inputs"))
     targets = TensorsField(metadata=about("shaped like the outputs, or class indices; by name if there are several"))
     loss = LossField(losses, metadata=about("the loss of outputs and targets; one for all outputs, or by output name"))
-    reduction = WordField(REDUCTIONS, load_default="mean", metadata=about("how the samples' losses are combined"))
+    reduction = WordField(
+        REDUCTIONS, "Reduction", load_default="mean", metadata=about("how the samples' losses are combined")
+    )
     training = FlagField(metadata=about("whether dropout and similar layers are active (true with an optimizer)"))
     optimizer = ChoiceField(optimizers, metadata=about("train the network as by /v1/train, and diagnose the training"))
     trace = TraceField(metadata=about("diagnose an earlier training: the steps of a response of /v1/train, in order"))

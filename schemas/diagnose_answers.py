@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from marshmallow import fields
 
-from schemas.common import about, finite_field, warnings_field
+from schemas.common import SelectedBlockSchema, about, finite_field, warnings_field
 from schemas.fields import StrictSchema
 from schemas.tensor import TensorAnswerField
 from service.engine.insight.health.diagnosis import VERDICTS
@@ -84,7 +84,7 @@ class TrainingCurveSchema(StrictSchema):
 class DiagnosedTrainingSchema(StrictSchema):
     """The end of a diagnosed training, and its curve."""
 
-    status = fields.String(metadata=about("as of `/v1/train`"))
+    status = fields.String(metadata=about("its status, as in a response of `/v1/train`"))
     reason = fields.String()
     steps_done = fields.Integer(required=True)
     loss = fields.Float(allow_none=True, metadata=about("after the last step"))
@@ -95,8 +95,8 @@ class SweepRowSchema(StrictSchema):
     """A row of a sweep's table: all networks of one depth, activation and initializer, over the seeds."""
 
     depth = fields.Integer(required=True)
-    activation = fields.Dict(required=True)
-    initializer = fields.Dict(required=True)
+    activation = fields.Nested(SelectedBlockSchema, required=True)
+    initializer = fields.Nested(SelectedBlockSchema, required=True)
     networks = fields.Integer(required=True)
     ratio = fields.Float(
         required=True,
@@ -127,8 +127,8 @@ class SweepRunSchema(StrictSchema):
     """The measurements of one network of a sweep; lists have a number for each layer, the output layer last."""
 
     depth = fields.Integer(required=True)
-    activation = fields.Dict(required=True)
-    initializer = fields.Dict(required=True)
+    activation = fields.Nested(SelectedBlockSchema, required=True)
+    initializer = fields.Nested(SelectedBlockSchema, required=True)
     seed = fields.Integer(required=True)
     verdict = fields.String(required=True)
     loss = fields.Float(required=True, allow_none=True)

@@ -19,6 +19,7 @@ from schemas.fields import (
     Message,
     NumbersByNameField,
     SeedField,
+    StrictField,
     StrictSchema,
     WordField,
     WordsField,
@@ -135,7 +136,9 @@ class NetworkRequest(RequestSchema[R]):
     inputs = TensorsField(
         required=True, metadata=about("a row for each sample; by name if the network names its inputs")
     )
-    dtype = WordField(DTYPES, load_default="float64", metadata=about("the type of all numbers in the computation"))
+    dtype = WordField(
+        DTYPES, "ComputationDtype", load_default="float64", metadata=about("the type of all numbers in the computation")
+    )
     training = FlagField(load_default=False, metadata=about("whether dropout and similar layers are active"))
     include = WordsField(("layers",), load_default=frozenset(), metadata=about("more parts of the response"))
     # marshmallow takes fields out of the class, which has an attribute of that name.
@@ -201,11 +204,18 @@ class LossField(ChoiceField):
 
     def json_schema(self, components: Components) -> JSONSchema:
         one = super().json_schema(components)
-        return {"anyOf": [one, components.refer("LossesByName", lambda: by_name(one, minProperties=1))]}
+        return {
+            "anyOf": [
+                one,
+                components.refer(
+                    "LossesByName", lambda: by_name(one, "Losses by the names of outputs.", minProperties=1)
+                ),
+            ]
+        }
 
 
 class ForwardRequest(NetworkRequest[LoadedEvaluation]):
-    """The schema of a request for the outputs of a network."""
+    """A request for the outputs of a network."""
 
     elsewhere = MappingProxyType(dict(ELSEWHERE) | dict.fromkeys(OF_GRADIENTS, "/v1/gradients"))
 
@@ -226,7 +236,9 @@ class LossRequest(NetworkRequest[R]):
     loss_weights = NumbersByNameField(
         metadata=about("factors of the losses of several outputs, by output name (all 1)")
     )
-    reduction = WordField(REDUCTIONS, load_default="mean", metadata=about("how the samples' losses are combined"))
+    reduction = WordField(
+        REDUCTIONS, "Reduction", load_default="mean", metadata=about("how the samples' losses are combined")
+    )
     sample_weights = TensorField(metadata=about("one factor for each sample"))
     normalize_weights = FlagField(
         metadata=about(
@@ -247,9 +259,18 @@ class LossRequest(NetworkRequest[R]):
 
 
 class GradientsRequest(LossRequest[LoadedEvaluation]):
-    """The schema of a request for the loss and gradients of a network."""
+    """A request for the loss and gradients of a network."""
 
     shards = shards_field()
+
+
+class NormsField(StrictField):
+    """Euclidean norms by name."""
+
+    MEANING = "Euclidean norms by name; null for one that is not finite."
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        return components.refer("NormsByName", lambda: by_name({"type": ["number", "null"]}, self.MEANING))
 
 
 class GradientNormsSchema(StrictSchema):
@@ -257,16 +278,11 @@ class GradientNormsSchema(StrictSchema):
 
     gradients = fields.Dict(
         keys=fields.String(),
-        values=fields.Dict(keys=fields.String(), values=fields.Float(allow_none=True)),
+        values=NormsField(),
         required=True,
         metadata=about("dL/d(parameter), by layer and parameter name"),
     )
-    deltas = fields.Dict(
-        keys=fields.String(),
-        values=fields.Float(allow_none=True),
-        required=True,
-        metadata=about("dL/dz of each layer, by its name"),
-    )
+    deltas = NormsField(required=True, metadata=about("dL/dz of each layer, by its name"))
 
 
 class LayerNormsSchema(StrictSchema):

@@ -45,7 +45,7 @@ class PathField(StrictField):
 
 
 class ExplainRequest(LossRequest[LoadedExplain]):
-    """The schema of a request to derive gradients: the keys of `/v1/gradients`, and which gradient to derive."""
+    """A request to derive gradients: the keys of `/v1/gradients`, and which gradient to derive."""
 
     elsewhere = MappingProxyType({key: place for key, place in WITH_A_LOSS.items() if key != "learning_rate"})
 

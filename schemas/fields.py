@@ -17,7 +17,16 @@ import orjson
 from marshmallow import RAISE, Schema, ValidationError, fields, missing
 from marshmallow.exceptions import ValidationError as MarshmallowError
 
-from schemas.components import Components, JSONSchema, by_name, closed_object, list_of, or_null, schema_name
+from schemas.components import (
+    Components,
+    JSONSchema,
+    by_name,
+    closed_object,
+    list_of,
+    or_null,
+    schema_name,
+    sentence_of,
+)
 from service.engine.errors import MOST_ERRORS
 from service.engine.options import (
     LARGEST_EXACT_INTEGER,
@@ -240,17 +249,27 @@ class StrictSchema(Schema):
         note = f". {found.note.rstrip('.')}" if found.note else ""
         return f"; it belongs {where}" + (f" as {found.name!r}" if found.name != key else "") + note
 
+    def _called(self, key: str, value: Any) -> str:
+        """Return the key here that a foreign key with this value certainly stands for; "" if there is none."""
+        name = translated("key", key, self.load_fields).name
+        field = self.load_fields.get(name)
+        # An object is hardly a list or a number: a layer may be called hidden, as other libraries call 'layers'.
+        return name if not isinstance(value, Mapping) or (isinstance(field, StrictField) and field.has_keys) else ""
+
     def _within(self, value: Any, meant: str) -> str:
         """Return the keys in the value of an unknown key, as they are called here, if most of them belong here; "" if
-        they do not, or if the key was `meant` to be another one, whose value has such keys."""
-        field = self.load_fields.get(meant)
-        if not isinstance(value, Mapping) or (getattr(field, "has_keys", False) and meant not in value):
+        they do not. If the key was `meant` to be one with such a value, all must belong here, and not there."""
+        if not isinstance(value, Mapping):
             return ""
         given = list(islice(value, MOST_SUGGESTIONS))
-        here = {
-            each: each if each in self.load_fields else translated("key", each, self.load_fields).name for each in given
-        }
-        known = [each for each in given if here[each]]
+        here = {each: each for each in given if each in self.load_fields}
+        field = self.load_fields.get(meant)
+        if isinstance(field, StrictField) and field.has_keys:
+            its = isinstance(field, ObjectField) and set(given) <= set(field.schema.load_fields)
+            known = given if len(here) == len(given) > 1 and not its else []
+        else:
+            here = {each: here.get(each) or self._called(each, value[each]) for each in given}
+            known = [each for each in given if here[each]]
         if not known or 2 * len(known) < len(given):
             return ""
         return ", ".join(repr(here[each]) + (f" for {each!r}" if here[each] != each else "") for each in known)
@@ -383,10 +402,14 @@ class FlagField(ValueField):
 
 
 class WordField(ValueField):
-    """A string that must be one of a few given words."""
+    """A string that must be one of a few given words; several fields of the same words share a named `component`."""
 
-    def __init__(self, values: Sequence[str], **kwargs: Any) -> None:
+    def __init__(self, values: Sequence[str], component: str = "", **kwargs: Any) -> None:
         super().__init__(Choice(values=tuple(values)), **kwargs)
+        self.component = component
+
+    def json_schema(self, components: Components) -> JSONSchema:
+        return components.refer(self.component, self.kind.schema) if self.component else self.kind.schema()
 
 
 class IntegersField(ValueField):
@@ -428,7 +451,7 @@ class WordsField(StrictField):
 
 
 class NameField(StrictField):
-    """The name of a layer: up to 64 characters, without dots, brackets, slashes and quotation marks."""
+    """The name of a layer: up to 128 characters without brackets, slashes and quotation marks, no dot at an end."""
 
     FORBIDDEN = frozenset('[]/\\"') | {chr(code) for code in range(32)}
     LONGEST = 128
@@ -452,6 +475,7 @@ class NameField(StrictField):
     def json_schema(self, components: Components) -> JSONSchema:
         refused = {"pattern": r'[\[\]/\\"\x00-\x1f]|^\.|\.$|^_schema$'}
         name: JSONSchema = {"type": "string", "minLength": 1, "maxLength": self.LONGEST, "not": refused}
+        name["description"] = "The name of a layer: no bracket, slash or quotation mark, and no dot at its ends."
         return components.refer("LayerName", lambda: name)
 
 
@@ -488,7 +512,7 @@ class NamesField(StrictField):
             name = self.new.json_schema(components)
         if self.unique:
             return list_of(name, **bounds, uniqueItems=True)
-        return components.refer("LayerNames", lambda: list_of(name, **bounds))
+        return components.refer("LayerNames", lambda: list_of(name, **bounds) | {"description": "Names of layers."})
 
 
 class ObjectField(StrictField):
@@ -514,7 +538,7 @@ def object_schema(schema: StrictSchema, components: Components) -> JSONSchema:
     """Return the JSON Schema of an object with the fields of `schema`."""
     properties = properties_of(schema, components)
     required = [name for name, field in schema.load_fields.items() if field.required]
-    return closed_object(properties, required) | dict(schema.bounds)
+    return closed_object(properties, required) | dict(schema.bounds) | {"description": sentence_of(schema)}
 
 
 def properties_of(schema: StrictSchema, components: Components) -> dict[str, JSONSchema]:
@@ -541,4 +565,6 @@ class NumbersByNameField(StrictField):
         )
 
     def json_schema(self, components: Components) -> JSONSchema:
-        return components.refer("NumbersByName", lambda: by_name({"type": "number"}, minProperties=1))
+        return components.refer(
+            "NumbersByName", lambda: by_name({"type": "number"}, "Numbers by name.", minProperties=1)
+        )

@@ -7,7 +7,7 @@ from typing import Any
 from marshmallow import fields
 
 from schemas.common import STATUSES, AnswerWarningSchema, about, finite_field, warnings_field
-from schemas.fields import StrictSchema
+from schemas.fields import StrictSchema, WordField
 from schemas.graph import GraphEdgeSchema, GraphNodeSchema
 from schemas.tensor import TensorAnswerField
 from service.engine.functions.calculus import CLASSES
@@ -168,8 +168,11 @@ class DescentRunSummarySchema(StrictSchema):
 
     optimizer = fields.Integer(required=True, metadata=about("its index in the request"))
     start = fields.Integer(required=True, metadata=about("its index among the starts"))
-    status = fields.String(
-        required=True, metadata=about("; ".join(f"{name}: {meaning}" for name, meaning in RUN_STATUSES.items()))
+    status = WordField(
+        list(RUN_STATUSES),
+        "ComputationStatus",
+        required=True,
+        metadata=about("; ".join(f"{name}: {meaning}" for name, meaning in RUN_STATUSES.items())),
     )
     reason = fields.String(required=True, metadata=about("its end and the reason, in words and numbers"))
     steps_done = fields.Integer(required=True)
@@ -272,7 +275,7 @@ class FitOptimumSchema(StrictSchema):
 
     slope = fields.Float(required=True)
     intercept = fields.Float(required=True)
-    value = fields.Float(required=True, metadata=about("of the loss"))
+    value = fields.Float(required=True, metadata=about("the loss there"))
     residuals = TensorAnswerField(required=True, metadata=about("y minus the line at each point"))
     r_squared = fields.Float(
         required=True,

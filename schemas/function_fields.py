@@ -92,6 +92,7 @@ class VariablesField(StrictField):
             "maxLength": LONGEST_NAME,
             "pattern": f"^({NAME})$",
             "not": {"enum": TAKEN},
+            "description": "The name of a variable, which no word of expressions has.",
         }
         name = components.refer("VariableName", lambda: one)
         return list_of(name, minItems=self.fewest, maxItems=self.most, uniqueItems=True)
@@ -114,7 +115,7 @@ def typed_schema(name: str, components: Components, *axes: int) -> JSONSchema:
     """Return the JSON Schema, under this name, of a typed array whose number of axes is one of `axes`."""
 
     def make() -> JSONSchema:
-        whole = typed_array()
+        whole = typed_array(components)
         whole["properties"]["shape"] |= {"minItems": min(axes), "maxItems": max(axes)}
         return whole
 
@@ -219,7 +220,7 @@ class RandomStartsSchema(StrictSchema):
 
     box = BoxField(required=True, metadata=about("a range for each variable, or one for all"))
     count = IntegerField(minimum=1, maximum=MOST_STARTS, load_default=100, metadata=about("number of starts (100)"))
-    seed = SeedField(load_default=0, metadata=about("seed of their random numbers (0)"))
+    seed = SeedField(load_default=0, metadata=about("seed of the random numbers (0)"))
 
 
 class StartsLayoutSchema(StrictSchema):
@@ -257,8 +258,8 @@ class GradientNoiseSchema(PartSchema):
 
     made = GradientNoise
 
-    scale = NumberField(required=True, minimum=0.0, metadata=about("their standard deviation"))
-    seed = SeedField(load_default=0, metadata=about("their seed (0)"))
+    scale = NumberField(required=True, minimum=0.0, metadata=about("standard deviation of the random numbers"))
+    seed = SeedField(load_default=0, metadata=about("seed of the random numbers (0)"))
 
 
 class DescentStopSchema(PartSchema):

@@ -193,7 +193,7 @@ def nested(path: tuple[str, ...], detail: str) -> ValidationError:
 
 
 class FunctionGradientRequest(FunctionRequest[LoadedFunctionGradient]):
-    """The schema of a request for values and derivatives of a function at points."""
+    """A request for values and derivatives of a function at points."""
 
     elsewhere: Mapping[str, str] = {**OF_NETWORKS, **OF_DESCENTS}
     fresh = frozenset(("points", "directions"))
@@ -235,7 +235,7 @@ class FunctionGradientRequest(FunctionRequest[LoadedFunctionGradient]):
 
 
 class StationaryRequest(FunctionRequest[LoadedStationary]):
-    """The schema of a request for the stationary points of a function in a box."""
+    """A request for the stationary points of a function in a box."""
 
     elsewhere: Mapping[str, str] = {**OF_NETWORKS, **OF_DESCENTS}
     box = BoxField(required=True, metadata=about("[low, high] for each variable, or one for all"))
@@ -268,7 +268,7 @@ class RollRequest(FunctionRequest[R]):
 
 
 class DescendRequest(RollRequest[LoadedDescend]):
-    """The schema of a request for descents on a function, from given starts with given optimizers."""
+    """A request for descents on a function, from given starts with given optimizers."""
 
     fresh = frozenset(("starts",))
     elsewhere = MappingProxyType(
@@ -327,7 +327,7 @@ class DescendRequest(RollRequest[LoadedDescend]):
 
 
 class SurfaceRequest(RollRequest[LoadedSurface]):
-    """The schema of a request for a function's values on a grid of one or two axes."""
+    """A request for a function's values on a grid of one or two axes."""
 
     elsewhere: Mapping[str, str] = {**OF_NETWORKS, "learning_rate": "optimizer", "optimizers": "optimizer"}
 
@@ -399,7 +399,7 @@ class SurfaceRequest(RollRequest[LoadedSurface]):
 
 
 class FitRequest(RequestSchema[LoadedFit]):
-    """The schema of a request to fit a line to points."""
+    """A request to fit a line to points."""
 
     fresh = frozenset(("points", "start"))
     elsewhere = LEARNING_RATE_PLACE

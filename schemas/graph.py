@@ -29,7 +29,7 @@ class LoadedGraph(LoadedSubject):
 
 
 class GraphRequest(SubjectRequest[LoadedGraph]):
-    """The schema of a request for the computational graph of a network, or of an expression at a point."""
+    """A request for the computational graph of a network, or of an expression at a point."""
 
     needs_loss = False
 
@@ -59,7 +59,7 @@ class AttributesField(StrictField):
     """The attributes of an operation by name, such as its axes: numbers, words, or lists of them."""
 
     def json_schema(self, components: Components) -> JSONSchema:
-        return components.refer("GraphAttributes", lambda: by_name({}))
+        return components.refer("GraphAttributes", lambda: by_name({}, "Attributes of an operation by name."))
 
 
 class GraphNodeSchema(StrictSchema):
@@ -74,8 +74,8 @@ class GraphNodeSchema(StrictSchema):
         allow_none=True, metadata=about("derivative of the loss, or of the expression, with respect to this value")
     )
     attributes = AttributesField(metadata=about("attributes by name, as in the code"))
-    latex = fields.String(metadata=about("shape of the value"))
-    shape = fields.List(fields.Integer())
+    latex = fields.String(metadata=about("the operation as a formula"))
+    shape = fields.List(fields.Integer(), metadata=about("shape of the value"))
     dtype = fields.String()
     phase = fields.String(metadata=about("forward or backward"))
     layer = fields.String(metadata=about("the layer that it belongs to; loss: that of the network"))
@@ -132,7 +132,7 @@ class GraphResponse(StrictSchema):
     detail = fields.String(required=True, metadata=about("operations or layers"))
     dtype = fields.String(required=True)
     results = fields.Nested(GraphResultsSchema, required=True)
-    code = fields.String(metadata=about("with detail: operations, straight-line code: a line for each node"))
+    code = fields.String(metadata=about("where `detail` is operations: straight-line code with a line for each node"))
     nodes = fields.List(fields.Nested(GraphNodeSchema), required=True, metadata=about("in order of computation"))
     edges = fields.List(fields.Nested(GraphEdgeSchema), required=True)
     groups = fields.List(fields.Nested(GraphGroupSchema), required=True)

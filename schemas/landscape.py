@@ -82,7 +82,7 @@ class PlacesField(NumbersField):
         return list_of(number, minItems=1, maxItems=MOST_SIDE)
 
 
-class LandscapeDirectionSchema(PartSchema):
+class LandscapeAxisRequestSchema(PartSchema):
     """One axis of a landscape: one parameter, or a direction through all trained parameters."""
 
     made = AskedAxis
@@ -97,15 +97,17 @@ class LandscapeDirectionSchema(PartSchema):
     )
     normalize = WordField(
         tuple(NORMALIZATIONS),
-        metadata=about("of random: " + "; ".join(f"{name}: {text}" for name, text in NORMALIZATIONS.items())),
+        metadata=about(
+            "for random directions: " + "; ".join(f"{name}: {text}" for name, text in NORMALIZATIONS.items())
+        ),
     )
-    seed = SeedField(metadata=about("seed of random; by default that of the request"))
+    seed = SeedField(metadata=about("seed of a random direction; by default that of the request"))
     index = IntegerField(
         minimum=-MOST_INDEX,
         maximum=MOST_INDEX - 1,
         metadata=about(
-            "of hessian: 0 is the largest eigenvalue, 1 the next, -1 the smallest; of trajectory: 0 is the direction "
-            "with the largest variance, 1 the next (0)"
+            "of an eigenvector of the Hessian: 0 is that of the largest eigenvalue, -1 that of the smallest; "
+            "of a trajectory: 0 is the direction with the largest variance, 1 the next (0)"
         ),
     )
     range = RangeField(
@@ -154,7 +156,7 @@ class AlongField(StrictField):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.axis = ObjectField(LandscapeDirectionSchema())
+        self.axis = ObjectField(LandscapeAxisRequestSchema())
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[AskedAxis, ...]:
         axes = plain(value)
@@ -230,8 +232,9 @@ class TrajectoryField(StrictField):
 
         def step() -> JSONSchema:
             properties = {"step": {"type": "integer"}, "parameters": tree}
-            text = "a step of /v1/train; what else is in it is not looked at"
-            return {"type": "object", "description": text, "properties": properties, "required": list(properties)}
+            text = "A step of `/v1/train`; its other keys are ignored."
+            described = {"description": text, "additionalProperties": True}
+            return {"type": "object", "properties": properties, "required": list(properties), **described}
 
         points = {"anyOf": [tree, components.refer("TrajectoryStep", step)]}
         return list_of(points, minItems=2, maxItems=MOST_TRAJECTORY)
@@ -250,7 +253,7 @@ class LoadedLandscape(LoadedNetwork):
 
 
 class LandscapeRequest(LossRequest[LoadedLandscape]):
-    """The schema of a request for the loss along axes through the parameters, and for eigenvalues there."""
+    """A request for the loss along axes through the parameters, and for eigenvalues there."""
 
     elsewhere = MappingProxyType(
         dict(WITH_A_LOSS) | dict.fromkeys(OF_AXES, "along") | dict.fromkeys(OF_SPECTRA, "spectrum")
@@ -270,7 +273,9 @@ class LandscapeRequest(LossRequest[LoadedLandscape]):
     levels = IntegerField(
         minimum=0, maximum=MOST_LEVELS, load_default=12, metadata=about("contour levels, roughly (12)")
     )
-    reduction = WordField(TO_ONE_NUMBER, load_default="mean", metadata=about("how the samples' losses are combined"))
+    reduction = WordField(
+        TO_ONE_NUMBER, "ReductionToNumber", load_default="mean", metadata=about("how the samples' losses are combined")
+    )
     include = WordsField(
         ("directions",), load_default=frozenset(), metadata=about("more of the response: directions as trees")
     )

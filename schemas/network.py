@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from marshmallow import ValidationError
 
-from schemas.components import Components, JSONSchema, by_name, list_of
+from schemas.components import Components, JSONSchema, any_of, by_name, list_of
 from schemas.declared import (
     article,
     declared_object,
@@ -61,7 +61,7 @@ class LayerSchema(StrictSchema):
     """The keys that layers of every type have."""
 
     type = WordField(layers.names, required=True, metadata={"description": "the type of the layer"})
-    name = NameField(metadata={"description": "its name in other layers' `inputs`; by default <type>_<position>"})
+    name = NameField(metadata={"description": "its name in other layers' `inputs`; by default `<type>_<position>`"})
     inputs = NamesField(metadata={"description": "the layers that it takes, or 'input'; by default the layer before"})
     shares = NameField(metadata={"description": "the layer whose parameters it shares"})
     trainable = FlagField(metadata={"description": "whether the gradients of its parameters are computed (true)"})
@@ -118,7 +118,8 @@ def layer_schema(components: Components) -> JSONSchema:
             for name in (declaration.name, *declaration.aliases)
         }
         discriminator = {"propertyName": "type", "mapping": mapping}
-        return {"oneOf": list(references.values()), "discriminator": discriminator}
+        text = "A layer; its `type` says which keys it has."
+        return {"description": text, "oneOf": list(references.values()), "discriminator": discriminator}
 
     return components.refer("Layer", make)
 
@@ -230,8 +231,12 @@ class InputShapeField(StrictField):
         return read_each(islice(value.items(), MOST_NAMES), self.shape.deserialize, MOST_NAMES)
 
     def json_schema(self, components: Components) -> JSONSchema:
-        shape = components.refer("TensorShape", lambda: self.shape.json_schema(components))
-        return {"anyOf": [shape, components.refer("ShapesByName", lambda: by_name(shape))]}
+        shape = components.refer(
+            "TensorShape", lambda: self.shape.json_schema(components) | {"description": "The length of each axis."}
+        )
+        return {
+            "anyOf": [shape, components.refer("ShapesByName", lambda: by_name(shape, "Shapes by the names of inputs."))]
+        }
 
 
 class NetworkSchema(StrictSchema):
@@ -315,7 +320,9 @@ class NetworkField(StrictField):
         )
 
     def json_schema(self, components: Components) -> JSONSchema:
-        return components.refer("Network", lambda: {"anyOf": self.forms(components)})
+        return components.refer(
+            "Network", lambda: any_of(self.forms(components), "A network, in one of several forms.")
+        )
 
     def forms(self, components: Components) -> list[JSONSchema]:
         """Return the schemas of all forms that a network may have."""
@@ -325,12 +332,13 @@ class NetworkField(StrictField):
 
 def _keras_schema() -> JSONSchema:
     properties: dict[str, JSONSchema] = {"class_name": {"type": "string"}, "config": {"type": "object"}}
-    text = "a model of Keras, as model.to_json() gives it; that string is taken too"
-    return {"type": "object", "properties": properties, "required": list(properties), "description": text}
+    text = "A model of Keras, as `model.to_json()` gives it; that string is taken too."
+    described = {"description": text, "additionalProperties": True}
+    return {"type": "object", "properties": properties, "required": list(properties), **described}
 
 
 def _of_keras(document: Any) -> NetworkDefinition:
-    """The definition of a model of Keras; what is wrong is said of the layer as the document has it."""
+    """Return the definition of a model of Keras. Errors name the layer as the document has it."""
     try:
         found = read(document)
     except Unreadable as error:
@@ -360,7 +368,7 @@ def _texts(messages: Any, option: str = "") -> Iterator[str]:
 
 
 def _at_places(faults: Iterable[tuple[Path, str]]) -> ValidationError:
-    """An error with each text at its place."""
+    """Return an error with each text at its place."""
     whole: dict[Any, Any] = {}
     for path, text in faults:
         here = whole

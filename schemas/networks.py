@@ -181,14 +181,14 @@ class StoredParametersSchema(StrictSchema):
     """The parameters of a stored network."""
 
     stored = fields.Boolean(required=True, metadata=about("whether they are stored with the network"))
-    count = fields.Integer(required=True, allow_none=True, metadata=about("numbers in all of them"))
+    count = fields.Integer(required=True, allow_none=True, metadata=about("how many numbers they hold together"))
     tensors = fields.List(fields.Nested(StoredParameterSchema), required=True, allow_none=True)
 
 
 class RefusedNodeSchema(StrictSchema):
     """A part of a file that the service cannot compute."""
 
-    output = fields.String(required=True, metadata=about("of the file, which is left out"))
+    output = fields.String(required=True, metadata=about("the output of the file that is left out because of it"))
     node = fields.String(required=True)
     operation = fields.String(required=True)
     reason = fields.String(required=True)
@@ -197,9 +197,9 @@ class RefusedNodeSchema(StrictSchema):
 class StoredNetworkSchema(StrictSchema):
     """A summary of a stored network, without the values of its parameters."""
 
-    id = fields.String(required=True, metadata=about("made from its content; requests name it by that"))
-    format = fields.String(required=True)
-    bytes = fields.Integer(required=True, metadata=about("that are stored"))
+    id = fields.String(required=True, metadata=about("made from its content; requests name it by this id"))
+    format = fields.String(required=True, metadata=about("json, or onnx for a file"))
+    bytes = fields.Integer(required=True, metadata=about("size of what is stored"))
     inputs = fields.List(fields.Nested(NetworkTensorSchema), required=True)
     outputs = fields.List(fields.Nested(NetworkTensorSchema), required=True)
     parameters = fields.Nested(StoredParametersSchema, required=True)
@@ -233,11 +233,14 @@ class StoredNetworkSummarySchema(StrictSchema):
     """An entry in the listing of stored networks."""
 
     id = fields.String(required=True)
-    format = fields.String(required=True)
+    format = fields.String(required=True, metadata=about("json, or onnx for a file"))
     bytes = fields.Integer(required=True)
     parameters = fields.Integer(required=True, allow_none=True, metadata=about("numbers in all parameters"))
     operations = fields.Dict(
-        keys=fields.String(), values=fields.Integer(), required=True, metadata=about("the 32 most frequent ones")
+        keys=fields.String(),
+        values=fields.Integer(),
+        required=True,
+        metadata=about("how many layers of each type, for the 32 most frequent types"),
     )
     created = fields.DateTime(required=True)
     used = fields.DateTime(required=True)
@@ -248,8 +251,8 @@ class StoredNetworkListSchema(StrictSchema):
 
     networks = fields.List(fields.Nested(StoredNetworkSummarySchema), required=True)
     next = fields.String(required=True, allow_none=True, metadata=about("`after` of the next page; null on the last"))
-    count = fields.Integer(required=True, metadata=about("networks of all pages"))
-    bytes = fields.Integer(required=True, metadata=about("that they take together"))
+    count = fields.Integer(required=True, metadata=about("number of networks on all pages"))
+    bytes = fields.Integer(required=True, metadata=about("size of all of them together"))
 
 
 class StoredParametersResponse(StrictSchema):

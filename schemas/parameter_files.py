@@ -12,7 +12,7 @@ from marshmallow import ValidationError
 
 from schemas.components import Components, JSONSchema, by_name, closed_object
 from schemas.documents import is_state_dict
-from schemas.fields import Message, hint, plain, shown
+from schemas.fields import Message, WordField, hint, plain, shown
 from schemas.tensor import TEXT, ParametersField, decode_each, tensors_by_name, tree_schema
 from schemas.tensor_files import load_npz, load_safetensors
 from service.engine.arrays import Array
@@ -94,20 +94,17 @@ class ParametersOrFileField(ParametersField):
         return super()._deserialize(value, attr, data, **kwargs)
 
     def json_schema(self, components: Components) -> JSONSchema:
-        files = [components.refer(name, partial(_file_schema, key)) for key, name in FILE_NAMES.items()]
+        files = [components.refer(name, partial(_file_schema, components, key)) for key, name in FILE_NAMES.items()]
         return {"anyOf": [tree_schema(components), *files, tensors_by_name(components)]}
 
 
-def _file_schema(key: str) -> JSONSchema:
+def _file_schema(components: Components, key: str) -> JSONSchema:
     """Return the JSON Schema of a file of parameters in a request, which is the value of this key."""
+    meaning = {"description": "nabla: arrays are called layer.parameter; pytorch: the file is a state_dict"}
+    layout = WordField(LAYOUTS, "ParametersLayout", load_default=LAYOUTS[0], metadata=meaning)
     properties: dict[str, JSONSchema] = {
         key: {"type": "string", "contentEncoding": "base64", "description": f"the bytes of the {key} file"},
-        "layout": {
-            "type": "string",
-            "enum": list(LAYOUTS),
-            "default": LAYOUTS[0],
-            "description": "nabla: arrays are called layer.parameter; pytorch: the file is a state_dict",
-        },
+        "layout": layout.described(components),
         "names": by_name({"type": "string"})
         | {"description": "with layout pytorch, the layer of each module where their names differ"},
     }

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
-from marshmallow import INCLUDE, ValidationError, fields
+from marshmallow import ValidationError, fields
 
-from schemas.common import MOST_STEPS, STATUSES, about
+from schemas.common import MOST_STEPS, STATUSES, OpenSchema, about
 from schemas.components import Components, JSONSchema, schema_name
 from schemas.documents import recognised
 from schemas.fields import IntegerField, Message, StrictField, StrictSchema, WordField, object_schema
@@ -94,6 +94,7 @@ class RunRequest(RequestSchema[LoadedRun]):
 
     kind = WordField(
         list(TAKES),
+        "RunKind",
         required=True,
         metadata=about("the computation; a sweep is a training for each combination of values"),
     )
@@ -118,33 +119,41 @@ class ResumeRequest(RequestSchema[LoadedResume]):
 class StartedRunSchema(StrictSchema):
     """A run that was accepted."""
 
-    id = fields.String(required=True)
-    kind = fields.String(required=True)
-    status = fields.String(required=True, metadata=STATUS)
+    id = fields.String(required=True, metadata=about("its name in `/v1/runs/{id}`"))
+    kind = WordField(list(TAKES), "RunKind", required=True, metadata=about("the kind of its computation"))
+    status = WordField(list(RUN_STATUSES), "RunStatus", required=True, metadata=STATUS)
     of = fields.Integer(required=True, metadata=about("number of its steps"))
 
 
 class RunSchema(StartedRunSchema):
     """The state of a run."""
 
-    reason = fields.String(required=True, allow_none=True, metadata=about("of its end; null before"))
+    reason = fields.String(required=True, allow_none=True, metadata=about("why it ended; null before its end"))
     step = fields.Integer(required=True, metadata=about("number of steps that are done"))
-    loss = fields.Float(required=True, allow_none=True, metadata=about("of the last step, if it has one"))
-    learning_rate = fields.Float(required=True, allow_none=True, metadata=about("of the last step, if it has one"))
+    loss = fields.Float(required=True, allow_none=True, metadata=about("loss of its last step; null if that has none"))
+    learning_rate = fields.Float(
+        required=True, allow_none=True, metadata=about("learning rate of its last step; null if that has none")
+    )
     rate = fields.Float(required=True, allow_none=True, metadata=about("steps per second while it computed"))
     remaining_seconds = fields.Float(
-        required=True, allow_none=True, metadata=about("by that rate; null if that is unknown, or the run has ended")
+        required=True,
+        allow_none=True,
+        metadata=about(
+            "time that its remaining steps take at that rate; null if the rate is unknown, or the run has ended"
+        ),
     )
-    seconds = fields.Float(required=True, metadata=about("that it computed, without those that it waited"))
-    attempt = fields.Integer(required=True, metadata=about("how often a runner took it"))
-    created = fields.DateTime(required=True)
-    started = fields.DateTime(required=True, allow_none=True, metadata=about("when a runner took it first"))
-    ended = fields.DateTime(required=True, allow_none=True)
-    bytes = fields.Integer(required=True, metadata=about("that it takes: request, records, state and result"))
+    seconds = fields.Float(required=True, metadata=about("time for which it was computed, waiting left out"))
+    attempt = fields.Integer(required=True, metadata=about("how many times a runner has taken it"))
+    created = fields.DateTime(required=True, metadata=about("when it was sent"))
+    started = fields.DateTime(
+        required=True, allow_none=True, metadata=about("when a runner took it first; null before")
+    )
+    ended = fields.DateTime(required=True, allow_none=True, metadata=about("when it ended; null before"))
+    bytes = fields.Integer(required=True, metadata=about("size of its request, records, state and result"))
     fingerprint = fields.String(
         required=True,
         allow_none=True,
-        metadata=about("of the numerics that compute it: equal ones give equal bits"),
+        metadata=about("mark of the processor and the libraries that compute it: equal marks give equal bits"),
     )
 
 
@@ -153,15 +162,8 @@ class RunListSchema(StrictSchema):
 
     runs = fields.List(fields.Nested(RunSchema), required=True)
     next = fields.String(required=True, allow_none=True, metadata=about("`after` of the next page; null on the last"))
-    count = fields.Integer(required=True, metadata=about("runs of all pages, with any status"))
-    bytes = fields.Integer(required=True, metadata=about("that they take together"))
-
-
-class OpenSchema(StrictSchema):
-    """An object that may have more keys than are listed."""
-
-    class Meta:
-        unknown = INCLUDE
+    count = fields.Integer(required=True, metadata=about("number of runs on all pages, with any status"))
+    bytes = fields.Integer(required=True, metadata=about("size of all of them together"))
 
 
 class RunRecordSchema(OpenSchema):
@@ -195,7 +197,7 @@ class RunPageSchema(StrictSchema):
     """A page of the records of a run."""
 
     steps = fields.List(fields.Nested(RunRecordSchema), required=True)
-    status = fields.String(required=True, metadata=STATUS)
+    status = WordField(list(RUN_STATUSES), "RunStatus", required=True, metadata=STATUS)
     next = fields.Integer(
         required=True,
         allow_none=True,

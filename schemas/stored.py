@@ -8,7 +8,7 @@ from typing import Any
 
 from marshmallow import ValidationError
 
-from schemas.components import Components, JSONSchema, closed_object
+from schemas.components import Components, JSONSchema, any_of, closed_object
 from schemas.fields import Message, plain, shown
 from schemas.network import NetworkField
 from schemas.parameter_files import ParametersOrFileField
@@ -84,7 +84,9 @@ def _reference(components: Components) -> JSONSchema:
 
     def make() -> JSONSchema:
         identifier = {"type": "string", "pattern": f"^{ID.pattern}$"}
-        return {"description": "what POST /v1/networks stored"} | closed_object({"id": identifier}, ["id"])
+        return {"description": "A network that `POST /v1/networks` has stored, by its id."} | closed_object(
+            {"id": identifier}, ["id"]
+        )
 
     return components.refer("StoredNetworkReference", make)
 
@@ -98,7 +100,10 @@ class NetworkOrIdField(NetworkField):
         return super()._deserialize(value, attr, data, **kwargs)
 
     def json_schema(self, components: Components) -> JSONSchema:
-        return components.refer("NetworkOrStored", lambda: {"anyOf": [*self.forms(components), _reference(components)]})
+        text = "A network in one of several forms, or the id of a stored one."
+        return components.refer(
+            "NetworkOrStored", lambda: any_of([*self.forms(components), _reference(components)], text)
+        )
 
 
 class ParametersOrIdField(ParametersOrFileField):

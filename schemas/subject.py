@@ -67,7 +67,9 @@ class SubjectRequest(LossRequest[R]):
     inputs = TensorsField(metadata=about("a row for each sample; by name if the network names its inputs"))
     targets = TensorsField(metadata=about("shaped like the outputs, or class indices; by name if there are several"))
     loss = LossField(losses, metadata=about("the loss of outputs and targets; one for all outputs, or by output name"))
-    reduction = WordField(REDUCTIONS, load_default="mean", metadata=about("how the samples' losses are combined"))
+    reduction = WordField(
+        REDUCTIONS, "Reduction", load_default="mean", metadata=about("how the samples' losses are combined")
+    )
     expression = ExpressionField(
         metadata=about(f"a function instead of a network, such as `x^2 - y^2`; at most {LONGEST_EXPRESSION} characters")
     )

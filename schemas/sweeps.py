@@ -189,7 +189,7 @@ class VaryField(StrictField):
 
 
 class SweepRequest(RequestSchema[LoadedSweep]):
-    """The schema of a request for a sweep: a training for each combination of values."""
+    """A request for a sweep: a training for each combination of values."""
 
     request = TrainRequestField(
         required=True, metadata=about("a request of `/v1/train`, in which a value of each pointer takes its place")

@@ -16,7 +16,7 @@ import numpy as np
 import pybase64
 from marshmallow import ValidationError
 
-from schemas.components import Components, JSONSchema, by_name, closed_object, list_of
+from schemas.components import Components, JSONSchema, any_of, by_name, closed_object, list_of
 from schemas.documents import is_state_dict, state_dict
 from schemas.fields import NOT_FINITE, PREVIEW, Message, StrictField, hint, plain, shown, unquoted
 from service.engine.arrays import Array, first_true
@@ -54,7 +54,7 @@ def _nested_numbers() -> JSONSchema:
     alternatives: list[JSONSchema] = [{"type": "number"}]
     for _ in range(DESCRIBED_AXES):
         alternatives.append(list_of(alternatives[-1], minItems=1))
-    return {"anyOf": alternatives}
+    return any_of(alternatives, "A number, or nested lists of numbers.")
 
 
 def _nested_answers() -> JSONSchema:
@@ -62,18 +62,18 @@ def _nested_answers() -> JSONSchema:
 
     Python clients parse items one by one if they have a schema, and mypy refuses their code if items may be null.
     """
-    text = "a number, or nested lists of them; null stands for a number that is not finite"
+    text = "A number, or nested lists of them; null stands for a number that is not finite."
     return {"description": text, "anyOf": [{"type": ["number", "null"]}, list_of({})]}
 
 
-def typed_array(shortest: int = 1) -> JSONSchema:
+def typed_array(components: Components, shortest: int = 1) -> JSONSchema:
     """Return the JSON Schema of a typed array, each axis of which has at least length `shortest`."""
     properties: dict[str, JSONSchema] = {
-        "dtype": {"type": "string", "enum": list(TYPED_DTYPES)},
+        "dtype": components.refer("TypedArrayDtype", lambda: {"type": "string", "enum": list(TYPED_DTYPES)}),
         "shape": list_of({"type": "integer", "minimum": shortest}, maxItems=MOST_AXES),
         "base64": {"type": "string", "contentEncoding": "base64"},
     }
-    text = "an array as base64 of its little-endian bytes in row-major order"
+    text = "An array as base64 of its little-endian bytes in row-major order."
     return closed_object(properties, list(properties)) | {"description": text}
 
 
@@ -83,9 +83,12 @@ def tensor_schema(components: Components) -> JSONSchema:
     def make() -> JSONSchema:
         numbers = components.refer("NestedNumbers", _nested_numbers)
         text = (
-            f"nested lists of numbers (a bare number for a scalar), here up to {DESCRIBED_AXES} axes, or a typed array"
+            f"Nested lists of numbers, here up to {DESCRIBED_AXES} axes, a bare number for a scalar, or a typed array."
         )
-        return {"description": text, "anyOf": [numbers, components.refer("TypedArray", typed_array)]}
+        return {
+            "description": text,
+            "anyOf": [numbers, components.refer("TypedArray", lambda: typed_array(components))],
+        }
 
     return components.refer("Tensor", make)
 
@@ -94,8 +97,8 @@ def tensor_answer_schema(components: Components) -> JSONSchema:
     """Return the JSON Schema of a tensor in a response."""
 
     def make() -> JSONSchema:
-        text = "nested lists of numbers, or a typed array if the Accept header asked for it"
-        typed = components.refer("TypedArrayAnswer", lambda: typed_array(0))  # an axis may have length 0
+        text = "Nested lists of numbers, or a typed array if the Accept header asked for it."
+        typed = components.refer("TypedArrayAnswer", lambda: typed_array(components, 0))  # an axis may have length 0
         return {"description": text, "anyOf": [components.refer("NestedAnswers", _nested_answers), typed]}
 
     return components.refer("TensorAnswer", make)
@@ -103,28 +106,30 @@ def tensor_answer_schema(components: Components) -> JSONSchema:
 
 def tensors_by_name(components: Components) -> JSONSchema:
     """Return the JSON Schema of tensors by name in a request."""
-    return components.refer("TensorsByName", lambda: by_name(tensor_schema(components)))
+    return components.refer("TensorsByName", lambda: by_name(tensor_schema(components), "Tensors by name."))
 
 
 def tree_schema(components: Components) -> JSONSchema:
     """Return the JSON Schema of tensors by layer and parameter name in a request."""
 
     def make() -> JSONSchema:
-        return {"description": "tensors by layer and parameter name"} | by_name(tensors_by_name(components))
+        return by_name(tensors_by_name(components), "Tensors by layer and parameter name.")
 
     return components.refer("Parameters", make)
 
 
 def tensor_answers_by_name(components: Components) -> JSONSchema:
     """Return the JSON Schema of tensors by name in a response."""
-    return components.refer("TensorAnswersByName", lambda: by_name(tensor_answer_schema(components)))
+    return components.refer(
+        "TensorAnswersByName", lambda: by_name(tensor_answer_schema(components), "Tensors by name.")
+    )
 
 
 def tree_answer_schema(components: Components) -> JSONSchema:
     """Return the JSON Schema of tensors by layer and parameter name in a response."""
 
     def make() -> JSONSchema:
-        return {"description": "tensors by layer and parameter name"} | by_name(tensor_answers_by_name(components))
+        return by_name(tensor_answers_by_name(components), "Tensors by layer and parameter name.")
 
     return components.refer("ParametersAnswer", make)
 
@@ -236,7 +241,8 @@ class TensorsField(StrictField):
         return tensors
 
     def json_schema(self, components: Components) -> JSONSchema:
-        return components.refer("Tensors", lambda: {"anyOf": [tensor_schema(components), tensors_by_name(components)]})
+        forms = [tensor_schema(components), tensors_by_name(components)]
+        return components.refer("Tensors", lambda: any_of(forms, "A tensor, or tensors by name."))
 
 
 class TensorsAnswerField(TensorsField):
@@ -244,7 +250,7 @@ class TensorsAnswerField(TensorsField):
 
     def json_schema(self, components: Components) -> JSONSchema:
         answers = [tensor_answer_schema(components), tensor_answers_by_name(components)]
-        return components.refer("TensorsAnswer", lambda: {"anyOf": answers})
+        return components.refer("TensorsAnswer", lambda: any_of(answers, "A tensor, or tensors by name."))
 
 
 def is_typed(value: Mapping[str, Any]) -> bool:
@@ -281,8 +287,8 @@ def decode(value: Any) -> Array:
     if isinstance(value, Mapping):
         return _from_typed(value)
     instead = ""
-    if isinstance(value, str):
-        listed = value.lstrip().startswith("[")
+    if isinstance(value, TEXT):
+        listed = str(value[:PREVIEW]).lstrip().startswith("[")  # a view is base64, which has no brackets
         instead = "; send the list itself, without quotation marks" if listed else "; texts and files are not read"
     raise ValidationError(Message(f"{TAKES_TENSOR}, got {shown(value)}{instead}"))
 

@@ -249,7 +249,9 @@ class TrainingRequest(LossRequest[R]):
         load_default=True,
         metadata=about("whether dropout and similar layers are active while parameters are updated (true)"),
     )
-    reduction = WordField(TO_ONE_NUMBER, load_default="mean", metadata=about("how the samples' losses are combined"))
+    reduction = WordField(
+        TO_ONE_NUMBER, "ReductionToNumber", load_default="mean", metadata=about("how the samples' losses are combined")
+    )
     schedule = ChoiceField(schedules, metadata=about("how the learning rate changes; by default it does not"))
     clip = ObjectField(GradientClipSchema(), metadata=about("clipping of the gradients"))
     steps = IntegerField(minimum=1, maximum=MOST_STEPS, metadata=about("number of steps; or send epochs"))
@@ -283,7 +285,7 @@ class TrainingRequest(LossRequest[R]):
 
 
 class TrainRequest(TrainingRequest[LoadedTrain]):
-    """The schema of a request for one training."""
+    """A request for one training."""
 
     fresh = TrainingRequest.fresh | {"checkpoint"}
     elsewhere = MappingProxyType(
@@ -371,7 +373,7 @@ class ComparisonTraceSchema(PartSchema):
 
 
 class CompareRequest(TrainingRequest[LoadedCompare]):
-    """The schema of a request to train a network with several optimizers, learning rates and seeds."""
+    """A request to train a network with several optimizers, learning rates and seeds."""
 
     elsewhere = MappingProxyType(
         {key: place for key, place in WITH_A_LOSS.items() if key not in ("optimizer", "tolerance")}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from marshmallow import fields
 
-from schemas.common import STATUSES, AnswerWarningSchema, about, finite_field, warnings_field
+from schemas.common import STATUSES, AnswerWarningSchema, SelectedBlockSchema, about, finite_field, warnings_field
 from schemas.components import Components, JSONSchema
-from schemas.fields import StrictField, StrictSchema
+from schemas.fields import StrictField, StrictSchema, WordField
 from schemas.tensor import ParametersAnswerField, TensorAnswerField, tree_answer_schema
 
 
@@ -39,7 +39,9 @@ class TrainingStepSchema(StrictSchema):
     gradient_norm = fields.Float(
         required=True, allow_none=True, metadata=about("Euclidean norm over all gradients together, before clipping")
     )
-    validation_loss = fields.Float(allow_none=True, metadata=about("of an epoch that ended since the last record"))
+    validation_loss = fields.Float(
+        allow_none=True, metadata=about("loss of the validation data, if an epoch has ended since the last record")
+    )
     batch = TensorAnswerField(metadata=about("indices of its samples"))
     gradients = ParametersAnswerField(metadata=about("dL/d(parameter), before clipping and weight decay"))
     effective_learning_rate = TreeOrNumberField(
@@ -48,7 +50,7 @@ class TrainingStepSchema(StrictSchema):
     updates = ParametersAnswerField(metadata=about("parameters after the step minus those before"))
     parameters = ParametersAnswerField(metadata=about("after the step"))
     state = fields.Dict(
-        keys=fields.String(), values=TreeOrNumberField(), metadata=about("the optimizer's, after the step")
+        keys=fields.String(), values=TreeOrNumberField(), metadata=about("state of the optimizer after the step")
     )
     checkpoint = fields.Nested(
         CheckpointAnswerSchema,
@@ -60,8 +62,11 @@ class TrainSummary(StrictSchema):
     """The last line of a streamed training: how it ended."""
 
     dtype = fields.String(required=True)
-    status = fields.String(
-        required=True, metadata=about("; ".join(f"{name}: {meaning}" for name, meaning in STATUSES.items()))
+    status = WordField(
+        list(STATUSES),
+        "ComputationStatus",
+        required=True,
+        metadata=about("; ".join(f"{name}: {meaning}" for name, meaning in STATUSES.items())),
     )
     reason = fields.String(required=True, metadata=about("the reason of the end, in words and numbers"))
     steps_done = fields.Integer(required=True, metadata=about("including those before a checkpoint"))
@@ -99,9 +104,9 @@ class ComparisonCurvesSchema(StrictSchema):
 class ComparisonRowSchema(StrictSchema):
     """One run of a comparison: its settings, and how it ended."""
 
-    optimizer = fields.Dict(required=True, metadata=about("with all its options"))
+    optimizer = fields.Nested(SelectedBlockSchema, required=True, metadata=about("the optimizer with all its options"))
     seed = fields.Integer(required=True)
-    status = fields.String(required=True, metadata=about("as of `/v1/train`"))
+    status = fields.String(required=True, metadata=about("its status, as in a response of `/v1/train`"))
     reason = fields.String(required=True)
     steps_done = fields.Integer(required=True)
     loss = fields.Float(required=True, allow_none=True, metadata=about("after the last step, over all samples"))

@@ -75,7 +75,7 @@ class SubmissionsField(StrictField):
                 "id": {"type": "string", "minLength": 1, "maxLength": LONGEST_ID},
                 "claimed": ClaimedField().json_schema(components),
             }
-            return closed_object(properties, list(KEYS))
+            return closed_object(properties, list(KEYS)) | {"description": "One of several claimed gradients."}
 
         return list_of(components.refer("GradientSubmission", make), minItems=1, maxItems=MOST_SUBMISSIONS)
 
@@ -91,7 +91,7 @@ class LoadedVerify(LoadedSubject):
 
 
 class VerifyRequest(SubjectRequest[LoadedVerify]):
-    """The schema of a request to judge claimed gradients of a network, or of an expression at a point."""
+    """A request to judge claimed gradients of a network, or of an expression at a point."""
 
     fresh = frozenset((*SubjectRequest.fresh, "claimed", "submissions"))
 
@@ -108,6 +108,7 @@ class VerifyRequest(SubjectRequest[LoadedVerify]):
     submissions = SubmissionsField(metadata=about("several claims instead of `claimed`, each with its own id"))
     layout = WordField(
         LAYOUTS,
+        "ParametersLayout",
         load_default="nabla",
         metadata=about(
             "layout of the claimed tensors. pytorch: `weight` and `bias`, the weight of a linear layer [out, "
@@ -140,8 +141,8 @@ class WrongGradientEntrySchema(StrictSchema):
     """One wrong number of a claimed tensor, beside the right one."""
 
     index = fields.List(fields.Integer(), required=True, metadata=about("its index in the tensor, counted from 0"))
-    expected = fields.Float(required=True)
-    claimed = fields.Float(required=True)
+    expected = fields.Float(required=True, metadata=about("the right number"))
+    claimed = fields.Float(required=True, metadata=about("the claimed number"))
 
 
 class TensorVerdictSchema(StrictSchema):
@@ -149,7 +150,7 @@ class TensorVerdictSchema(StrictSchema):
 
     parameter = fields.String(required=True, metadata=about("`layer.parameter`, or the variable"))
     verdict = fields.String(required=True, metadata=about("match or mismatch"))
-    shape = fields.List(fields.Integer(), required=True, metadata=about("the claimed number, in this service's layout"))
+    shape = fields.List(fields.Integer(), required=True, metadata=about("shape of the tensor in this service's layout"))
     error = fields.Float(required=True, allow_none=True, metadata=about("largest difference; null: wrong shape"))
     relative = fields.Float(
         required=True,

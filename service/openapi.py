@@ -19,12 +19,13 @@ import yaml
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 
-from schemas.components import Components, schema_name
+from schemas.components import Components, schema_name, sentence_of
 from schemas.fields import StrictField
 from schemas.system import ProblemSchema
 from service import __version__, wire
 from service.api.endpoint import TAGS, Endpoint, in_order
 from service.api.examples import Example, misspelt
+from service.api.networks_examples import NETWORKS
 from service.api.runs_examples import RUNS
 from service.api.system import SPECIFICATION
 from service.app import create_app
@@ -51,6 +52,10 @@ ACCEPT_LANGUAGE = {
     "schema": {"type": "string", "default": LANGUAGES[0]},
     "description": "the language of the sentences, where the request names none: " + " or ".join(LANGUAGES),
 }
+
+
+OF_RUNS, OF_NETWORKS = "/v1/runs/", "/v1/networks/"
+"""The beginnings of paths that go on with an id."""
 
 
 def _reference(name: str) -> dict[str, str]:
@@ -83,6 +88,12 @@ class _Describer:
         )
         self.spec.options["security"] = [{}, {"key": []}]
 
+    def tell_meanings(self) -> None:
+        """Describe each schema that has become a component with its docstring."""
+        assert self.plugin.converter is not None
+        for key, name in self.plugin.converter.refs.items():
+            self.spec.components.schemas[name].setdefault("description", sentence_of(key[0]))
+
 
 def _shown(summary: str, value: Any) -> dict[str, Any]:
     return {"summary": summary, "value": value}
@@ -101,6 +112,12 @@ def computed_run(client: Any) -> str:
     return run
 
 
+def stored_network(client: Any) -> str:
+    """Store the first example of a network, and return its id."""
+    network: str = client.post("/v1/networks", json=next(iter(NETWORKS.values()))).json["id"]
+    return network
+
+
 def _answers(operation: Endpoint, client: Any, run: str) -> dict[str, Any]:
     """Return an endpoint's responses to its examples, each computed by the service."""
     answers = {}
@@ -109,6 +126,26 @@ def _answers(operation: Endpoint, client: Any, run: str) -> dict[str, Any]:
         assert response.status_code in (200, 201, 202), response.text
         answers[name] = _shown(example.summary, response.json | operation.random)
     return answers
+
+
+def found(operation: Endpoint, client: Any, ids: Mapping[str, str]) -> dict[str, Any]:
+    """Return the answer to a GET request as an example; of a listing its first entry, which says as much."""
+    in_path = {each["name"]: each.get("example", "") for each in operation.parameters if each["in"] == "path"}
+    if operation.method != "GET" or wire.JSON not in operation.media_types or operation.tag == "System":
+        return {}
+    if "id" in in_path:
+        in_path["id"] = ids[operation.path.split("{")[0]]
+    elif operation.tag != "Catalogue":
+        return {}
+    asked = {each["name"] for each in operation.parameters}
+    few = {name: number for name, number in (("points", 5), ("limit", 2)) if name in asked}
+    response = client.get(operation.path.format(**in_path), query_string=few, headers={"Accept": wire.JSON})
+    assert response.status_code == 200, response.text
+    answer = response.json | operation.random
+    if in_path:
+        return {"found": _shown("What the service answers.", answer)}
+    ((name, entries),) = answer.items()
+    return {"first": _shown("The first entry of the list.", {name: entries[:1]})}
 
 
 def _parts(operation: Endpoint, client: Any, run: str) -> dict[str, Any]:
@@ -167,7 +204,10 @@ def _problem_responses(operation: Endpoint, client: Any) -> dict[str, Any]:
     }
 
 
-def _describe_operation(describer: _Describer, operation: Endpoint, client: Any, run: str) -> dict[str, Any]:
+def _describe_operation(
+    describer: _Describer, operation: Endpoint, client: Any, ids: Mapping[str, str]
+) -> dict[str, Any]:
+    run = ids[OF_RUNS]
     described: dict[str, Any] = {
         "operationId": operation.name,
         "summary": operation.summary,
@@ -192,7 +232,7 @@ def _describe_operation(describer: _Describer, operation: Endpoint, client: Any,
     if operation.parameters:
         described["parameters"] = [dict(parameter) for parameter in operation.parameters]
     if operation.is_translated:
-        described["parameters"] = [ACCEPT_LANGUAGE]
+        described["parameters"] = [*described.get("parameters", ()), ACCEPT_LANGUAGE]
         answer["headers"] = {
             "Content-Language": {"description": "the language of the sentences", "schema": LANGUAGE},
             "Vary": {"description": "Accept-Language among others", "schema": {"type": "string"}},
@@ -205,6 +245,8 @@ def _describe_operation(describer: _Describer, operation: Endpoint, client: Any,
             media_type: _file(operation, media_type) for media_type in operation.bodies
         }
         answer["content"][wire.JSON]["examples"] = _answers(operation, client, run)
+    elif examples := found(operation, client, ids):
+        answer["content"][wire.JSON] |= {"examples": examples}
     if not operation.path.startswith("/v1"):
         described["security"] = []  # open even where keys are set
     if not answer["content"] and operation.status == 204:
@@ -216,7 +258,7 @@ def _describe_operation(describer: _Describer, operation: Endpoint, client: Any,
 
 
 def _file(operation: Endpoint, media_type: str) -> dict[str, Any]:
-    """A body that is a file, or a form of several."""
+    """Describe a body that is a file, or a form of several."""
     if media_type != wire.MULTIPART:
         return {"schema": {"type": "string", "format": "binary"}}
     assert operation.takes is not None
@@ -229,11 +271,12 @@ def describe() -> dict[str, Any]:
     describer = _Describer()
     with TemporaryDirectory() as folder:
         client = create_app(Settings(log_requests=False, data=folder)).test_client()
-        run = computed_run(client)
+        ids = {OF_RUNS: computed_run(client), OF_NETWORKS: stored_network(client)}
         describer.spec.components.schema("Problem", schema=ProblemSchema)
         for operation in in_order():
-            described = _describe_operation(describer, operation, client, run)
+            described = _describe_operation(describer, operation, client, ids)
             describer.spec.path(path=operation.path, operations={operation.method.lower(): described})
+    describer.tell_meanings()
     # Through JSON, so that sets and tuples among the defaults become lists.
     document: dict[str, Any] = orjson.loads(orjson.dumps(describer.spec.to_dict(), default=list))
     return {"openapi": document.pop("openapi"), **document}

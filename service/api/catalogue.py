@@ -11,7 +11,7 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from schemas.catalogue import CatalogueEntrySchema, CatalogueListingSchema
-from schemas.declared import default_of
+from schemas.declared import article, default_of
 from schemas.fields import hint
 from service import wire
 from service.api.endpoint import describe
@@ -248,6 +248,7 @@ def _add(plural: str) -> None:
         "in": "path",
         "required": True,
         "schema": {"type": "string", "enum": [name for name in registry.names if name != "/"]},
+        "description": f"the name of {article(kind)}, or another name that it has",
         "example": next(iter(registry)).name,
     }
     query = [
@@ -281,7 +282,12 @@ def _add(plural: str) -> None:
         if registry.answers_only
         else f"Every {kind} that a request may name, with options, formulas and sources."
     )
-    one.__doc__ = f"One {kind}" + (", with a sampled curve of its value and derivative." if drawn else ".")
+    one.__doc__ = (
+        f"The {kind} of this name: what it means and what to do about it."
+        if registry.answers_only
+        else f"The {kind} of this name, with its options, formulas and sources"
+        + (", and a sampled curve of its value and derivative." if drawn else ".")
+    )
     summary = f"All {plural}"
     path = f"/v1/{registry.path}"
     describe("GET", path, summary=summary, tag="Catalogue", gives=CatalogueListingSchema())(everything)

@@ -39,6 +39,7 @@ from service.api.queries import (
     bad_query,
     cursor_of,
     limit_of,
+    no_such,
     page_of,
     query,
     time_text,
@@ -257,7 +258,7 @@ IDENTIFIER = {
     "in": "path",
     "required": True,
     "schema": {"type": "string", "pattern": f"^{ID.pattern}$"},
-    "description": "of a stored network",
+    "description": "the id of the network: `POST /v1/networks` returns it, and `GET /v1/networks` lists yours",
 }
 
 
@@ -288,6 +289,7 @@ def list_networks() -> Response:
     tag="Storage",
     gives=StoredNetworkWithDefinitionSchema(),
     parameters=(IDENTIFIER,),
+    random={"created": "2026-11-30T12:00:00Z", "used": "2026-11-30T13:00:00Z"},
 )
 def show_network(id: str) -> Response:  # noqa: A002 (the name in the path)
     """The description of the network, and its definition as it was sent."""
@@ -373,8 +375,7 @@ def _find(asked: Asking, name: str) -> Entry:
 
 def _unknown(name: str) -> Problem:
     """Return the problem 404 for an id that the caller does not have."""
-    shown = name if len(name) <= 60 else name[:60] + "…"
-    return Problem("not-found", f"No network with the id {shown!r} is stored here; GET /v1/networks lists yours.")
+    return no_such("network", name, "is stored here; GET /v1/networks lists yours")
 
 
 def _line(entry: Entry) -> dict[str, Any]:

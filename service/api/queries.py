@@ -26,13 +26,13 @@ PAGE_PARAMETERS: tuple[Mapping[str, Any], ...] = (
         "name": "limit",
         "in": "query",
         "schema": {"type": "integer", "minimum": 1, "maximum": LONGEST_PAGE, "default": PAGE},
-        "description": "how many a page has",
+        "description": "how many entries a page has, at most",
     },
     {
         "name": "after",
         "in": "query",
         "schema": {"type": "string"},
-        "description": "`next` of the page before",
+        "description": "the `next` of the page before",
     },
 )
 """The query parameters of a listing, in the form of OpenAPI."""
@@ -97,6 +97,12 @@ def bad_header(name: str, detail: str) -> Problem:
     """Return the problem 422 for a header that is not valid."""
     error = {"pointer": pointer(("header", name)), "detail": detail}
     return Problem("invalid", f"The header {name} is not valid: {detail}.", [error])
+
+
+def no_such(thing: str, name: str, rest: str) -> Problem:
+    """Return the problem 404 for an id that the caller does not have. `rest` ends the sentence."""
+    shown = name if len(name) <= 60 else name[:60] + "…"
+    return Problem("not-found", f"No {thing} with the id {shown!r} {rest}.")
 
 
 def integer_of(text: str, most: int, least: int = 0) -> int | None:

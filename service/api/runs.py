@@ -44,7 +44,7 @@ from service.api.run_answers import ID, check_resume, conflict, described, entry
 from service.api.run_kinds import KINDS
 from service.api.run_requests import KEY, one_by_one, read_request, read_run, within
 from service.api.run_streams import NONE, TEXT_FACTOR, RunStream, end_of, later, step_of
-from service.api.runs_examples import MORE, NO_MORE, RESUMED, RUN_ID, RUNS, UNTRAINABLE
+from service.api.runs_examples import MORE, NO_MORE, RAN, RESUMED, RUN_ID, RUNS, UNTRAINABLE
 from service.api.state_file import size_of
 from service.api.stored import Names, hold
 from service.engine.errors import LimitExceeded
@@ -73,7 +73,7 @@ IDENTIFIER = {
     "in": "path",
     "required": True,
     "schema": {"type": "string", "pattern": f"^{ID.pattern}$"},
-    "description": "of a run",
+    "description": "the id of the run: `POST /v1/runs` returns it, and `GET /v1/runs` lists yours",
 }
 
 
@@ -204,6 +204,7 @@ def list_runs() -> Response:
     tag="Runs",
     gives=RunWithResultSchema(),
     parameters=(IDENTIFIER,),
+    random=RAN,
 )
 def show_run(id: str) -> Response:  # noqa: A002 (the name in the path)
     """The progress of a run and, once it has ended, its result."""
@@ -232,7 +233,7 @@ def show_run(id: str) -> Response:  # noqa: A002 (the name in the path)
             "name": "after",
             "in": "query",
             "schema": {"type": "integer", "minimum": NONE, "maximum": LARGEST_EXACT_INTEGER, "default": NONE},
-            "description": "the step of the last record that is known; -1: none is",
+            "description": "the step of the last record that you have; -1 for none",
         },
         {
             "name": "limit",

@@ -57,3 +57,5 @@ RESUMED = {
     "fingerprint": "3f9a0c51d27b",
 }
 """Parts of the response that differ each time a run goes on."""
+RAN = {key: value for key, value in RESUMED.items() if key != "remaining_seconds"} | {"ended": "2026-11-30T12:00:02Z"}
+"""Parts of the response about a run that has ended which differ from run to run."""

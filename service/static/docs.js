@@ -126,12 +126,22 @@ const Streams = ({ React }) => ({
   },
 });
 
+// The description itself, or a listing, would take seconds to colour: an element for every word.
+const LongTexts = ({ React, getComponent }) => ({
+  wrapComponents: {
+    SyntaxHighlighter: (Original) => ({ renderPlainText, children, ...others }) =>
+      renderPlainText && children?.length > 50_000
+        ? renderPlainText({ children, PlainTextViewer: getComponent("PlainTextViewer") })
+        : React.createElement(Original, { ...others, renderPlainText }, children),
+  },
+});
+
 // No validator badge, because that would ask another server.
 window.addEventListener("load", () => {
   window.ui = SwaggerUIBundle({
     url: document.documentElement.dataset.root + "/openapi.json",
     dom_id: "#swagger-ui",
-    plugins: [Reading, Schemas, Texts, Streams],
+    plugins: [Reading, Schemas, Texts, Streams, LongTexts],
     deepLinking: true,
     validatorUrl: null,
     tryItOutEnabled: true,

@@ -239,6 +239,60 @@ def test_parts_of_a_stream_are_as_their_schema_says(
             assert openapi.agree([strict_json(first), strict_json(last)], parts)
 
 
+def test_components_say_what_they_are() -> None:
+    """A sentence each, which generated clients show; the words of an enumeration speak for themselves."""
+    schemas = DOCUMENT["components"]["schemas"]
+    sentences = {name: schema.get("description", "") for name, schema in schemas.items() if "enum" not in schema}
+    begins = re.compile(r"[^a-z]|" + r"\b|".join(schemas["ActivationName"]["enum"]))
+    assert [name for name, text in sentences.items() if not (begins.match(text) and text.endswith("."))] == []
+
+
+def described(value: Any) -> list[str]:
+    """Return all descriptions and summaries in a document, without those of examples."""
+    if isinstance(value, list):
+        return [text for each in value for text in described(each)]
+    if not isinstance(value, dict):
+        return []
+    here = [text for key, text in value.items() if key in ("description", "summary") and isinstance(text, str)]
+    return here + [
+        text for key, each in value.items() if key not in ("examples", "example") for text in described(each)
+    ]
+
+
+def test_no_description_has_what_markdown_takes_for_html() -> None:
+    assert len(described(DOCUMENT)) > 1000
+    assert [text for text in described(DOCUMENT) if re.search(r"<\w", re.sub(r"`[^`]*`", "", text))] == []
+
+
+def test_words_that_blocks_share_have_one_name() -> None:
+    schemas = DOCUMENT["components"]["schemas"]
+    assert schemas["LayerDataFormat"]["enum"] == ["channels_last", "channels_first"]
+    named = {"$ref": "#/components/schemas/LayerDataFormat"}
+    taken = [
+        layer["properties"]["data_format"] for layer in schemas.values() if "data_format" in layer.get("properties", ())
+    ]
+    assert len(taken) > 20 and all(option.items() >= named.items() for option in taken)
+    # The words of these differ from those of the others, or nobody shares them.
+    assert schemas["Conv1dLayer"]["properties"]["padding"]["enum"] == ["valid", "same", "causal"]
+    assert schemas["CyclicSchedule"]["properties"]["mode"]["enum"] == ["triangular", "triangular2", "exp_range"]
+
+
+@every(("path", "method", "operation"), ENDPOINTS)
+def test_parameters_say_what_they_are(path: str, method: str, operation: dict[str, Any]) -> None:
+    for parameter in operation.get("parameters", ()):
+        assert parameter["description"], parameter["name"]
+        if parameter["name"] == "id":  # a person at Swagger UI has to know where to find one
+            assert f"`GET {path.split('/{')[0]}` lists yours" in parameter["description"]
+
+
+@every(("path", "method", "operation"), ENDPOINTS)
+def test_examples_of_answers_to_get_are_as_their_schema_says(path: str, method: str, operation: dict[str, Any]) -> None:
+    shown = answer_of(operation).get("examples", {}) if method == "get" and "{" in path else {}
+    for example in shown.values():
+        assert violations(answer_of(operation)["schema"], example["value"]) == []
+    assert bool(shown) == (method == "get" and "{" in path)
+
+
 def test_gradients_stand_first() -> None:
     assert next(iter(DOCUMENT["paths"])) == "/v1/gradients"
 
@@ -438,8 +492,10 @@ def schema_of(app: Flask) -> Callable[[dict[str, Any]], Any]:
     return schema
 
 
-@pytest.mark.parametrize("path", [path for path in DOCUMENT["paths"] if path != "/metrics"])
+@pytest.mark.long
+@every("path", [path for path in DOCUMENT["paths"] if path != "/metrics"])
 def test_the_service_keeps_what_the_file_promises(schema_of: Callable[[dict[str, Any]], Any], path: str) -> None:
+    """One process tries all paths, because reading the constants of the code takes longer than trying most of them."""
     schema = schema_of(ONE_NETWORK if path in REPEATED else FEW).include(path=path)
     from schemathesis.pytest.lazy import get_all_tests
     from schemathesis.specs.openapi.checks import positive_data_acceptance
@@ -457,7 +513,12 @@ def test_the_service_keeps_what_the_file_promises(schema_of: Callable[[dict[str,
         case.call_and_validate(headers={"Accept-Encoding": "identity"}, excluded_checks=[positive_data_acceptance])
 
     schema.config.phases.coverage.enabled = path not in (*REPEATED, *ALIKE, "/openapi.yaml")
+    # The tests above send the examples of the document and the names that are examples of a path.
+    schema.config.phases.examples.enabled = False
     # Not `schema.parametrize`: every process would make all cases while it collects the tests, which takes 10 s.
     for test in get_all_tests(schema=schema, test_func=keeps_its_promise, settings=None, given_kwargs={}):
         _, check = test.ok()
+        # Hypothesis takes half as long as a request to run a case that is not random.
+        for example in vars(check).pop("hypothesis_explicit_examples", ()):
+            keeps_its_promise(example.kwargs["case"])
         check()

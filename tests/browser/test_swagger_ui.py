@@ -201,6 +201,17 @@ def test_a_stream_is_shown_as_its_lines(fresh: Docs, name: str) -> None:
     assert fresh.complaints == []
 
 
+def test_long_answers_are_shown_without_colours(fresh: Docs) -> None:
+    """Colours for a description of a megabyte, an element for each of its words, took ten seconds."""
+    fresh.open("openapi_json")
+    fresh.what("operation('openapi_json').querySelector('button.execute').click()")
+    fresh.until("return operation('openapi_json').querySelector('.live-responses-table pre.microlight')")
+    shown = "operation('openapi_json').querySelector('.live-responses-table .microlight')"
+    assert fresh.what(f"return JSON.parse({shown}.textContent).info.title") == "Nabla, the gradient service"
+    assert fresh.what(f"return {shown}.childElementCount") == 0
+    assert fresh.complaints == []
+
+
 def test_the_page_follows_the_colours_of_the_system(docs: Docs) -> None:
     for scheme in ("dark", "light"):
         docs.page.emulate_media(color_scheme=scheme)

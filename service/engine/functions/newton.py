@@ -30,7 +30,7 @@ HALVINGS, TOGETHER, FEW = 12, 4, 64
 NEAR = 1e-6
 """A Newton step up to this share of the scale leads to a stationary point next to the place."""
 FAR_OUT = 1e-11
-"""The same as a share of the place, where that is far outside the scale."""
+"""That length as a share of the place, where the place is far outside the scale."""
 LOCAL = 0.1
 """A Newton step up to this share of the reach counts as one close to the end."""
 ROUNDING = 16.0 * EPS

@@ -22,14 +22,7 @@ from service.engine.float_warnings import ignoring_float_warnings
 from service.engine.graph.ir import sealing
 from service.engine.graph.plan import Program, Workspace
 from service.engine.limits import Limits
-from service.engine.network.answer_warnings import (
-    EXPLAIN_BYTES,
-    Lost,
-    find_non_finite,
-    misread,
-    norm_lost,
-    unfit,
-)
+from service.engine.network.answer_warnings import EXPLAIN_BYTES, Lost, find_non_finite, misread, norm_lost, unfit
 from service.engine.network.evaluate import Evaluation, EvaluationTask, Result
 from service.engine.network.feed import Feed
 from service.engine.network.flat import tree_of
@@ -249,7 +242,7 @@ class Sharded:
                 result.parameters = tree_of(self.parameters.pieces, flat)
                 result.finite = result.finite and is_finite(flat)
             if not self.main.is_plain:
-                result.warnings += unfit(self.task, feed)
+                result.warnings += unfit(self.task, feed, bounded=self.main.bounded)
             if self.main.watched:
                 result.warnings += misread(self.main.watched, result.outputs, feed.targets)
             if result.finite:
