@@ -27,8 +27,9 @@ from service.engine.network.task import Task
 from service.engine.texts import Sentence, say
 from service.engine.watch import Watch
 
-# The search for the first non-finite value keeps every intermediate array: not for giants.
 LEAST_PROBABILITY = math.exp(SMALLEST_LOG)
+"""Losses take another number for the logarithm of a smaller probability."""
+# The search for the first non-finite value keeps every intermediate array: not for giants.
 EXPLAIN_BYTES = 256 * 2**20
 SLACK = 1e-3
 """How far beyond a bound a target may be, relative to the bound or to 1."""
