@@ -79,6 +79,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "normalize_weights": body(dense(1), sample_weights=[1, 2, 3, 4]),
     "no_probabilities": body(dense(1), loss="binary_crossentropy", seed=1),
     "no_rates": body(dense(1), loss="poisson", seed=1) | {"inputs": [[0, -9], [0, 9], [9, 0], [-9, 0]]},
+    "cut_off_loss": body(dense(1, kernel_initializer="zeros"), loss="binary_crossentropy"),
     "dead_units": body(dense(4, "relu", bias_initializer={"type": "constant", "value": -9.0}), dense(1)),
     "symmetric_units": body(dense(3, "tanh", kernel_initializer="ones"), dense(1, kernel_initializer="ones")),
     "non_finite": body(dense(2, "exponential", kernel_initializer={"type": "constant", "value": 1e4}), dense(1)),

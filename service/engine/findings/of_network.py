@@ -173,6 +173,18 @@ def no_rates(layer: str, loss: str) -> Sentence:
 
 
 @findings.declare(
+    "cut_off_loss",
+    en="A probability is 0 for what a target says: its loss is infinite, and is cut off.",
+    zh="目标所示事件的概率为 0:其损失为无穷大,被截断。",
+    latex=r"a_k = 0,\ t_k > 0",
+    severities=ALWAYS_NOTE,
+    sources=("https://docs.pytorch.org/docs/stable/generated/torch.nn.BCELoss.html",),
+)
+def cut_off_loss(layer: str, loss: str, activation: str) -> Sentence:
+    return say("findings.cut_off_loss.text", layer=layer, loss=loss, activation=activation)
+
+
+@findings.declare(
     "dead_units",
     en="Units lie on a flat part of their activation for every sample, so the weights into them get no gradient.",
     zh="有单元对每个样本都处在激活函数的平坦段,进入它们的权重得不到梯度。",

@@ -7,25 +7,36 @@ something else, such as `sinx`. Neither changes the meaning of an expression.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from service.engine.functions.foreign_calls import advice, instead, rewritten
 from service.engine.functions.latex_slips import NotAFormula, looks_like_latex, without_latex
 from service.engine.functions.tokens import FUNCTIONS, SUPERSCRIPTS
 
+Replacement = str | Callable[[re.Match[str]], str]
+
 
 class _Rule(NamedTuple):
     """A habit of another notation, such as `sin x`, and the notation of this service for it."""
 
     pattern: re.Pattern[str]
-    replacement: str
+    replacement: Replacement
     sentence: str = ""
     """The sentence about the habit, in place of the parser's; empty where the parser's is good."""
 
 
-def _rule(pattern: str, replacement: str, sentence: str = "") -> _Rule:
+def _rule(pattern: str, replacement: Replacement, sentence: str = "") -> _Rule:
     return _Rule(re.compile(pattern), replacement, sentence)
+
+
+def _choices(text: str) -> str:
+    """Return `a if condition else b` and `condition ? a : b` as a call of where; b may be a choice itself."""
+    if match := re.fullmatch(r"(.+?)\s+if\s+(.+?)\s+else\s+(.+)", text):
+        return f"where({match[2]}, {match[1]}, {_choices(match[3])})"
+    if match := re.fullmatch(r"\s*([^?:]+?)\s*\?\s*([^?:]+?)\s*:\s*(.+)", text):
+        return f"where({match[1]}, {match[2]}, {_choices(match[3])})"
+    return text
 
 
 LONGEST = 200
@@ -43,28 +54,32 @@ _LOGIC = (
     "there is no logic in an expression; where(x > 0, a, b) tells cases apart, and (x > 0)*(y > 0) is 1 if both hold"
 )
 _NO_LATEX = "an expression is no LaTeX"
-_SIDE = r"(\([^()]*\)|[^(),;&|∧∨]+?)"
+_SIDE = r"(\([^()]*\)|[^\s(),;&|∧∨]+(?:\s[^\s(),;&|∧∨]+)*?)"
 """A side of a logical operator: parentheses, or all up to the next one."""
-_OPERAND = r"(\w+(?:\.\d+)?|\([^()]*\)|\w+\([^()]*\))"
+_DIVIDEND = r"(^\s*|[(,+]\s*)((?:\w*\([^()]*\)|\w+(?:\.\d+)?)(?:\s*(?:\^|\*\*)\s*\w+)?)"
+_DIVISOR = r"(\w*\([^()]*\)|\w+(?:\.\d+)?)(?!\s*(?:\^|\*\*)|[\w.(])"
+"""The sides of // and %, which bind as * does: nothing that binds so stands before or behind them."""
 _TERM = r"([^<>=≤≥(),]+?)"
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹ⁿˣʸⁱᵏᵐᵃᵇ", "0123456789nxyikmab")
 _LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 
 _RULES = (
     _rule(r"^\s*([\"'“”‘’„`«])(.*)[\"'“”‘’„`»]\s*$", r"\2"),
-    _rule(r"\s*(?:#|//\s*[A-Za-z]).*$", "", "an expression has no comments"),
+    _rule(r"\s*#.*$|\s//\s+(?:[a-z]{4,}\b|[A-Za-z]+\s+[A-Za-z]+).*$", "", "an expression has no comments"),
     _rule(r"\s*;\s*(?=\}?\s*$)", ""),
     _rule(r"^\s*(?:const|let|var|final|auto|static|public|inline)\s+", "", _RIGHT_SIDE),
     _rule(r"^\s*\w+\s*<-\s*(?=function|\\\()", "", _RIGHT_SIDE),
     _rule(r"^\s*def\s+\w+\s*\([^()]*\)\s*(?:->\s*\w+\s*)?:\s*", "", _RIGHT_SIDE),
-    _rule(r"^\s*(?:function|func|fun|fn|double|float|real|int)\s*\w*\s*\([^()]*\)\s*(?:->\s*\w+\s*)?(?=[={\w(])", "",
-          _RIGHT_SIDE),
+    _rule(r"^\s*(?:(?:function|func|fun|fn)\b|(?:double|float|real|int)\s+\w)\s*\w*\s*\([^()]*\)\s*"
+          r"(?:->\s*\w+\s*)?(?=[={\w(])", "", _RIGHT_SIDE),
     _rule(r"^\s*(?:double|float|real)\s+(?=\w+\s*=)", "", _RIGHT_SIDE),
     _rule(r"^\s*=(?![=<>])\s*", "", _RIGHT_SIDE),
     _rule(r"^\s*(\w+)\s*=>\s*(-?[\d.]+)\s*$", r"\1 >= \2", _COMPARED),
     _rule(r"=<", "<=", _COMPARED),
     _rule(r"^\s*\w+\[[\w\s,]*_\s*\]\s*:?=\s*", "", _RIGHT_SIDE),
     _rule(r"^\s*(?:\w+\([^()]*\)|[dD]\w+/[dD]\w+)\s*:?=(?!=)\s*", "", _RIGHT_SIDE),
+    _rule(r"^\s*\w+['’′]+(?:\([^()]*\))?\s*=(?!=)\s*", "", "a derivative is computed, not typed"),
+    _rule(r"^\s*[d∂]\s*\(([^()]*)\)\s*/\s*[d∂]\s*\w\s*$", r"\1", "a derivative is computed, not typed"),
     _rule(r"^\s*\w+\s*:?=(?![=>])\s*(?=.*[A-Za-z])", ""),
     _rule(r"^\s*(?:lambda|λ)\s*[\w\s,]*[:.]\s*", "", "an expression needs no lambda"),
     _rule(r"^\s*(?:@|\\)\s*\([\w\s,]*\)\s*", "", _RIGHT_SIDE),
@@ -82,24 +97,27 @@ _RULES = (
     _rule(r"^\s*[d∂]\s*\w?\s*/\s*[d∂]\s*\w\s*(?=[(\w\[])", "", "a derivative is computed, not typed"),
     _rule(r"\bLog\[\s*(\w+)\s*,\s*([^\[\],]+)\]", r"(log(\2)/log(\1))"),
     _rule(r"\b([A-Za-z])\[(\d+)\]", r"\1\2"),
-    _rule(r"^(.+?)\s+if\s+(.+?)\s+else\s+(.+)$", r"where(\2, \1, \3)", _CHOICE),
+    _rule(r"^.+\sif\s.+\selse\s.+$|^[^?]+\?[^:]+:.+$", lambda match: _choices(match.group()), _CHOICE),
     _rule(r"^\s*if\s+([^:]+?)(?:\s+then\s+|\s*:\s*)(.+?)\s+else(?:\s*:)?\s+(.+)$", r"where(\1, \2, \3)", _CHOICE),
     _rule(r"^\s*if\s*\(([^()]+)\)\s*(?:return\s+)?([^;]+?)\s*;?\s+else\s+(?:return\s+)?(.+)$", r"where(\1, \2, \3)",
           _CHOICE),
-    _rule(r"^([^?:]+?)\s*\?\s*([^?:]+?)\s*:\s*([^?:]+)$", r"where(\1, \2, \3)", _CHOICE),
     _rule(rf"{_SIDE}\s*(?:&&?|\band\b|∧)\s*{_SIDE}(?=$|[),;&|∧∨])", r"(\1)*(\2)", _LOGIC),
     _rule(rf"{_SIDE}\s*(?:\|\||\bor\b|∨)\s*{_SIDE}(?=$|[),;∧∨])", r"max(\1, \2)", _LOGIC),
     _rule(rf"^\s*{_TERM}\s*(<=?|≤)\s*{_TERM}\s*(<=?|≤)\s*{_TERM}\s*$", r"(\1 \2 \3)*(\3 \4 \5)"),
     _rule(rf"^\s*{_TERM}\s*(>=?|≥)\s*{_TERM}\s*(>=?|≥)\s*{_TERM}\s*$", r"(\1 \2 \3)*(\3 \4 \5)"),
     _rule(r"\b(sin|cos|tan|sinh|cosh|tanh)\s*(?:\^\s*(?:\(\s*-\s*1\s*\)|-\s*1)|⁻¹)(?=[\s(\w])", r"a\1"),
+    _rule(r"(?<=\S)\s*(?:,|\b(?:for|where|when|if)\b)\s*\w+\s*(?:[<>≤≥∈]|\bin\b)[^()]*$", "",
+          "the points or the box of a request say where the function is looked at"),
+    _rule(r"³√\s*(\w+|\([^()]*\))", r"cbrt(\1)"),
     _rule(r"‖", "|"),
     _rule(r"\^{2,}", "^"),
     _rule(r"∛\s*(\w+|\([^()]*\))", r"cbrt(\1)"),
     _rule(r"∜\s*(\w+|\([^()]*\))", r"(\1)^(1/4)"),
     _rule(r"\bexp\s*\^\s*(?=[\w({\-−])", "e^"),
-    _rule(rf"{_OPERAND}\s*(?://|÷÷)\s*{_OPERAND}", r"floor(\1/\2)"),
-    _rule(r"(?<![\w.])(\d+(?:\.\d+)?)\s?%(?=\s*(?:of\s|$|[*+)])|\s+[A-Za-z(])\s*(?:of\s+)?", r"(\1/100) "),
-    _rule(rf"{_OPERAND}\s*(?:%|\bmod\b)\s*{_OPERAND}", r"mod(\1, \2)"),
+    _rule(rf"{_DIVIDEND}\s*//\s*{_DIVISOR}", r"\1floor(\2/\3)"),
+    _rule(r"(?<![\w.])(\d+(?:\.\d+)?)\s?%\s*of\s+", r"(\1/100) "),
+    _rule(r"(?<![\w.])(\d+(?:\.\d+)?)%(?=\s*$|\s*[*+)]|\s+[A-Za-z(])\s*", r"(\1/100) "),
+    _rule(rf"{_DIVIDEND}\s*(?:%|\bmod\b)\s*{_DIVISOR}", r"\1mod(\2, \3)"),
     _rule(r"^\s*\{\s*([^{}]*?)\s*\}\s*$", r"\1"),
     _rule(r"[\[{]", "("),
     _rule(r"[\]}]", ")"),
@@ -112,6 +130,7 @@ _RULES = (
     _rule(r"⅔", "(2/3)"),
     _rule(r"(?<=\d)_(?=\d)", ""),
 )  # fmt: skip
+_OF_A_NAME = "[A-Za-zα-ωΑ-Ω_.]"
 _SUPERSCRIPT = re.compile(r"[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹ⁿˣʸⁱᵏᵐᵃᵇ]+")
 _SUBSCRIPT = re.compile(r"(?<=[A-Za-zα-ωΑ-Ω])[₀₁₂₃₄₅₆₇₈₉]+")
 _FACTOR = re.compile(r"(?<![A-Za-z_.])([a-ei-zA-EI-Z](?:_?\d)?|[α-ωΑ-Ω]) ?\(")
@@ -146,6 +165,8 @@ HINTS = {
 """Sentences about characters that begin no token."""
 
 _OF_A_MODULE = re.compile(rf"(?<![\w.])(?:(?:{_MODULES})\.)+([A-Za-z]\w*)\s*\(")
+_NO_TEXT = ((re.compile(r"^\s*lim\b"), "there are no limits; send the function and a point close to it"),)
+"""Habits whose rest would be read as something else."""
 _REFUSALS = (
     (re.compile(r"^\s*\[|(?<!\w)\[\s*\["), "an expression has one number as its value, and no lists"),
     (re.compile(r"(?<![\w)])!(?!=)"), _LOGIC),
@@ -202,6 +223,19 @@ _IMAGINARY = re.compile(r"(?<![\w.])1[ij](?!\w)|\b(?:e\s*(?:\^|\*\*)|exp)\s*\(\s
 _OF_PRODUCTS = frozenset(("sin", "cos", "tan", "exp", "log", "ln", "sqrt", "tanh", "sinh", "cosh"))
 """Functions with which a name of one or two more letters is hardly meant as a name."""
 _TWO_LETTERS = re.compile(r"[knwa][xt]|[xyzt]{2}")
+_KEYWORDS |= {
+    "squared": "write x^2",
+    "cubed": "write x^3",
+    "plus": "write +",
+    "minus": "write -",
+    "times": "write *",
+    "divided": "write /",
+    "over": "write /",
+    **dict.fromkeys(("minimize", "maximize", "argmin", "argmax"), "write the function only"),
+    **dict.fromkeys(("of", "the"), "an expression is a formula, and no sentence"),
+    "integral": "there are no integrals",
+    "derivative": "a derivative is computed, not typed: write the function only",
+}
 _KEYWORDS |= {"cot": "write 1/tan(x)", "ctg": "write 1/tan(x)", "csc": "write 1/sin(x)", "cosec": "write 1/sin(x)"}
 """Names that mean something elsewhere, in lower case."""
 
@@ -220,13 +254,17 @@ def translations(text: str, functions: Collection[str]) -> Iterator[Translation]
     has no equivalent. Nothing is yielded if no part of the text looks like another notation."""
     if len(text) > LONGEST or not text.strip():
         return
-    sentence, found = "", text
+    for pattern, refusal in _NO_TEXT:
+        if pattern.search(text):
+            yield Translation("", refusal)
+    sentence, found = "", " ".join(text.split())
+    typed = found
     if looks_like_latex(text):
         try:
-            found, sentence = without_latex(text, functions)
+            found, sentence = without_latex(found, functions)
             sentence = sentence or (_NO_LATEX if text.lstrip()[0] != "\\" else "")
         except NotAFormula as error:
-            found, sentence = text, str(error)
+            found, sentence = typed, str(error)
             if sentence:
                 yield Translation("", sentence)
     sentences = [sentence]
@@ -239,7 +277,7 @@ def translations(text: str, functions: Collection[str]) -> Iterator[Translation]
     found = _SUPERSCRIPT.sub(_raised, found)
     found = _SUBSCRIPT.sub(lambda match: match.group().translate(_LOWERED), found)
     found = rewritten(_called(found, functions), functions).strip()
-    if found != text:
+    if found != typed:
         yield Translation(found, next(filter(None, sentences), ""))
     if sides := _EQUATION.match(found):
         left, right = sides.groups()
@@ -280,15 +318,16 @@ def _raised(match: re.Match[str]) -> str:
 def _called(text: str, functions: Collection[str]) -> str:
     """Return the text with functions in lower case, arguments in parentheses, and powers behind these."""
     names = "|".join(sorted(map(re.escape, functions), key=len, reverse=True))
-    text = re.sub(rf"(?<!\w)(?i:{names})(?=\s*\()", lambda match: _known(match.group(), functions), text)
+    text = re.sub(rf"(?<!{_OF_A_NAME})(?i:{names})(?=\s*\()", lambda match: _known(match.group(), functions), text)
     power, inside = r"\^\s*\d+|[²³]", r"\((?:[^()]|\([^()]*\))*\)"
     argument = rf"-?\s*(?!(?:{names})(?!\w))(?:\d*\.?\d*\w+|[αβγδθφω])(?:\s*(?:{power}))?"
-    text = re.sub(rf"(?<![\w])({names})\s*({power})\s*({inside})", r"\1\3\2", text)
-    text = re.sub(rf"(?<![\w])({names})\s*({power})\s*({argument})", r"\1(\3)\2", text)
-    text = re.sub(rf"(?<![\w])({names})(?:\s+|(?=-))({argument})(?!\s*\()", r"\1(\2)", text)
+    text = re.sub(rf"(?<!{_OF_A_NAME})({names})\s*({power})\s*({inside})", r"\1\3\2", text)
+    text = re.sub(rf"(?<!{_OF_A_NAME})({names})\s*({power})\s*({argument})", r"\1(\3)\2", text)
+    text = re.sub(rf"(?<!{_OF_A_NAME})({names})(?:\s+|(?=-))({argument})(?!\s*\()", r"\1(\2)", text)
     for _ in range(MOST_ROUNDS):
-        text = re.sub(rf"(?<![\w])({names})\s+((?:{names}){inside})", r"\1(\2)", text)
-    text = re.sub(rf"(?<![\w])({names})\s*([α-ωΑ-Ω])(?![\w(])", r"\1(\2)", text)
+        text = re.sub(rf"(?<!{_OF_A_NAME})({names})\s+((?:{names}){inside})", r"\1(\2)", text)
+    text = re.sub(rf"(?<!{_OF_A_NAME})({names})\s*([α-ωΑ-Ω])(?![\w(])", r"\1(\2)", text)
+    text = re.sub(rf"(?<!{_OF_A_NAME})({names})\s*(\|[^|]+\|)", r"\1(\2)", text)
     return re.sub(r"√\s*(\w+)", r"√(\1)", text)
 
 
@@ -301,10 +340,10 @@ def slips(text: str, variables: Iterable[str], functions: Collection[str]) -> tu
     listed as variables are judged."""
     sentences = []
     names = tuple(variables)
-    if re.search(r"(?<!\w)d\s*/\s*d\w(?!\w)", text):
-        sentences.append(
-            "'d/dx' is read as a quotient of variables; a derivative is computed, not typed: write the function"
-        )
+    if quotient := re.search(r"(?<!\w)d\w?\s*/\s*d\w(?!\w)", text):
+        name = quotient.group() if quotient.group()[1].isalpha() else "d/dx"
+        read = "is read as a quotient of variables; a derivative is computed, not typed: write the function"
+        sentences.append(f"'{name}' {read}")
     if number := _BASED.search(text):
         sentences.append(
             f"'{number.group()}' is read as the product of 0 and a variable: numbers are written with decimal digits"

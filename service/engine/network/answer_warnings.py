@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -19,13 +20,15 @@ from service.engine.graph.plan import Program, Workspace
 from service.engine.network.activations import Activation
 from service.engine.network.feed import Feed
 from service.engine.network.flat import Piece
-from service.engine.network.losses import Loss
+from service.engine.network.losses import SMALLEST_LOG, Loss
 from service.engine.network.model import Model
 from service.engine.network.reach import reach
 from service.engine.network.task import Task
 from service.engine.texts import Sentence, say
 from service.engine.watch import Watch
 
+LEAST_PROBABILITY = math.exp(SMALLEST_LOG)
+"""Losses take another number for the logarithm of a smaller probability."""
 # The search for the first non-finite value keeps every intermediate array: not for giants.
 EXPLAIN_BYTES = 256 * 2**20
 SLACK = 1e-3
@@ -157,8 +160,13 @@ def to_be_read(task: Task, model: Model) -> list[tuple[str, Selection[Loss]]]:
     return found
 
 
-def misread(watched: Iterable[tuple[str, Selection[Loss]]], outputs: Mapping[str, Array]) -> list[Caution]:
-    """Return cautions about outputs that are no probabilities or rates, although their loss reads them as such."""
+def misread(
+    watched: Iterable[tuple[str, Selection[Loss]]],
+    outputs: Mapping[str, Array],
+    targets: Mapping[str, Array] = MappingProxyType({}),
+) -> list[Caution]:
+    """Return cautions about outputs that are no probabilities or rates, although their loss reads them as such, and
+    about probabilities of 0 for what the `targets` say."""
     cautions = []
     for name, loss in watched:
         kind, output = loss.declaration.outputs, outputs[name]
@@ -177,7 +185,21 @@ def misread(watched: Iterable[tuple[str, Selection[Loss]]], outputs: Mapping[str
                 "total": None if total is None else f"{total:.6g}",
             }
             cautions.append(caution("no_probabilities", name, "output", **words))
+        elif name in targets and _is_cut_off(loss, output, targets[name]):
+            activation = "sigmoid" if kind == "probabilities" else "softmax"
+            cautions.append(caution("cut_off_loss", name, "loss", loss=loss.name, activation=activation))
     return cautions
+
+
+def _is_cut_off(loss: Selection[Loss], output: Array, targets: Array) -> bool:
+    """Return whether the loss has the logarithm of a probability so small that it takes another number instead."""
+    with_zero = output < LEAST_PROBABILITY
+    if loss.declaration.indices:
+        return bool(np.take_along_axis(with_zero, targets.astype(np.int64)[..., None], -1).any())
+    found = bool((with_zero & (targets > 0.0)).any())
+    if loss.declaration.outputs == "probabilities":
+        found = found or bool(((output >= 1.0) & (targets < 1.0)).any())
+    return found
 
 
 def _gives(activation: Activation, kind: str) -> bool:

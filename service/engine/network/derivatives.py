@@ -166,7 +166,7 @@ class Derivation:
                 outputs = {name: read[f"outputs/{name}"] for name in self.task.definition.output_names}
                 answer.warnings += unfit(self.task, feed)
                 answer.warnings += out_of_reach(bounded_outputs(self.task, self.model), feed.targets)
-                answer.warnings += misread(to_be_read(self.task, self.model), outputs)
+                answer.warnings += misread(to_be_read(self.task, self.model), outputs, feed.targets)
             if lost is not None:
                 answer.warnings.append(lost)
         return answer

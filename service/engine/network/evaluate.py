@@ -129,7 +129,7 @@ class Evaluation:
             if self.bounded:
                 result.warnings += out_of_reach(self.bounded, feed.targets)
             if self.watched:
-                result.warnings += misread(self.watched, result.outputs)
+                result.warnings += misread(self.watched, result.outputs, feed.targets)
             if result.finite:
                 result.warnings += self.surprises.found(workspace)
             else:

@@ -254,7 +254,7 @@ class Sharded:
             if self.main.bounded:
                 result.warnings += out_of_reach(self.main.bounded, feed.targets)
             if self.main.watched:
-                result.warnings += misread(self.main.watched, result.outputs)
+                result.warnings += misread(self.main.watched, result.outputs, feed.targets)
             if result.finite:
                 result.warnings += self.surprises(memory, batch, flat, divisors, total.gradients)
             else:

@@ -145,6 +145,41 @@ def test_latex(text, meant):
     assert value(found, values) == pytest.approx(value(expected, values), rel=1e-13)
 
 
+@every("text", ["2*x % 3", "x % 3^2", "-x % 3", "x/2 // 3", "lim x->0 sin(x)/x", r"\sum_i x_i", r"x \in \mathbb{R}"])
+def test_nothing_is_proposed_where_it_would_mean_something_else(text):
+    with pytest.raises(InvalidRequest):
+        parse(text)
+    for found in translations(text, FUNCTIONS):
+        if not found.text:
+            break  # a sentence ends the proposals
+        with pytest.raises(InvalidRequest):
+            parse(found.text)
+
+
+@every(
+    ("text", "meant"),
+    [
+        ("x^2 % 3", "mod(x^2, 3)"),
+        ("1 + x // 2", "1 + floor(x/2)"),
+        ("1 if x > 1 else 2 if x > 0 else 3", "where(x > 1, 1, where(x > 0, 2, 3))"),
+        ("x > 1 ? 1 : x > 0 ? 2 : 3", "where(x > 1, 1, where(x > 0, 2, 3))"),
+        ("x > 0 and x < 1", "(x > 0)*(x < 1)"),
+        ("0 <= x < 1", "(0 <= x)*(x < 1)"),
+        ("2sin x + ln|x|", "2*sin(x) + ln(abs(x))"),
+        ("³√x + x^½", "cbrt(x) + sqrt(x)"),
+        ("f(x) = x^2 for x > 0", "x^2"),
+        ("x^2, x in [0, 1]", "x^2"),
+        ("y' = x^2", "x^2"),
+        ("d(x^2)/dx", "x^2"),
+        ("def f(x):\n    return x**2", "x^2"),
+        ("25% of x", "x/4"),
+    ],
+)
+def test_signs_of_other_notations(text, meant):
+    for x in (0.3, 1.6):
+        assert value(parse(proposal(text), ["x"]), {"x": x}) == pytest.approx(value(parse(meant), {"x": x}), rel=1e-13)
+
+
 def test_formulas_of_the_service_are_read_back():
     """The LaTeX of an answer, typed as an expression, leads to a proposal with the same values."""
     count = 0

@@ -93,6 +93,26 @@ def test_outputs_that_are_no_probabilities_are_reported_with_any_loss(loss, outp
     assert "from_logits" in warning.message or loss == "kl_divergence"
 
 
+@every(
+    ("loss", "output", "target", "is_cut_off"),
+    [
+        ("bce", [0.0], [1.0], True), ("bce", [1.0], [0.0], True), ("bce", [1e-50], [0.5], True),
+        ("bce", [0.0], [0.0], False), ("bce", [1.0], [1.0], False), ("bce", [1e-20], [1.0], False),
+        ("cce", [0.0, 1.0], [1.0, 0.0], True), ("cce", [0.0, 1.0], [0.0, 1.0], False), ("scce", [0.0, 1.0], 0, True),
+        ("scce", [0.0, 1.0], 1, False), ("kl_divergence", [0.0, 1.0], [0.5, 0.5], True),
+    ],
+)  # fmt: skip
+def test_an_infinite_loss_that_is_cut_off_is_reported(loss, output, target, is_cut_off):
+    result = evaluate(network(layer("a", "activation", activation="linear")), [output], {}, loss, [target])
+    assert codes(result) == ([("cut_off_loss", "a", "loss")] if is_cut_off else [])
+    assert (result.loss > 49.0) == is_cut_off
+
+
+def test_a_saturated_sigmoid_keeps_its_loss():
+    result = evaluate(network(layer("a", "activation", activation="sigmoid")), [[800.0]], {}, "bce", [[0.0]])
+    assert codes(result) == [] and result.loss == 800.0
+
+
 def test_negative_rates_are_reported():
     linear = network(layer("a", "activation", activation="linear"))
     result = evaluate(linear, [[-0.5], [2.0]], {}, "poisson", [[1.0], [1.0]])
