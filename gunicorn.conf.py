@@ -9,7 +9,7 @@ import sys
 from service.config import read_or_exit
 from service.observing import metric_files
 
-# What is imported stays. To look for garbage among it, again and again, takes a sixth of a start; `pre_fork` ends this.
+# What is imported stays. To look for garbage among it, again and again, takes a tenth of a start; `pre_fork` ends this.
 gc.disable()
 
 _listening, _settings = read_or_exit()

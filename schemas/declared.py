@@ -75,7 +75,7 @@ BESIDE: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """Keys of requests that callers look for among the options of blocks of a kind."""
-NAMES = re.compile(r"[\w .:-]*")
+NAMES = re.compile(r"[\w .-]*")
 """What names of blocks are made of, also those of other libraries; formulas and programs have other characters."""
 
 

@@ -6,16 +6,13 @@ marshmallow's own Integer, Float and Boolean accept strings. JSON has types, so 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import islice
-from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
-
 import numpy as np
 import orjson
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from marshmallow import RAISE, Schema, ValidationError, fields, missing
 from marshmallow.exceptions import ValidationError as MarshmallowError
-
 from schemas.components import (
     Components,
     JSONSchema,
@@ -28,18 +25,20 @@ from schemas.components import (
 )
 from service.engine.errors import MOST_ERRORS
 from service.engine.options import (
-    LARGEST_EXACT_INTEGER,
-    LONGEST_LIST,
     Choice,
     Flag,
     Integer,
     Integers,
+    LARGEST_EXACT_INTEGER,
+    LONGEST_LIST,
     Number,
     Numbers,
     Refused,
     Value,
 )
 from service.engine.suggestions import MOST_SUGGESTIONS, Suggestion, suggest, translated
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
 
 K = TypeVar("K")
 
@@ -65,6 +64,11 @@ class Message(str):
         message = super().__new__(cls, text)
         message.allowed = tuple(allowed)
         return message
+
+
+CONSTANTS = {"pi": math.pi, "π": math.pi, "e": math.e}
+FRACTION = re.compile(r"([+-]?[0-9]{1,9})\s*/\s*([1-9][0-9]{0,8})")
+DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
 
 
 def plain(value: Any) -> Any:
@@ -102,6 +106,12 @@ def unquoted(value: Any) -> str:
     text = value.strip().lower()
     if text in ("true", "false"):
         return f"; write {text}, without quotation marks"
+    if text in CONSTANTS:
+        return f"; a name is no number: write {CONSTANTS[text]!r}"
+    if fraction := FRACTION.fullmatch(text):
+        return f"; JSON has no arithmetic: write {int(fraction.group(1)) / int(fraction.group(2))!r}"
+    if DECIMAL_COMMA.fullmatch(text):
+        return f"; write {text.replace(',', '.')}, with a point and without quotation marks"
     try:
         number = float(text)
     except ValueError:
@@ -248,17 +258,27 @@ class StrictSchema(Schema):
         note = f". {found.note.rstrip('.')}" if found.note else ""
         return f"; it belongs {where}" + (f" as {found.name!r}" if found.name != key else "") + note
 
+    def _called(self, key: str, value: Any) -> str:
+        """Return the key here that a foreign key with this value certainly stands for; "" if there is none."""
+        name = translated("key", key, self.load_fields).name
+        field = self.load_fields.get(name)
+        # An object is hardly a list or a number: a layer may be called hidden, as other libraries call 'layers'.
+        return name if not isinstance(value, Mapping) or (isinstance(field, StrictField) and field.has_keys) else ""
+
     def _within(self, value: Any, meant: str) -> str:
         """Return the keys in the value of an unknown key, as they are called here, if most of them belong here; "" if
-        they do not, or if the key was `meant` to be another one, whose value has such keys."""
-        field = self.load_fields.get(meant)
-        if not isinstance(value, Mapping) or (getattr(field, "has_keys", False) and meant not in value):
+        they do not. If the key was `meant` to be one with such a value, all must belong here, and not there."""
+        if not isinstance(value, Mapping):
             return ""
         given = list(islice(value, MOST_SUGGESTIONS))
-        here = {
-            each: each if each in self.load_fields else translated("key", each, self.load_fields).name for each in given
-        }
-        known = [each for each in given if here[each]]
+        here = {each: each for each in given if each in self.load_fields}
+        field = self.load_fields.get(meant)
+        if isinstance(field, StrictField) and field.has_keys:
+            its = isinstance(field, ObjectField) and set(given) <= set(field.schema.load_fields)
+            known = given if len(here) == len(given) > 1 and not its else []
+        else:
+            here = {each: here.get(each) or self._called(each, value[each]) for each in given}
+            known = [each for each in given if here[each]]
         if not known or 2 * len(known) < len(given):
             return ""
         return ", ".join(repr(here[each]) + (f" for {each!r}" if here[each] != each else "") for each in known)

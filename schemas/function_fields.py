@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from marshmallow import ValidationError
 from schemas.common import ONE_OF_THEM, PartSchema, Trace, about
 from schemas.components import Components, JSONSchema, list_of, schema_name
 from schemas.fields import (
+    PREVIEW,
     IntegerField,
     IntegersField,
     Message,
@@ -22,8 +24,10 @@ from schemas.fields import (
     object_schema,
     plain,
     read_each,
+    shown,
 )
 from schemas.tensor import TensorField, decode, is_typed, typed_array
+from service.engine.arrays import Array
 from service.engine.descent.runs_plan import RECORDED, Bounds, GradientNoise
 from service.engine.errors import InvalidRequest
 from service.engine.functions.expression import LONGEST_EXPRESSION, LONGEST_NAME, MOST_VARIABLES, Expression, parse
@@ -70,7 +74,9 @@ class VariablesField(StrictField):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[str, ...]:
         names = plain(value)
         if not isinstance(names, list) or not names:
-            raise self.refuse(f"a list of 1 to {MOST_VARIABLES} names", names)
+            parts = re.split(r"[\s,]+", names.strip()) if isinstance(names, str) and len(names) <= PREVIEW else []
+            instead = f"; write {shown(parts)}" if parts and all(parts) else ""
+            raise self.refuse(f"a list of 1 to {MOST_VARIABLES} names", names, instead=instead)
         if not all(isinstance(name, str) for name in names):
             raise self.refuse("a list of names", names)
         try:
@@ -116,12 +122,26 @@ def typed_schema(name: str, components: Components, *axes: int) -> JSONSchema:
     return components.refer(name, make)
 
 
+def refuse_names(field: StrictField, value: Any) -> None:
+    """Raise `ValidationError` for points that are objects, such as {"x": 1}."""
+    named = value[0] if isinstance(value, list) and value else value
+    if isinstance(named, Mapping) and not set(named) & {"dtype", "shape", "base64"}:
+        numbers = [named[name] for name in sorted(named)]
+        known = numbers and all(type(number) in (int, float) for number in numbers)
+        instead = f"; write [{shown(numbers)}], in the order of the variables" if known else ""
+        raise field.refuse("a list of lists of numbers", value, instead=instead)
+
+
 class PointsField(TensorField):
     """A tensor of points, one in each row."""
 
     def __init__(self, *, most: int, fewest: int = 1, columns: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.most, self.fewest, self.columns = most, fewest, columns
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Array:
+        refuse_names(self, value)
+        return decode(value)
 
     def json_schema(self, components: Components) -> JSONSchema:
         return points_schema(components, most=self.most, fewest=self.fewest, columns=self.columns)
@@ -169,7 +189,10 @@ class BoxField(StrictField):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[tuple[float, float], ...]:
         given = plain(value)
         if not isinstance(given, list) or not 0 < len(given) <= MOST_VARIABLES:
-            raise self.refuse("[low, high], or a list of such ranges, one for each variable", given)
+            ranges = [given[name] for name in sorted(given)] if isinstance(given, dict) else []
+            known = ranges and all(isinstance(each, list) for each in ranges)
+            instead = f"; write {shown(ranges)}, in the order of the variables" if known else ""
+            raise self.refuse("[low, high], or a list of such ranges, one for each variable", given, instead=instead)
         if not isinstance(given[0], list):
             return (self.range.deserialize(given),)
         return tuple(read_each(enumerate(given), self.range.deserialize).values())
@@ -218,6 +241,7 @@ class StartsField(StrictField):
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         if not isinstance(value, Mapping) or is_typed(value):
+            refuse_names(self, value)
             return decode(value)
         if len(value) != 1 and not set(value) - set(self.layout.load_fields):
             raise self.refuse("a list of points, or one of {'grid': …} and {'random': …}", plain(dict(value)))

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
+import numpy as np
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
-from types import MappingProxyType
-from typing import Any
-
-import numpy as np
 from marshmallow import ValidationError
-
 from schemas.components import Components, JSONSchema, any_of, by_name, list_of
 from schemas.declared import (
     article,
@@ -24,10 +20,10 @@ from schemas.declared import (
 )
 from schemas.documents import recognised
 from schemas.fields import (
-    LONG_LIST,
-    MOST_NAMES,
     FlagField,
     IntegersField,
+    LONG_LIST,
+    MOST_NAMES,
     Message,
     NameField,
     NamesField,
@@ -46,10 +42,12 @@ from schemas.rewriting import from_call, made, sizes
 from service.engine.declarations import Registry
 from service.engine.errors import MOST_ERRORS, Path
 from service.engine.network.activations import activations
-from service.engine.network.definition import INPUT, Definition, LayerDefinition
+from service.engine.network.definition import Definition, INPUT, LayerDefinition
 from service.engine.network.layered import NetworkDefinition
 from service.engine.network.layers import layers
 from service.engine.suggestions import suggest, translated
+from types import MappingProxyType
+from typing import Any
 
 LAYER = '{"type": "dense", "units": 3}'
 WITHOUT_INPUTS = "the first size is that of the inputs, which are no layer"
@@ -339,7 +337,7 @@ def _keras_schema() -> JSONSchema:
 
 
 def _of_keras(document: Any) -> NetworkDefinition:
-    """The definition of a model of Keras; what is wrong is said of the layer as the document has it."""
+    """Return the definition of a model of Keras. Errors name the layer as the document has it."""
     try:
         found = read(document)
     except Unreadable as error:
@@ -369,7 +367,7 @@ def _texts(messages: Any, option: str = "") -> Iterator[str]:
 
 
 def _at_places(faults: Iterable[tuple[Path, str]]) -> ValidationError:
-    """An error with each text at its place."""
+    """Return an error with each text at its place."""
     whole: dict[Any, Any] = {}
     for path, text in faults:
         here = whole

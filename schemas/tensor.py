@@ -287,8 +287,8 @@ def decode(value: Any) -> Array:
     if isinstance(value, Mapping):
         return _from_typed(value)
     instead = ""
-    if isinstance(value, str):
-        listed = value.lstrip().startswith("[")
+    if isinstance(value, TEXT):
+        listed = str(value[:PREVIEW]).lstrip().startswith("[")  # a view is base64, which has no brackets
         instead = "; send the list itself, without quotation marks" if listed else "; texts and files are not read"
     raise ValidationError(Message(f"{TAKES_TENSOR}, got {shown(value)}{instead}"))
 

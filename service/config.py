@@ -34,7 +34,7 @@ KUBERNETES = re.compile(
 DIGEST = re.compile(r"((?P<name>[A-Za-z0-9._-]{1,64})=)?sha256:(?P<digest>.*)")
 """A key that is given by its digest; it may have a name. A plain key has none, for it may contain = itself."""
 DATABASE = re.compile(r"postgresql(\+psycopg)?://|sqlite:///.")
-"""How addresses of databases begin that the store knows."""
+"""The beginnings of addresses of databases that the store knows."""
 SCHEDULER = re.compile(r"(tcp|tls)://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[1-9][0-9]{0,4}")
 """Addresses of Dask schedulers."""
 LARGEST_STORED = 512 * MEBI

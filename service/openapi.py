@@ -9,21 +9,16 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Mapping
-from tempfile import TemporaryDirectory
-from threading import Event
-from typing import Any
-
 import orjson
 import yaml
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
-
+from collections.abc import Mapping
 from schemas.components import Components, schema_name, sentence_of
 from schemas.fields import StrictField
 from schemas.system import ProblemSchema
 from service import __version__, wire
-from service.api.endpoint import TAGS, Endpoint, in_order
+from service.api.endpoint import Endpoint, TAGS, in_order
 from service.api.examples import Example, misspelt
 from service.api.networks_examples import NETWORKS
 from service.api.runs_examples import RUNS
@@ -33,6 +28,9 @@ from service.config import Settings
 from service.engine.texts import LANGUAGES
 from service.problems import KINDS, MEDIA_TYPE, Problem
 from service.runner.execution import Execution
+from tempfile import TemporaryDirectory
+from threading import Event
+from typing import Any
 
 DESCRIPTION = """Exact gradients of neural networks, explained.
 
@@ -258,7 +256,7 @@ def _describe_operation(
 
 
 def _file(operation: Endpoint, media_type: str) -> dict[str, Any]:
-    """A body that is a file, or a form of several."""
+    """Describe a body that is a file, or a form of several."""
     if media_type != wire.MULTIPART:
         return {"schema": {"type": "string", "format": "binary"}}
     assert operation.takes is not None

@@ -45,7 +45,7 @@ MAKES_ROOM: Mapping[str, str] = {
     "runs": "DELETE /v1/runs/{id} makes room.",
     "unfinished_runs": "Wait for one to end, or POST /v1/runs/{id}/cancel.",
 }
-"""How to get below a limit of the store."""
+"""The way to get below a limit of the store."""
 FRAGMENT = "!$&'()*+,;=:@~"
 """Characters that a URI fragment may contain beside letters, digits and - . _ (RFC 3986), which `quote` knows."""
 
@@ -316,7 +316,7 @@ def from_engine(error: EngineError, seconds: float, backlog: float) -> Problem:
 
 
 def from_store(error: StoreError) -> Problem:
-    """A problem of what the store did not do."""
+    """Return the problem of what the store did not do."""
     if isinstance(error, QuotaExceeded):
         name = error.name.replace("_", " ")
         makes_room = MAKES_ROOM.get(error.name, "DELETE /v1/networks/{id} and /v1/runs/{id} make room.")

@@ -22,6 +22,7 @@ import hypothesis
 import pytest
 from flask import Flask
 from flask.testing import EnvironBuilder, FlaskClient
+from hypothesis.internal.conjecture import providers
 from werkzeug.test import TestResponse, run_wsgi_app
 from werkzeug.wrappers import Request
 
@@ -33,6 +34,9 @@ from tests.support import LOOPBACK, ROOT, Server, openapi_document
 
 hypothesis.settings.register_profile("nabla", deadline=None, derandomize=True, max_examples=40, database=None)
 hypothesis.settings.load_profile("nabla")
+# Hypothesis reads all modules that are loaded and draws their constants too. That takes each process up to two seconds,
+# and a test would try other cases alone than together with others.
+providers._get_local_constants = lambda: providers._local_constants
 
 # What tests store goes into a folder of its own, that of servers which they start too.
 _data = tempfile.TemporaryDirectory(prefix="nabla-tests-")
@@ -224,6 +228,15 @@ def server(start_server: ServerFactory) -> Iterator[Server]:
     """Yield a server of two workers for the whole session, with small limits."""
     limits = {"NABLA_MAX_BODY_BYTES": str(4 * 2**20), "NABLA_MAX_BODY_SECONDS": "1", "NABLA_MAX_SECONDS": "20"}
     with start_server(**limits) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def open_server(start_server: ServerFactory) -> Iterator[Server]:
+    """Yield a server of one worker that other machines reach, one origin may call, and that gives requests no time."""
+    with start_server(
+        HOST="0.0.0.0", WEB_CONCURRENCY="1", NABLA_CORS_ORIGINS="https://pages.example", NABLA_MAX_SECONDS="0"
+    ) as running:
         yield running
 
 

@@ -1,5 +1,6 @@
 """Helpers of the tests of HTTP: strict readers of answers, and a client of raw sockets."""
 
+import collections
 import copy
 import functools
 import inspect
@@ -162,6 +163,38 @@ def replaced(document: Any, path: tuple[Any, ...], value: Any) -> Any:
     return document
 
 
+def places_in_turn(
+    requests: Mapping[str, tuple[str, Any]], values: Sequence[Any], few: int = 3
+) -> dict[str, list[tuple[tuple[Any, ...], set[int]]]]:
+    """Return for each request, a path with a body, its places with the numbers of the `values` to try there.
+
+    They are all of them at the first place of a kind, and the next `few` in turn at each other one.
+    """
+    met: collections.Counter[tuple[Any, ...]] = collections.Counter()
+    found: dict[str, list[tuple[tuple[Any, ...], set[int]]]] = {}
+    for name, (path, body) in requests.items():
+        found[name] = []
+        for place in pointers(body):
+            kind = _kind_of(path, body, place)
+            turn = [(few * met[kind] + each) % len(values) for each in range(few)]
+            found[name].append((place, {*turn} if met[kind] else {*range(len(values))}))
+            met[kind] += 1
+    return found
+
+
+def _kind_of(path: str, body: Any, place: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return what decides how the value at a place is read: the endpoint, the keys above, and the blocks that have
+    them. All parameters are read alike."""
+    kind: list[Any] = [path]
+    value = body
+    for key in place:
+        if isinstance(value, dict) and "type" in value:
+            kind.append(str(value["type"]))
+        value = value[key]
+        kind.append("*" if isinstance(key, int) or "parameters" in kind else key)
+    return (*kind, type(value))
+
+
 def assert_problem(response: Any, kind: str, request: Any = None) -> dict[str, Any]:
     """Assert that an answer is a problem document of this kind in the one shape of all; return the document."""
     body = response.get_data()
@@ -299,18 +332,18 @@ def head(path: str, length: int | str | None, **headers: str) -> bytes:
 
 def read_answer(connection: socket.socket) -> Answer:
     """Read one answer; without Content-Length, read to the end of the connection."""
-    content = b""
+    content = bytearray()
     while b"\r\n\r\n" not in content:
         part = connection.recv(65536)
-        assert part, f"the connection was closed after {content!r}"
+        assert part, f"the connection was closed after {bytes(content)!r}"
         content += part
     first, _, body = content.partition(b"\r\n\r\n")
     start, *lines = first.decode("latin-1").split("\r\n")
     headers = dict(line.split(": ", 1) for line in lines)
     length = headers.get("Content-Length")
     while length is None or len(body) < int(length):
-        part = connection.recv(65536)
+        part = connection.recv(1 << 20)
         if not part:
             break
         body += part
-    return Answer(int(start.split()[1]), headers, body)
+    return Answer(int(start.split()[1]), headers, bytes(body))

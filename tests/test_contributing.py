@@ -466,13 +466,6 @@ def test_flask_finds_the_application(capsys):
     assert "/v1/gradients" in capsys.readouterr().out
 
 
-def test_pytest_finds_the_test():
-    command = [sys.executable, "-m", "pytest", *words_of(r"pytest (\S+ -k \S+) -x --pdb"), "--co"]
-    finished = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert finished.returncode == 0, finished.stderr
-    assert "::test_" in finished.stdout
-
-
 # --- the generic tests take them up ---------------------------------------------------------------
 
 ADDED = {
@@ -489,7 +482,7 @@ MISTAKES = {
     "an optimizer": ("(1.0 - beta) * (", "beta * ("),
 }
 """Three have a wrong slope, the optimizer's mean forgets too much."""
-GENERIC = """
+TESTS = """
 import contextlib, json, sys
 import pytest
 from service.engine import options
@@ -498,7 +491,7 @@ from service.engine.graph.operations import log1p, with_slope
 from service.engine.network import activations, losses, regularizers
 from service.engine.network.layers import core
 from tests.engine.descent.references import REFERENCES
-snippets, tests = json.load(sys.stdin)
+snippets, (schema, *written), *commands = json.load(sys.stdin)
 modules = {"an activation": activations, "a loss": losses, "a layer": core, "an optimizer": signed}
 modules |= {"a kind of option": options}
 for thing, snippet in snippets:
@@ -509,18 +502,35 @@ window = options.OddInteger(name="window", default=3, minimum=1, description="A 
 regularizers.regularizers.declare(
     "with_OddInteger", en="A test.", zh="测试。", latex=r"k \\sum w^2", options=(window,)
 )(lambda w, window: regularizers.ridge(w, float(window)))
-"""
-RUNNING = """
+# The schemas know what was declared before they are imported.
+from schemas import functions as schemas
+from service.api import functions as views
+exec(schema, vars(schemas))
+for view in written:
+    exec(view, vars(views) | vars(schemas))
+from service import openapi
+from tests import support
+document = json.loads(json.dumps(openapi.describe()))
+support.openapi_document = lambda: document
+
 class Outcomes:
+    def __init__(self):
+        self.tests, self.reports = [], []
+    def pytest_collection_finish(self, session):
+        self.tests = [item.nodeid for item in session.items]
     def pytest_runtest_logreport(self, report):
         if report.when == "call" or report.outcome != "passed":
-            found.append((report.nodeid, report.outcome, str(report.longrepr)))
+            self.reports.append((report.nodeid, report.outcome, str(report.longrepr)))
 found = []
 with contextlib.redirect_stdout(sys.stderr):
-    pytest.main([*tests, "-p", "no:cacheprovider", "--tb=line"], plugins=[Outcomes()])
+    for command in commands:
+        outcomes = Outcomes()
+        pytest.main([*command, "-p", "no:cacheprovider", "--tb=line"], plugins=[outcomes])
+        found.append(vars(outcomes))
 print(json.dumps(found))
 """
 GENERIC_TESTS = (
+    "engine/network/test_activation_formulas.py",
     "engine/network/test_activations.py",
     "engine/network/test_digits.py",
     "engine/network/test_losses.py",
@@ -533,17 +543,42 @@ GENERIC_TESTS = (
     "api/test_bounds_of_options.py",
     "api/test_catalogue.py",
 )
+DOCUMENT = "tests/api/test_openapi.py"
 
 
-def test_the_generic_tests_take_up_what_is_added_and_find_mistakes_in_it():
-    """In one process: what is added as it stands, and once more with a mistake, under another name."""
+@pytest.fixture(scope="module")
+def tested():
+    """Run the tests of all that is added, as it stands and once more with a mistake under another name.
+
+    In one process, because it takes two seconds to import the service and the tests. Return the reports on all tests,
+    and the names of the tests that the document's command for the debugger finds.
+    """
     snippets = [(thing, SNIPPETS[thing]) for thing in ADDED]
     for thing, change in MISTAKES.items():
         assert change[0] in SNIPPETS[thing]
         changed = SNIPPETS[thing].replace(*change)
         snippets.append((thing, re.sub(rf'(?<=[" ]){ADDED[thing]}(?=["(])', f"spoilt_{ADDED[thing]}", changed)))
-    tests = [f"tests/{test}" for test in GENERIC_TESTS]
-    every = run(GENERIC + RUNNING, json.dumps([snippets, [*tests, "-k", " or ".join(ADDED.values())]]))
+    schema, view = schema_and_view()
+    right, wrong = '{"slopes": slopes, ', '{"slope": slopes, '
+    assert right in view
+    spoilt = (
+        view.replace(right, wrong).replace("function_slopes", "spoilt_function_slopes").replace("/slopes", "/spoilt")
+    )
+    names = " or ".join([*ADDED.values(), "function_slopes"])
+    tests = [*(f"tests/{test}" for test in GENERIC_TESTS), DOCUMENT, "-k", names]
+    debugged = [*words_of(r"pytest (\S+ -k \S+) -x --pdb"), "--co"]
+    ran, collected = run(TESTS, json.dumps([snippets, [schema, view, spoilt], tests, debugged]))
+    return ran["reports"], collected["tests"]
+
+
+def test_pytest_finds_the_test(tested):
+    _, found = tested
+    assert found
+    assert all("::test_" in test for test in found)
+
+
+def test_the_generic_tests_take_up_what_is_added_and_find_mistakes_in_it(tested):
+    every = [report for report in tested[0] if not report[0].startswith(DOCUMENT)]
     spoilt = {test for test, outcome, _ in every if outcome == "failed" and "spoilt_" in test}
     found = [(test, outcome, message) for test, outcome, message in every if "spoilt_" not in test]
     assert [(test, message) for test, outcome, message in found if outcome == "failed"] == []
@@ -556,37 +591,14 @@ def test_the_generic_tests_take_up_what_is_added_and_find_mistakes_in_it():
         assert any(f"spoilt_{ADDED[thing]}" in test for test in spoilt)
 
 
-DOCUMENT = """
-import contextlib, json, sys
-import pytest
-from schemas import functions as schemas
-from service.api import functions as views
-(schema, *written), tests = json.load(sys.stdin)
-exec(schema, vars(schemas))
-for view in written:
-    exec(view, vars(views) | vars(schemas))
-from service import openapi
-from tests import support
-document = json.loads(json.dumps(openapi.describe()))
-support.openapi_document = lambda: document
-"""
-
-
-def test_the_tests_of_the_document_take_up_an_endpoint_and_find_a_mistake_in_it():
-    """The endpoint as it stands, and once more with a response that has another key than its schema."""
-    schema, view = schema_and_view()
-    right, wrong = '{"slopes": slopes, ', '{"slope": slopes, '
-    assert right in view
-    spoilt = (
-        view.replace(right, wrong).replace("function_slopes", "spoilt_function_slopes").replace("/slopes", "/spoilt")
-    )
-    tests = ["tests/api/test_openapi.py", "-k", "function_slopes"]
-    every = run(DOCUMENT + RUNNING, json.dumps([[schema, view, spoilt], tests]))
+def test_the_tests_of_the_document_take_up_an_endpoint_and_find_a_mistake_in_it(tested):
+    """The mistake is a response that has another key than its schema."""
+    every = [report for report in tested[0] if report[0].startswith(DOCUMENT)]
     found = [(test, outcome, message) for test, outcome, message in every if "spoilt" not in test]
     assert [(test, message) for test, outcome, message in found if outcome != "passed"] == []
     for test in ("every_operation_says", "examples_give_the_answers", "problems_that_stand"):
         assert any(test in name for name, *_ in found)
     assert {name.split("[")[0] for name, outcome, _ in every if outcome == "failed"} == {
-        "tests/api/test_openapi.py::test_examples_are_as_their_schemas_say",
-        "tests/api/test_openapi.py::test_examples_give_the_answers_that_stand_beside_them",
+        f"{DOCUMENT}::test_examples_are_as_their_schemas_say",
+        f"{DOCUMENT}::test_examples_give_the_answers_that_stand_beside_them",
     }

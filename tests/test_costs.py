@@ -1,6 +1,5 @@
 """Costs: estimates of the engine, and what was learned about them."""
 
-import gc
 from typing import Any
 
 import pytest
@@ -9,7 +8,7 @@ from flask.testing import FlaskClient
 from schemas.evaluation import GradientsRequest
 from service.api.network_request import task_and_feed
 from service.capacity.costs import NODE_SECONDS, Costs
-from service.engine.graph.ir import Graph
+from service.engine.graph.ir import Graph, sealing
 from service.engine.graph.operations import exp
 from service.engine.graph.plan import Program
 from service.engine.limits import Limits
@@ -19,8 +18,8 @@ from tests.support import network, xor
 
 
 def program() -> Program:
-    graph = Graph("float64")
-    return Program({"y": exp(graph.input("x", (3,)))})
+    with sealing():
+        return Program({"y": exp(Graph("float64").input("x", (3,)))})
 
 
 def test_a_program_that_costs_more_than_estimated_is_estimated_higher() -> None:
@@ -39,7 +38,6 @@ def test_what_was_learned_goes_with_the_program() -> None:
     costs.learn(known, "/", 0.1, 0.4)
     assert len(costs._factors) == 1
     del known
-    gc.collect()
     assert len(costs._factors) == 0
 
 

@@ -43,16 +43,15 @@ INTERPRETED = ("/v1/graph", "/v1/gradients/explain")
 """They compile graphs and look at every value; they compile no programs."""
 
 
-@pytest.fixture(scope="module")
-def frozen() -> None:
-    """Freeze all present objects, so that collections are quick."""
+def freeze() -> None:
+    """Freeze all present objects, so that collections only examine those that a test makes."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture
-def no_collector(frozen: None) -> Iterator[None]:
-    gc.collect()
+def no_collector() -> Iterator[None]:
+    freeze()
     gc.disable()
     try:
         yield
@@ -202,7 +201,8 @@ def unreachable(act: Callable[[], object]) -> Counter[str]:
 
 
 @pytest.fixture(scope="module")
-def served(frozen: None) -> FlaskClient:
+def served() -> FlaskClient:
+    freeze()
     return create_app(Settings(log_requests=False)).test_client()
 
 

@@ -48,16 +48,17 @@ def differing(claimed: Tree, right: Tree, share: float = SAME["float64"]) -> fro
 
     `share` is relative to the largest number of the right gradient.
     """
+    return frozenset(_differing(claimed, right, share))
+
+
+def _differing(claimed: Tree, right: Tree, share: float) -> Iterator[str]:
     mine, exact = flat(claimed), flat(right)
-    largest = max((float(np.abs(array).max()) for array in exact.values()), default=0.0)
-
-    def differs(name: str) -> bool:
-        a, b = mine[name], exact[name]
-        if a.shape != b.shape:
-            return True
-        return bool(np.abs(a - b).max() > share * np.abs(b).max() + 8.0 * np.finfo(b.dtype).eps * largest)
-
-    return frozenset(name for name in exact if differs(name))
+    sizes = {name: float(np.abs(array).max()) for name, array in exact.items()}
+    largest = max(sizes.values(), default=0.0)
+    for name, b in exact.items():
+        a = mine[name]
+        if a.shape != b.shape or np.abs(a - b).max() > share * sizes[name] + 8.0 * np.finfo(b.dtype).eps * largest:
+            yield name
 
 
 def first_wrong(network: Network, wrong: frozenset[str]) -> frozenset[str]:
@@ -80,7 +81,7 @@ def candidates(network: Network) -> list[Slip]:
     """Return every mistake that the network's backward pass can make, in one layer or in all that can make it."""
     slips = Slips()
     network.gradients(slips)
-    found = list(slips.asked)
+    found = slips.asked
     places: dict[str, int] = {}
     for slip in found:
         places[slip.mistake] = places.get(slip.mistake, 0) + 1
@@ -92,14 +93,18 @@ def _erring(network: Network, *slips: Slip) -> Tree:
         return network.gradients(Slips(frozenset(slips)))
 
 
-def _claims(network: Network, kind: str, dtype: str, choices: Sequence[tuple[Slip, ...]]) -> Iterator[Claim]:
+def _trees(network: Network, choices: Sequence[tuple[Slip, ...]]) -> list[tuple[tuple[Slip, ...], Tree]]:
+    """Return the gradients with each set of mistakes, where they are finite."""
+    trees = [(choice, _erring(network, *choice)) for choice in choices]
+    return [(choice, tree) for choice, tree in trees if all(np.isfinite(a).all() for a in flat(tree).values())]
+
+
+def _claims(network: Network, kind: str, dtype: str, trees: Sequence[tuple[tuple[Slip, ...], Tree]]) -> Iterator[Claim]:
     """Yield a claim for each set of mistakes that changes the gradients; sets with equal results share a claim.
 
-    `choices` are the sets of mistakes to try. The network is left in `dtype`.
+    `trees` are the sets of mistakes to try, with the gradients in float64. The network is left in `dtype`.
     """
     right = network.gradients()
-    trees = [(choice, _erring(network, *choice)) for choice in choices]
-    trees = [(choice, tree) for choice, tree in trees if all(np.isfinite(a).all() for a in flat(tree).values())]
     share = SAME[dtype]
     wrong = {choice: differing(tree, right, share) for choice, tree in trees}
     groups: list[list[tuple[tuple[Slip, ...], Tree]]] = []
@@ -107,7 +112,7 @@ def _claims(network: Network, kind: str, dtype: str, choices: Sequence[tuple[Sli
         if not wrong[choice]:
             continue
         for group in groups:
-            if wrong[group[0][0]] == wrong[choice] and not differing(tree, group[0][1], share):
+            if wrong[group[0][0]] == wrong[choice] and not any(_differing(tree, group[0][1], share)):
                 group.append((choice, tree))
                 break
         else:
@@ -120,17 +125,21 @@ def _claims(network: Network, kind: str, dtype: str, choices: Sequence[tuple[Sli
         first = first_wrong(network, wrong[made]) | first_wrong(network, wrong[made] | unclear)
         beyond = all(any(slip.mistake in BEYOND for slip in each) for each in (made, *others))
         row = f"{kind}{', beyond the list' if beyond else ''}"
-        yield Claim(row, network, dtype, _erring(network, *made), made, others, wrong[made], unclear, first)
+        claimed = tree if dtype == "float64" else _erring(network, *made)
+        yield Claim(row, network, dtype, claimed, made, others, wrong[made], unclear, first)
 
 
 def singles(prepare: Prepare, names: Sequence[str] = tuple(MAKERS), seed: int = 1986) -> Iterator[Claim]:
     """Yield a claim for each single mistake that changes gradients, in each network; `prepare` sets dropout masks."""
-    for name, dtype in itertools.product(names, ("float64", "float32")):
-        network = make(name, seed)
-        network.cast("float32")
-        network.cast("float64")
-        prepare(network)
-        yield from _claims(network, f"single, {dtype}", dtype, [(slip,) for slip in candidates(network)])
+    for name in names:
+        trees: list[tuple[tuple[Slip, ...], Tree]] = []
+        for dtype in ("float64", "float32"):
+            network = make(name, seed)
+            network.cast("float32")
+            network.cast("float64")
+            prepare(network)
+            trees = trees or _trees(network, [(slip,) for slip in candidates(network)])
+            yield from _claims(network, f"single, {dtype}", dtype, trees)
 
 
 def pairs(prepare: Prepare, names: Sequence[str], count: int, seed: int = 7) -> Iterator[Claim]:
@@ -142,7 +151,7 @@ def pairs(prepare: Prepare, names: Sequence[str], count: int, seed: int = 7) -> 
         alone = [(slip,) for slip in candidates(network) if slip.mistake not in BEYOND]
         drawn = [generator.permutation(len(alone))[:2] for _ in range(count)]
         two = [(*alone[a], *alone[b]) for a, b in drawn if alone[a][0].mistake != alone[b][0].mistake]
-        for claim in _claims(network, "pair", "float64", [*alone, *two]):
+        for claim in _claims(network, "pair", "float64", _trees(network, [*alone, *two])):
             if len(claim.made) == 2:
                 yield claim
 

@@ -22,14 +22,20 @@ class Slip:
 
 @dataclass
 class Slips:
-    """The mistakes that are switched on (`made`), and all that a backward pass could have made (`asked`)."""
+    """The mistakes that are switched on, and all that a backward pass could have made (`asked`)."""
 
     made: frozenset[Slip] = frozenset()
-    asked: dict[Slip, None] = field(default_factory=dict)
+    _asked: dict[tuple[str, str], None] = field(default_factory=dict)
+
+    @property
+    def asked(self) -> list[Slip]:
+        return [Slip(mistake, layer) for layer, mistake in self._asked]
 
     def at(self, layer: str) -> Wrong:
+        here = {slip.mistake for slip in self.made if slip.layer in (layer, None)}
+
         def wrong(mistake: str) -> bool:
-            self.asked[Slip(mistake, layer)] = None
-            return Slip(mistake, layer) in self.made or Slip(mistake) in self.made
+            self._asked[layer, mistake] = None
+            return mistake in here
 
         return wrong

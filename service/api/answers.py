@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -30,6 +31,11 @@ def unnamed(arrays: Mapping[str, Any], names: tuple[str, ...]) -> Any:
 def number(loss: Array | None) -> Any:
     """Return a scalar loss as a Python number, which is never base64; a vector of losses stays an array."""
     return loss if loss is None or loss.ndim else loss.item()
+
+
+def or_null(value: float | None) -> float | None:
+    """Return a number as JSON takes it: None unless it is finite."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def listed(warnings: Iterable[Caution], language: str = LANGUAGES[0]) -> list[dict[str, str]]:

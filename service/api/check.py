@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from functools import reduce
 from typing import Any, cast
@@ -11,7 +10,7 @@ from flask import Blueprint
 
 from schemas.check import CheckRequest, CheckResponse, LoadedCheck
 from schemas.evaluation import LoadedNetwork
-from service.api.answers import listed
+from service.api.answers import listed, or_null
 from service.api.context import Context
 from service.api.endpoint import post
 from service.api.examples import GRADIENTS, Example
@@ -87,7 +86,7 @@ def _answer(checked: Checked, dtype: str, warnings: list[Caution], language: str
         "verdict": report.verdict,
         "text": tell(of_report(report)),
         "dtype": dtype,
-        "value": _or_null(report.value),
+        "value": or_null(report.value),
         "checks": [_tensor(tensor, tell) for tensor in report.tensors],
         "missing": checked.missing,
     }
@@ -95,7 +94,7 @@ def _answer(checked: Checked, dtype: str, warnings: list[Caution], language: str
         answer["curve"] = _curve(report.curve, tell)
     answer["taylor"] = [
         {
-            "slope": _or_null(taylor.slope),
+            "slope": or_null(taylor.slope),
             "order": taylor.order,
             "text": tell(of_taylor(taylor)),
             "remainders": [_finite(row._asdict()) for row in taylor.rows],
@@ -122,14 +121,14 @@ def _tensor(tensor: TensorCheck, tell: Tell) -> dict[str, Any]:
     if tensor.ratio is not None:
         entry["ratio"] = tensor.ratio
     if tensor.sides is not None:
-        entry["sides"] = list(map(_or_null, tensor.sides))
+        entry["sides"] = list(map(or_null, tensor.sides))
     if tensor.curve is not None:
         entry["curve"] = _curve(tensor.curve, tell)
     return entry
 
 
 def _curve(curve: DifferenceCurve, tell: Tell) -> dict[str, Any]:
-    entry: dict[str, Any] = {"slope": _or_null(curve.slope), "text": _text_of(of_curve(curve), tell)}
+    entry: dict[str, Any] = {"slope": or_null(curve.slope), "text": _text_of(of_curve(curve), tell)}
     if curve.best is not None:
         entry["best"] = _finite(curve.best._asdict())
     found = {"truncation": curve.truncation, "rounding": curve.rounding, "kink": curve.kink}
@@ -138,11 +137,7 @@ def _curve(curve: DifferenceCurve, tell: Tell) -> dict[str, Any]:
 
 
 def _finite(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _or_null(value) if isinstance(value, float) else value for key, value in entry.items()}
-
-
-def _or_null(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    return {key: or_null(value) if isinstance(value, float) else value for key, value in entry.items()}
 
 
 def _text_of(sentences: list[Sentence], tell: Tell) -> str:

@@ -1,8 +1,12 @@
-"""The context that a view gets beside its request: the running service, and its memory, slot and choices."""
+"""The context that a view gets beside its request: the running service, and its memory, slot and choices.
+
+A run, and a part of a computation, have such a context too, without a client.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -10,7 +14,7 @@ from flask import current_app
 
 from schemas.requests import recipes
 from service import wire
-from service.capacity.admission import Admission, Ticket
+from service.capacity.admission import Admission, FreeTicket, Ticket
 from service.capacity.collector import Collector
 from service.capacity.costs import CALL_SECONDS, NODE_SECONDS, NUMBER_SECONDS, OPERATION_SECONDS, Costs
 from service.capacity.memory import Account, Reservation
@@ -165,6 +169,33 @@ class Context:
         """End the timer's compile stage, and note the memory of the compiled programs for Server-Timing."""
         self.timer.mark("compile")
         self.timer.memory = nbytes
+
+
+def free_ticket(running: Runtime, must_stop: Callable[[], bool] | None) -> FreeTicket:
+    """Return the ticket of a computation without a request. Its `look` raises `Abandoned` once `must_stop` returns
+    True."""
+    ticket = FreeTicket(running.admission, "", time.monotonic())
+    ticket.left = must_stop
+    return ticket
+
+
+def free_context(
+    running: Runtime,
+    memory: Reservation,
+    nbytes: int,
+    ticket: FreeTicket,
+    kind: str,
+    limits: Limits,
+    *,
+    base64: bool = False,
+    language: str = LANGUAGES[0],
+) -> Context:
+    """Return the context of a computation without a request: it has no client, no deadline and no slot.
+
+    `kind` stands in the place of a path: costs are learned by it.
+    """
+    environ = {"PATH_INFO": kind, "REQUEST_METHOD": "RUN", "nabla.request_id": ""}
+    return Context(running, Timer(), memory, nbytes, ticket, environ, "ndjson", base64, language, own_limits=limits)
 
 
 def runtime() -> Runtime:

@@ -13,9 +13,9 @@ from schemas.diagnose import DiagnoseRequest, LoadedDiagnose, LoadedSweep, Trace
 from schemas.diagnose_answers import DiagnoseResponse, DiagnoseStepSchema, DiagnoseSummary
 from schemas.evaluation import LoadedNetwork
 from schemas.training import LoadedTraining
-from service.api.answers import NUMBER_BYTES
+from service.api.answers import NUMBER_BYTES, or_null
 from service.api.context import Context
-from service.api.diagnose_answers import curve_of, findings_of, health_of, or_null, row_entry, run_entry
+from service.api.diagnose_answers import curve_of, findings_of, health_of, row_entry, run_entry
 from service.api.endpoint import post
 from service.api.examples import Example
 from service.api.insight_examples import DIAGNOSE
@@ -109,6 +109,10 @@ class _Work:
     def listed_findings(self) -> list[dict[str, Any]]:
         """Return all findings as the response lists them, in its language."""
         return findings_of(self.found, self.context.language, self.networks)
+
+    @property
+    def elsewhere(self) -> bool:
+        return False
 
     @property
     def finished(self) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from service.api.answers import or_null
 from service.engine.declarations import Selection
 from service.engine.findings import Found
 from service.engine.insight.health.measures import Health, LayerHealth
@@ -127,7 +127,3 @@ def curve_of(record: Record) -> dict[str, Any]:
         "loss": [or_null(float(record.losses[place])) for place in places],
         "gradient_norm": [or_null(float(record.norms[place])) for place in places],
     }
-
-
-def or_null(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None

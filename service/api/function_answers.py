@@ -83,9 +83,10 @@ def missed_by(function: Function, found: StationarySearch, low: Array, high: Arr
     elif not found.complete:
         message = f"there are more stationary points than the {len(found.points):,} listed; search a smaller box"
         cautions.append(Caution("more_points", message))
-    if found.unseen > MOST_UNSEEN:
+    if found.unseen > MOST_UNSEEN or found.missing >= 1.0:
+        share = min(100.0 * found.unseen, 99.0)
         message = (
-            f"{100.0 * found.unseen:.2g} % of the starts that ended in the box did so at a place where "
+            f"{share:.2g} % of the starts that ended in the box did so at a place where "
             "no other did: about that is the chance that one more finds a new place; more starts find more"
         )
         cautions.append(Caution("few_starts", message))
@@ -128,8 +129,10 @@ def lost_at(problems: Mapping[int, Sequence[PointProblem]], lost: Array, key: st
     if not len(places):
         return []
     first = int(places[0])
-    # A point with a value and a slope by convention is not the cause.
-    found = [problem for problem in problems.get(first, ()) if problem.kind not in ("kink", "jump")]
+    # A point with a value and a slope by convention is not the cause, if there is another; else the last one says what
+    # the slopes beside it are.
+    known = problems.get(first, ())
+    found = [problem for problem in known if problem.kind not in ("kink", "jump")] or known[-1:]
     why = f": {found[0].text}" if found else ""
     message = (
         f"at {len(places):,} of the points something is not finite, and null in lists; first at point {first}{why}"

@@ -109,7 +109,7 @@ def task_and_feed(request: LoadedNetwork, limits: Limits, include: frozenset[str
 
 
 def with_defaults(definition: Definition, given: Tree | None) -> Tree | None:
-    """The parameters of a request, and those that came with the definition in place of what it leaves out."""
+    """Return the parameters of a request, with those of the definition in place of what it leaves out."""
     own = definition.parameters
     if own is None:
         return given
@@ -119,7 +119,7 @@ def with_defaults(definition: Definition, given: Tree | None) -> Tree | None:
 
 
 def _known(definition: Definition, inputs: Mapping[str, Array], faults: list[Fault]) -> KnownValues:
-    """The numbers of those inputs whose values decide what is computed."""
+    """Return the numbers of those inputs whose values decide what is computed."""
     if not definition.known_inputs:
         return ()
     found = []

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
-
 import numpy as np
 import orjson
+from collections import Counter
+from collections.abc import Callable, Mapping
 from flask import Blueprint, Response, request
 from marshmallow import ValidationError
-
 from schemas.networks import (
     JSON,
     LoadedNewNetwork,
     NetworkFile,
+    StoreNetworkRequest,
     StoredNetworkListSchema,
     StoredNetworkSchema,
     StoredNetworkWithDefinitionSchema,
     StoredParametersResponse,
-    StoreNetworkRequest,
 )
 from schemas.parameter_files import LAYOUTS, StateDict, tree_of
 from schemas.stored import ID
@@ -28,17 +25,18 @@ from service import wire
 from service.api.answer_files import as_file
 from service.api.context import Context
 from service.api.endpoint import OF_FILES, describe, post
-from service.api.examples import XOR_NETWORK, XOR_PARAMETERS, Example
+from service.api.examples import Example, XOR_NETWORK, XOR_PARAMETERS
 from service.api.layouts import layout_named
 from service.api.networks_examples import NETWORKS
 from service.api.queries import (
-    PAGE_PARAMETERS,
     Asking,
+    PAGE_PARAMETERS,
     as_json,
     asking,
     bad_query,
     cursor_of,
     limit_of,
+    no_such,
     page_of,
     query,
     time_text,
@@ -52,6 +50,7 @@ from service.multipart import parts_of
 from service.problems import Problem, from_validation
 from service.store.content import Content, Tree, packed
 from service.store.store import Store
+from typing import Any, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from service.store.networks import Entry
@@ -374,8 +373,7 @@ def _find(asked: Asking, name: str) -> Entry:
 
 def _unknown(name: str) -> Problem:
     """Return the problem 404 for an id that the caller does not have."""
-    shown = name if len(name) <= 60 else name[:60] + "…"
-    return Problem("not-found", f"No network with the id {shown!r} is stored here; GET /v1/networks lists yours.")
+    return no_such("network", name, "is stored here; GET /v1/networks lists yours")
 
 
 def _line(entry: Entry) -> dict[str, Any]:

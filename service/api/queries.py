@@ -99,6 +99,12 @@ def bad_header(name: str, detail: str) -> Problem:
     return Problem("invalid", f"The header {name} is not valid: {detail}.", [error])
 
 
+def no_such(thing: str, name: str, rest: str) -> Problem:
+    """Return the problem 404 for an id that the caller does not have. `rest` ends the sentence."""
+    shown = name if len(name) <= 60 else name[:60] + "…"
+    return Problem("not-found", f"No {thing} with the id {shown!r} {rest}.")
+
+
 def integer_of(text: str, most: int, least: int = 0) -> int | None:
     """Return the integer that a text of digits holds; None if it holds none from `least` to `most`."""
     if not (text.isascii() and text.isdecimal() and len(text) < 20):

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from schemas.runs import ENDED
-from service.api.queries import Asking, time_text
+from service.api.queries import Asking, no_such, time_text
 from service.api.run_kinds import KINDS, RunKind
 from service.config import Settings
 from service.engine.errors import LimitExceeded
@@ -46,8 +46,7 @@ def entry_of(asked: Asking, name: str) -> RunEntry:
 
 def unknown(name: str) -> Problem:
     """Return the problem 404 for an id that the caller does not have."""
-    shown = name if len(name) <= 60 else name[:60] + "…"
-    return Problem("not-found", f"No run with the id {shown!r} is here; GET /v1/runs lists yours.")
+    return no_such("run", name, "is here; GET /v1/runs lists yours")
 
 
 def conflict(entry: RunEntry, consequence: str) -> Problem:

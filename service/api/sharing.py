@@ -15,15 +15,13 @@ from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from service.api.context import Context, Runtime, runtime_of
-from service.capacity.admission import FreeTicket
+from service.api.context import Context, Runtime, free_context, free_ticket, runtime_of
 from service.capacity.costs import CALL_SECONDS, OPERATION_SECONDS
 from service.cluster.inside import unwanted
 from service.cluster.values import name_of
 from service.config import Settings
 from service.engine.limits import Limits
 from service.engine.parallel import Executor, Future, InTurn
-from service.observing.timer import Timer
 from service.problems import Problem
 
 N = TypeVar("N")
@@ -75,14 +73,9 @@ def _runtime(settings: Settings) -> Runtime:
 def part_context(surroundings: Surroundings) -> Iterator[Context]:
     """Return the context in which another process computes a part."""
     runtime = _runtime(surroundings.settings)
-    ticket = FreeTicket(runtime.admission, "", time.monotonic())
-    ticket.left = unwanted()
-    environ = {"PATH_INFO": "part"}
+    ticket = free_ticket(runtime, unwanted())
     with runtime.memory.reservation() as memory:
-        nbytes = surroundings.loaded_bytes
-        yield Context(
-            runtime, Timer(), memory, nbytes, ticket, environ, "ndjson", False, own_limits=surroundings.limits
-        )
+        yield free_context(runtime, memory, surroundings.loaded_bytes, ticket, "part", surroundings.limits)
 
 
 def seconds_of(work: float, calls: float) -> float:

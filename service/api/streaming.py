@@ -54,6 +54,10 @@ class Work(Protocol):
     def finished(self) -> bool:
         """Whether all steps are done, or the work was cancelled."""
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether other processes compute the steps, so that this one waits and needs no turn."""
+
     def advance(self) -> Mapping[str, Any] | None:
         """Compute one step; return its record if it is to be in the response, else None."""
 
@@ -155,9 +159,9 @@ class _Run:
     def proceed(self) -> None:
         """Wait for a turn and compute for `SLICE` seconds; return after `HEARTBEAT` seconds if no turn came.
 
-        A work with `elsewhere` only waits for what other processes compute, which takes no turn.
+        A work whose steps others compute only waits, which takes no turn.
         """
-        if getattr(self.work, "elsewhere", False):
+        if self.work.elsewhere:
             self._compute()
         elif turns.wait(self.place, HEARTBEAT):
             try:

@@ -19,6 +19,7 @@ from service.api.catalogue import REGISTRIES
 from service.api.context import runtime
 from service.api.endpoint import ENDPOINTS, describe, in_order
 from service.api.examples import FUNCTION_GRADIENT, GRADIENTS
+from service.api.queries import as_json
 from service.api.run_queue import queue
 from service.engine.network.definition import INPUT, LayerDefinition
 from service.engine.network.evaluate import EvaluationTask
@@ -46,10 +47,6 @@ CONTENT_SECURITY_POLICY = (
 FOREVER = "public, max-age=31536000, immutable"
 
 
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(wire.document(value), status, content_type=wire.JSON)
-
-
 def _root() -> str:
     """Return the path that the service is mounted at: all links begin with it."""
     root: str = request.environ.get("SCRIPT_NAME", "")
@@ -69,7 +66,7 @@ def _html(text: str) -> Response:
 @describe("GET", "/health/live", summary="Is the process alive?", tag="System", gives=ServiceHealthSchema())
 def live() -> Response:
     """Answer 200 while the worker responds; the engine is not asked."""
-    return _json({"status": "ok"})
+    return as_json({"status": "ok"})
 
 
 @describe("GET", "/health/ready", summary="Can it take requests?", tag="System", gives=ServiceHealthSchema())
@@ -77,7 +74,7 @@ def ready() -> Response:
     """Answer 200 once the engine has passed its self-test."""
     if not _engine_works():
         raise Problem("busy", "The engine does not pass its self-test.", headers={"Retry-After": "10"})
-    return _json({"status": "ok"})
+    return as_json({"status": "ok"})
 
 
 @cache
@@ -110,7 +107,7 @@ def about() -> Response:
     """Return name, version, links, the limits in force, and the runs that wait and compute."""
     root = _root()
     links = {operation.name: root + operation.path for operation in ENDPOINTS if "{" not in operation.path}
-    return _json(
+    return as_json(
         {
             "name": "Nabla, the gradient service",
             "version": __version__,
@@ -122,17 +119,21 @@ def about() -> Response:
 
 
 @cache
-def _specification() -> tuple[bytes, bytes]:
+def _specification() -> bytes:
+    return SPECIFICATION.read_bytes()
+
+
+@cache
+def _specification_as_json() -> bytes:
     import yaml  # this alone needs it, and the import takes 8 ms of a start
 
-    text = SPECIFICATION.read_bytes()
-    return text, wire.document(yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+    return wire.document(yaml.load(_specification(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
 
 
 @describe("GET", "/openapi.yaml", summary="This description", tag="System", media_types=())
 def openapi_yaml() -> Response:
     """Return the OpenAPI 3.1 description of the service, as YAML (application/yaml)."""
-    text, root = _specification()[0], _root()
+    text, root = _specification(), _root()
     if root:
         # Paths in the description begin at the root of the host, unless it names a server.
         text += f"servers:\n- url: {root}\n".encode()
@@ -142,7 +143,7 @@ def openapi_yaml() -> Response:
 @describe("GET", "/openapi.json", summary="This description as JSON", tag="System", gives=OpenApiDescriptionSchema())
 def openapi_json() -> Response:
     """Return the OpenAPI 3.1 description of the service, as JSON."""
-    text, root = _specification()[1], _root()
+    text, root = _specification_as_json(), _root()
     if root:
         text = b'{"servers":[{"url":"%b"}],' % root.encode() + text.removeprefix(b"{")
     return Response(text, content_type=wire.JSON)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 from typing import Any, cast
 
@@ -10,7 +9,7 @@ from flask import Blueprint
 
 from schemas.evaluation import LoadedNetwork
 from schemas.verify import LoadedVerify, VerifyRequest, VerifyResponse
-from service.api.answers import listed
+from service.api.answers import listed, or_null
 from service.api.context import Context
 from service.api.endpoint import post
 from service.api.examples import GRADIENTS, Example
@@ -195,8 +194,8 @@ def _tensor(tensor: TensorVerdict) -> dict[str, Any]:
         "parameter": ".".join(tensor.path),
         "verdict": tensor.verdict,
         "shape": list(tensor.shape),
-        "error": _or_null(tensor.error),
-        "relative": _or_null(tensor.relative),
+        "error": or_null(tensor.error),
+        "relative": or_null(tensor.relative),
         "tolerance": tensor.tolerance,
         "wrong": tensor.wrong,
         "worst": [
@@ -230,7 +229,3 @@ def _diagnosis(diagnosis: ClaimDiagnosis, tell: Tell) -> dict[str, Any]:
 
 def _joined(sentences: list[Any], tell: Tell) -> str:
     return tell(say("verify.sentences", sentences=sentences))
-
-
-def _or_null(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -19,7 +19,7 @@ from service.engine.fingerprint import describe, fingerprint
 SHARED_BYTES = 256 * 2**20
 """Memory of shared values that each worker keeps for later parts, at most, as pickles and once more as they are."""
 OTHER = "other"
-"""How a part ended that was not computed, because the numerics of the worker are others."""
+"""The outcome of a part that was not computed, because the numerics of the worker are others."""
 
 
 class Report(NamedTuple):

@@ -25,7 +25,7 @@ from service.engine.fingerprint import describe, fingerprint
 from service.problems import Problem, retry_after
 
 ATTEMPTS = 4
-"""How often a part is computed whose workers are lost: it may be the part that kills them."""
+"""The most times that a part is computed whose workers are lost: it may be the part that kills them."""
 ANSWER_SECONDS = 5.0
 """Seconds until the scheduler or a worker has answered a question."""
 LOOK_SECONDS = 0.5

@@ -33,7 +33,7 @@ from service.problems import Problem, retry_after
 T = TypeVar("T")
 
 ATTEMPTS = 3
-"""How often a part is computed whose processes die: it may be the part that kills them."""
+"""The most times that a part is computed whose processes die: it may be the part that kills them."""
 SHARED_BYTES = 256 * 2**20
 """Memory of shared values that are kept for later requests, at most."""
 IDLE_SECONDS = 1.0

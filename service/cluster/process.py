@@ -21,7 +21,7 @@ from service.cluster.inside import computing
 from service.cluster.values import Span, opened
 
 DONE, RAISED = "done", "raised"
-"""How a part ended: with a result or with an exception."""
+"""The outcome of a part: a result or an exception."""
 
 
 class Named(NamedTuple):

@@ -33,7 +33,7 @@ FUNCTIONS = (
 POINTS = 512
 """Arguments of each function, between 0 and 8."""
 PREFIXES = ("scipy_openblas", "openblas")
-"""How the functions of OpenBLAS begin: those of NumPy's own wheels, and those of other builds."""
+"""The beginnings of the names of OpenBLAS's functions: those of NumPy's own wheels, and those of other builds."""
 
 
 class Numerics(NamedTuple):

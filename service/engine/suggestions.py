@@ -18,7 +18,7 @@ MOST_KNOWN = 300
 """The most known names that are searched for a similar one: the time grows with them."""
 
 
-CLOSE, VERY_CLOSE = 0.72, 0.85
+CLOSE, VERY_CLOSE = 0.65, 0.85
 """The least similarity of a misspelling to a known name: of the place itself, and of other places."""
 MOST_SUGGESTIONS = 20
 """The most suggestions for one object: the first few teach enough."""

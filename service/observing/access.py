@@ -24,7 +24,7 @@ LONGEST_PATH = 1024
 
 @dataclass(slots=True)
 class Access:
-    """What is recorded of an answered request. Times are in seconds, sizes in bytes."""
+    """The record of an answered request. Times are in seconds, sizes in bytes."""
 
     request_id: str
     method: str

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from service.api.context import Runtime
+from service.api.context import Runtime, free_context, free_ticket
 from service.api.long_work import LongWork, Standing
 from service.api.run_kinds import KINDS
 from service.api.run_requests import KEY, read_request, within
@@ -25,9 +25,9 @@ from service.api.stored import Names
 from service.capacity.memory import Reservation
 from service.engine.errors import Abandoned
 from service.engine.fingerprint import fingerprint
+from service.engine.texts import LANGUAGES
 from service.observing.metrics import count_run_end, count_run_work
 from service.problems import Problem
-from service.runner.context import context_of, ticket_of
 from service.runner.lease import Lease
 from service.runner.results import CANCELLED, End, end_of, failure
 from service.store.run_entries import BY_OWNER
@@ -60,7 +60,7 @@ RETRY_SECONDS = 1.0
 BUSY = 503
 """The status of a problem that is over some time later."""
 POSTPONED = "postponed"
-"""What `compute` returns for a run that cannot be computed now."""
+"""The result of `compute` for a run that cannot be computed now."""
 
 log = logging.getLogger("nabla.runner")
 
@@ -171,10 +171,19 @@ class Execution:
         self.unwanted_since, self.cancelled = None, ""
         self.known = max(claim.step, self.standing.step)
         self.caught_up = self.known == 0
-        ticket = memory.waiter = ticket_of(runtime, self._is_unwanted)
+        ticket = memory.waiter = free_ticket(runtime, self._is_unwanted)
         names = Names(runtime.store, network_owner(claim.id), ticket, memory)
         request = self._patiently(lambda: read_request(kind, claim.spec, memory.need, names))
-        context = context_of(request.loaded, request.nbytes, claim.base64, runtime, memory, ticket, claim.kind)
+        context = free_context(
+            runtime,
+            memory,
+            request.nbytes,
+            ticket,
+            f"run:{claim.kind}",
+            runtime.settings.run_limits,
+            base64=claim.base64,
+            language=request.loaded.get("language") or LANGUAGES[0],
+        )
         state = None
         if self.state is not None:
             kept = state_of(self.state)

@@ -23,7 +23,7 @@ QUIET_SECONDS = 5.0
 """Seconds between two questions to a SQLite that has not changed: a lease may be over."""
 
 Mark = tuple[tuple[int, int, int] | None, ...]
-"""What is seen of the files of a database: for each its number, time and size."""
+"""The traces of changes in the files of a database: for each its number, time and size."""
 
 
 class Idle:

@@ -69,7 +69,15 @@ def test_every_finding_is_found_with_all_that_there_is_to_say(
     "code",
     [
         *("constant_output", "one_class", "probabilities_as_logits", "gradient_blocked", "disconnected", "dead_units"),
-        *("unusual_targets", "normalize_weights", "no_probabilities", "no_rates", "symmetric_units", "non_finite"),
+        *(
+            "unusual_targets",
+            "unreachable_targets",
+            "normalize_weights",
+            "no_probabilities",
+            "no_rates",
+            "symmetric_units",
+            "non_finite",
+        ),
     ],
 )
 def test_a_warning_of_a_gradient_is_the_finding_in_the_same_words(post: Post, code: str) -> None:

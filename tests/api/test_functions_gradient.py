@@ -501,3 +501,20 @@ def test_tensors_may_be_typed(post: Post) -> None:
         return [listed(item) for item in value] if isinstance(value, list) else value
 
     assert listed(typed) == lists
+
+
+@every(
+    ("expression", "reason"),
+    [
+        ("sqrt(x^2)", "the slopes from the sides differ"),
+        ("hypot(x, 0x)", "differ"),
+        ("where(x > 0, sqrt(x), 0)", "a comparison jumps"),
+        ("sign(x)", "the value jumps here"),
+        ("relu(x)^2", "but not the second derivatives"),
+    ],
+)
+def test_the_warning_of_a_null_has_the_reason(post: Post, expression: str, reason: str) -> None:
+    body = {"expression": expression, "points": [[0]], "include": ["hessian"]}
+    answer = answered(post, body, "/v1/functions/gradient")
+    (message,) = [each["message"] for each in answer["warnings"] if each["code"] == "non_finite"]
+    assert reason in message

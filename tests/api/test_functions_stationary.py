@@ -156,6 +156,29 @@ def test_few_starts_are_told(post: Post) -> None:
     schaffer = "0.5 + (sin(x^2 - y^2)^2 - 0.5)/(1 + 0.001*(x^2 + y^2))^2"
     assert codes(found(post, schaffer, [-100, 100])) == ["few_starts"]
     assert codes(found(post, HIMMELBLAU, [-5, 5])) == []
+    # Of 32 points, those on the left have few starts between each other.
+    crowded = found(post, "sin(1/x)", [0.01, 1])
+    assert len(crowded["points"]) < 32 and codes(crowded) == ["few_starts"]
+    assert len(found(post, "sin(1/x)", [0.05, 1])["points"]) == 6
+
+
+@every("order", [4, 9, 20, 30, 50, 100])
+def test_a_point_of_high_order_is_found_or_told(post: Post, order: int) -> None:
+    answer = found(post, f"(x - 0.3)^{order}", [-1, 1])
+    if answer["points"]:
+        assert answer["counts"] == {"degenerate": 1} and answer["points"][0]["point"] == pytest.approx([0.3])
+    else:
+        (warning,) = answer["warnings"]
+        assert warning["code"] == "ill_conditioned" and "near (0.3)" in warning["message"]
+
+
+@every(
+    ("expression", "box"),
+    [("tanh(x)", 50), ("sigmoid(x)", 100), ("exp(x)", 30), ("atan(x)", 50), ("erf(x)", 9), ("log(x + 60)", 50)],
+)
+def test_a_flat_function_without_a_stationary_point_is_not_doubted(post: Post, expression: str, box: float) -> None:
+    answer = found(post, expression, [-box, box])
+    assert answer["points"] == [] and answer["warnings"] == []
 
 
 @every(

@@ -493,6 +493,68 @@ def test_paths_of_hints_are_paths_of_the_service(client: FlaskClient) -> None:
         ("1_000x", ["1000x"]),
         ("½x", ["(1/2)x"]),
         ("x^2;", ["write x^2"]),
+        # calls of other libraries
+        ("np.maximum(x, 0)", ["module", "write max(x, 0)"]),
+        ("np.square(x)", ["write x^2"]),
+        ("np.clip(x, 0, 1)", ["write max(0, min(x, 1))"]),
+        ("F.gelu(x)", ["write x*erfc(-x/sqrt(2))/2"]),
+        ("nn.ReLU()(x)", ["write relu(x)"]),
+        ("np.linalg.norm(x)", ["write abs(x)"]),
+        ("Math.PI*x", ["write pi*x"]),
+        ("np.sum(x**2)", ["module", "write the terms out"]),
+        ("np.frobnicate(x)", ["module", "/v1/functions/vocabulary", "frobnicate"]),
+        ("x.sin()", ["write sin(x)"]),
+        ("max(x, 2, 3)", ["max takes 2 arguments", "write max(max(x, 2), 3)"]),
+        ("max([x, 1])", ["write max(x, 1)"]),
+        ("log(x, 2)", ["log takes 1 argument", "write log(x)/log(2)"]),
+        ("Log[2, x]", ["(log(x)/log(2))"]),
+        ("Rational(1, 2)*x", ["(1/2)*x"]),
+        ("Piecewise((x, x > 0), (0, True))", ["write where(x > 0, x, 0)"]),
+        ("diff(x**2, x)", ["derivative", "write x**2"]),
+        ("sech(x)", ["1/cosh(x)"]),
+        ("factorial(x)", ["no factorial"]),
+        ("x(x - 1)", ["x*(x - 1)"]),
+        # functions and programs
+        ("double f(double x) { return x*x; }", ["write x*x"]),
+        ("function f(x) { return x*x }", ["write x*x"]),
+        ("const f = x => x*x;", ["write x*x"]),
+        ("f <- function(x) x^2", ["write x^2"]),
+        ("f = @(x) x.^2", ["write x^2"]),
+        ("f[x_] := Sin[x]", ["write sin(x)"]),
+        ("x.^2 .* x", ["write x^2 * x"]),
+        ("=a1^2+1", ["write a1^2+1"]),
+        ("=IF(x>0;x;0)", ["write if(x>0, x, 0)"]),
+        ("for i in range(3): x", ["no program"]),
+        # signs
+        ("sin⁻¹(x)", ["asin(x)", "1/sin(x)"]),
+        ("sin x^2", ["write sin(x^2)"]),
+        ("sin cos x", ["write sin(cos(x))"]),
+        ("exp^x", ["write e^x"]),
+        ("exp-x", ["write exp(-x)"]),
+        ("∛x", ["write cbrt(x)"]),
+        ("e⁻ˣ", ["write e^-x"]),
+        ("x₁² + x₂", ["write x1² + x2"]),
+        ("x[0]^2", ["write x0^2"]),
+        ("x % 2", ["write mod(x, 2)"]),
+        ("x mod 2", ["write mod(x, 2)"]),
+        ("x//2", ["write floor(x/2)"]),
+        ("50% x", ["(50/100) x"]),
+        ("x >= 0 and x < 1", ["logic", "write (x >= 0)*(x < 1)"]),
+        ("x > 0 || x < -1", ["logic", "write max(x > 0, x < -1)"]),
+        ("!x", ["logic"]),
+        ("x <> 1", ["comparisons"]),
+        ("x => 0", ["write x >= 0"]),
+        ("x^2 = 4", ["difference", "write x^2 - (4)"]),
+        ("“x^2”", ["quotation", "write x^2"]),
+        ("sin(x", ["write sin(x)"]),
+        ("sin(x))", ["write sin(x)"]),
+        ("[x, 1]", ["one number"]),
+        ("x, 1", ["one number"]),
+        ("w @ x", ["terms of a product"]),
+        # LaTeX
+        (r"\sum_i x_i", ["latex", "sums"]),
+        (r"\frac{\partial f}{\partial x}", ["latex", "derivative"]),
+        (r"x^{2y}", ["latex", "write x^(2y)"]),
     ],
 )
 def test_an_expression_in_the_words_of_others(post: Post, expression: str, words: list[str]) -> None:
@@ -513,6 +575,16 @@ def test_an_expression_in_the_words_of_others(post: Post, expression: str, words
         ("xy + x + y", ["x*y"]),
         ("x and y", ["logic"]),
         ("nan", ["no such number"]),
+        ("cotx", ["1/tan(x)"]),
+        ("sinwt", ["sin(w*t)"]),
+        ("xsin", ["x*sin(…)"]),
+        ("Pi*x", ["pi"]),
+        ("E^x", ["e?"]),
+        ("0x1F", ["decimal"]),
+        ("2 + 1j", ["complex"]),
+        ("e^(i*x)", ["complex"]),
+        ("x_1 + x1", ["two variables"]),
+        ("x_1x_2 + x_1 + x_2", ["x_1*x_2"]),
         ("d/dx x", ["derivative"]),
     ],
 )
@@ -525,7 +597,23 @@ def test_names_that_are_slips_are_computed_and_warned_of(post: Post, expression:
 
 @every(
     "expression",
-    ["cost + sine", "x1 + x_2", "step1 + max2", "theta^2 + alpha", "time*rate", "logistic(x)", "xy", "min1", "signal"],
+    [
+        "cost + sine",
+        "x1 + x_2",
+        "step1 + max2",
+        "theta^2 + alpha",
+        "time*rate",
+        "logistic(x)",
+        "xy",
+        "min1",
+        "signal",
+        "E*x",
+        "i*j",
+        "sigmax + maxx",
+        "const1 + logit",
+        "sqrt2",
+        "x1_2",
+    ],
 )
 def test_names_that_are_names_are_not_warned_of(post: Post, expression: str) -> None:
     count = len(assert_ok(post, expression, 1)["variables"])
@@ -555,3 +643,31 @@ def test_a_keras_layer_without_a_name_is_told_that_keras_gives_names(post: Post)
     (error,) = assert_problem(post(body), "invalid")["errors"]
     assert error["pointer"] == "#/network/config/layers/0"
     assert error["detail"].startswith("a layer (Dense)") and "Keras" in error["detail"]
+
+
+POINT: dict[str, Any] = {"expression": "x^2 + y^2", "points": [[1, 2]], "include": []}
+
+
+@every(
+    ("path", "body", "words"),
+    [
+        ("gradient", POINT | {"points": {"x": 1, "y": 2}}, ["write [[1,2]]", "order of the variables"]),
+        ("gradient", POINT | {"points": [{"y": 2, "x": 1}]}, ["write [[1,2]]"]),
+        ("gradient", POINT | {"points": [["1/2", 1]]}, ["arithmetic", "write 0.5"]),
+        ("gradient", POINT | {"points": [["0,5", 1]]}, ["write 0.5"]),
+        ("gradient", POINT | {"points": [["pi", 1]]}, ["write 3.14159"]),
+        ("gradient", POINT | {"variables": "x, y"}, ['write [\\"x\\",\\"y\\"]']),
+        ("gradient", POINT | {"function": "x^2"}, ["'expression'"]),
+        ("gradient", POINT | {"order": 2}, ["'include'"]),
+        ("gradient", POINT | {"include": ["latex"]}, ["'symbolic'"]),
+        ("gradient", {"expression": "x^2", "at": [1]}, ["'points'"]),
+        ("stationary", {"expression": "x^2", "box": {"x": [-1, 1]}}, ["write [[-1,1]]"]),
+        ("surface", {"expression": "x*y", "box": [[-1, 1], [-1, 1]]}, ["'x'", '\\"y\\": [low, high]']),
+        ("descend", {"expression": "x", "starts": [1], "optimizers": ["sgd"], "epochs": 5}, ["'steps'"]),
+        ("descend", {"expression": "x", "starts": [{"x": 1}], "optimizers": ["sgd"]}, ["write [[1]]"]),
+        ("fit", {"points": [[1, 2], [2, 3]], "degree": 2}, ["line"]),
+    ],
+)
+def test_a_request_about_a_function_in_other_words(post: Post, path: str, body: Any, words: list[str]) -> None:
+    document = assert_problem(post(body, f"/v1/functions/{path}"), "invalid", body)
+    assert [word for word in words if word not in told(document)] == []

@@ -8,7 +8,7 @@ import pytest
 
 from service.capacity import memory
 from service.capacity.memory import Account
-from tests.conftest import MakeClient, Post, ServerFactory
+from tests.conftest import MakeClient, Post
 from tests.support import Server, assert_problem, every, head, network, xor
 
 GRADIENTS = "/v1/gradients"
@@ -135,15 +135,14 @@ def test_a_run_past_its_time_is_stopped_and_leaves_nothing_behind(make_client: M
     assert client.post(GRADIENTS, json=xor()).get_data() == make_client().post(GRADIENTS, json=xor()).get_data()
 
 
-def test_a_worker_outlives_a_run_past_its_time(start_server: ServerFactory) -> None:
-    with start_server(NABLA_MAX_SECONDS="0", WEB_CONCURRENCY="1") as server:
-        (worker,) = server.workers
-        for _ in range(3):
-            answer = server.post(json.dumps(LARGE).encode(), "/v1/forward")
-            assert_problem(answer, "deadline-exceeded")
-            assert answer.headers["Retry-After"] == "1"
-            assert server.post(XOR).status_code == 200
-        assert server.workers == [worker]
+def test_a_worker_outlives_a_run_past_its_time(open_server: Server) -> None:
+    (worker,) = open_server.workers
+    for _ in range(3):
+        answer = open_server.post(json.dumps(LARGE).encode(), "/v1/forward")
+        assert_problem(answer, "deadline-exceeded")
+        assert answer.headers["Retry-After"] == "1"
+        assert open_server.post(XOR).status_code == 200
+    assert open_server.workers == [worker]
 
 
 def test_requests_wait_for_memory_and_are_sent_away_in_the_end(

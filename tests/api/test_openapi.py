@@ -3,15 +3,12 @@
 import copy
 import re
 import warnings
-from collections.abc import Callable
-from typing import Any
-
 import openapi_spec_validator
 import pytest
+from collections.abc import Callable
 from flask import Flask
 from flask.testing import FlaskClient
 from hypothesis import HealthCheck, settings
-
 from service import openapi
 from service.api.endpoint import in_order
 from service.api.examples import XOR_NETWORK, XOR_PARAMETERS, misspelt
@@ -21,6 +18,7 @@ from service.engine.network.layers import layers
 from service.problems import KINDS, MEDIA_TYPE
 from tests.conftest import Post
 from tests.support import every, openapi_document, strict_json, violations
+from typing import Any
 
 DOCUMENT: dict[str, Any] = openapi_document()
 ENDPOINTS = [
@@ -524,8 +522,10 @@ def schema_of(app: Flask) -> Callable[[dict[str, Any]], Any]:
     return schema
 
 
-@pytest.mark.parametrize("path", [path for path in DOCUMENT["paths"] if path != "/metrics"])
+@pytest.mark.long
+@every("path", [path for path in DOCUMENT["paths"] if path != "/metrics"])
 def test_the_service_keeps_what_the_file_promises(schema_of: Callable[[dict[str, Any]], Any], path: str) -> None:
+    """One process tries all paths, because reading the constants of the code takes longer than trying most of them."""
     schema = schema_of(ONE_NETWORK if path in REPEATED else FEW).include(path=path)
     from schemathesis.pytest.lazy import get_all_tests
     from schemathesis.specs.openapi.checks import positive_data_acceptance
@@ -543,7 +543,12 @@ def test_the_service_keeps_what_the_file_promises(schema_of: Callable[[dict[str,
         case.call_and_validate(headers={"Accept-Encoding": "identity"}, excluded_checks=[positive_data_acceptance])
 
     schema.config.phases.coverage.enabled = path not in (*REPEATED, *ALIKE, "/openapi.yaml")
+    # The tests above send the examples of the document and the names that are examples of a path.
+    schema.config.phases.examples.enabled = False
     # Not `schema.parametrize`: every process would make all cases while it collects the tests, which takes 10 s.
     for test in get_all_tests(schema=schema, test_func=keeps_its_promise, settings=None, given_kwargs={}):
         _, check = test.ok()
+        # Hypothesis takes half as long as a request to run a case that is not random.
+        for example in vars(check).pop("hypothesis_explicit_examples", ()):
+            keeps_its_promise(example.kwargs["case"])
         check()

@@ -55,7 +55,7 @@ def test_outputs_and_gradients_are_those_of_the_module(client, record):
     assert_same(flat(answer["gradients"]), record["gradients"])
     counted = {name: array for name, array in record["after"].items() if ".running_" in name}
     assert_same(flat(answer.get("state", {})), counted)
-    assert not answer["warnings"]
+    assert {each["code"] for each in answer["warnings"]} <= {"unreachable_targets"}  # they are random
 
 
 @every("record", MODULES, ids=lambda record: record["title"])

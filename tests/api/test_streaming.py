@@ -39,6 +39,8 @@ RESERVED = 1 << 20
 class Counting:
     """A work that counts its steps, and emits each of them or every `every`-th one."""
 
+    elsewhere = False
+
     def __init__(
         self, steps: float = 3, every: int = 1, seconds: float = 0.0, failure: Exception | None = None
     ) -> None:

@@ -141,23 +141,18 @@ def test_records_come_while_the_training_goes_on(trainer: Server, accept: str) -
 
 
 @pytest.mark.parametrize("changes", [{}, SILENT], ids=["every step", "no step"])
-@pytest.mark.parametrize("accept", [NDJSON, EVENTS])
-def test_a_closed_connection_ends_the_work(trainer: Server, accept: str, changes: dict[str, Any]) -> None:
-    before = ended(trainer, "disconnected")
-    with Stream(trainer, endless(**changes), accept) as stream:
-        assert next(stream.records())["step"] == 1
-        assert opened(trainer) == 1
-    wait_for(lambda: ended(trainer, "disconnected") == before + 1, SOON)
-    assert opened(trainer) == 0
-    assert_idle(trainer)
-
-
-def test_a_closed_connection_ends_the_work_of_a_document_too(trainer: Server) -> None:
+def test_a_closed_connection_ends_the_work(trainer: Server, changes: dict[str, Any]) -> None:
+    """It ends streams of both forms and a document, which the server notices at the same time."""
     before, content = ended(trainer, "disconnected"), json.dumps(endless(**SILENT)).encode()
-    with trainer.connect() as connection:
-        connection.sendall(head(PATH, len(content)) + content)
+    with ExitStack() as held:
+        for number, accept in enumerate((NDJSON, EVENTS)):
+            stream = held.enter_context(Stream(trainer, endless(**changes), accept))
+            assert next(stream.records())["step"] == 1
+            assert opened(trainer) == 1 + number
+        held.enter_context(trainer.connect()).sendall(head(PATH, len(content)) + content)
         time.sleep(0.3)  # it has begun
-    wait_for(lambda: ended(trainer, "disconnected") == before + 1, SOON)
+    wait_for(lambda: ended(trainer, "disconnected") == before + 3, SOON)
+    assert opened(trainer) == 0
     assert_idle(trainer)
 
 
@@ -198,7 +193,8 @@ def test_a_bounded_number_of_streams_leaves_the_others_their_answers(trainer: Se
 
 def full(server: Server, held: ExitStack, **changes: Any) -> list[Stream]:
     """Open as many streams as one client may have at once; without changes they compute as long as they are open."""
-    streams = [held.enter_context(Stream(server, endless(**(changes or SILENT)))) for _ in range(STREAMS)]
+    changes = changes or {"trace": {"every": 1000}}
+    streams = [held.enter_context(Stream(server, endless(**changes))) for _ in range(STREAMS)]
     for stream in streams:
         next(stream.records())
     assert opened(server) == STREAMS

@@ -74,6 +74,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "disconnected": body(dense(2, name="a"), dense(1, name="b", inputs=["input"]))
     | {"network": {"layers": [dense(2, name="a"), dense(1, name="b", inputs=["input"])], "outputs": ["b"]}},
     "unusual_targets": body(dense(1, "sigmoid"), loss="binary_crossentropy") | {"targets": [[0], [2], [1], [0]]},
+    "unreachable_targets": body(dense(1, "sigmoid")) | {"targets": [[0], [2], [1], [0]]},
     "folded_parameters": body() | {"network": {"onnx": {"base64": base64.b64encode(FOLDED).decode()}}},
     "normalize_weights": body(dense(1), sample_weights=[1, 2, 3, 4]),
     "no_probabilities": body(dense(1), loss="binary_crossentropy", seed=1),

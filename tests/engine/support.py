@@ -1,8 +1,9 @@
 """Helpers of several engine tests: settings for random tests, and random graphs."""
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import TypeVar
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from service.engine.graph.differentiate import dense
 from service.engine.graph.ir import OPERATIONS, Graph, Node
 from tests.engine.graph.examples import EXAMPLES, LEAVES, in_balance
 
+T = TypeVar("T")
 # The same examples on every run; no files beside the tests.
 random_examples = functools.partial(settings, deadline=None, database=None, derandomize=True)
 
@@ -30,9 +32,9 @@ def _sliding(shape: tuple[int, ...], number: Callable[[], int]) -> ops.Sliding:
     )
 
 
-def _apply(graph: Graph, pool: list[Node], name: str, draw: Callable[[Any], Any]) -> Node | None:
+def _apply(graph: Graph, pool: list[Node], name: str, chance: Random) -> Node | None:
     """Apply the operation `name` to values of the pool. Return None if no value fits."""
-    number = functools.partial(draw, st.integers(0, 60))
+    number = functools.partial(chance.randrange, 61)
     x = pool[number() % len(pool)]
     rank = len(x.shape)
     if (
@@ -59,7 +61,7 @@ def _apply(graph: Graph, pool: list[Node], name: str, draw: Callable[[Any], Any]
             shapes = {(x.size,), (1, x.size), (*x.shape, 1), x.shape[::-1], (*x.shape[1:], *x.shape[:1])}
             return ops.reshape(x, sorted(shapes)[number() % len(shapes)])
         case "transpose":
-            return ops.transpose(x, draw(st.permutations(range(rank)))) if rank else None
+            return ops.transpose(x, chance.sample(range(rank), rank)) if rank else None
         case "broadcast":
             widened = tuple(3 if n == 1 and number() % 2 else n for n in x.shape)
             return ops.broadcast(x, (2, *widened) if rank < 3 and number() % 2 else widened)
@@ -128,22 +130,30 @@ def _apply(graph: Graph, pool: list[Node], name: str, draw: Callable[[Any], Any]
     return graph.apply(name, x, fits[number() % len(fits)])
 
 
-@st.composite
-def random_graphs(
-    draw: Callable[[Any], Any],
+generators = st.integers(0, 2**64 - 1).map(Random)
+"""Generators of random numbers. Graphs take some fifty choices, of which each costs Hypothesis as much as a node."""
+
+
+def random_graph(
+    chance: Random,
     names: tuple[str, ...] = tuple(sorted(set(OPERATIONS) - LEAVES)),
     dtypes: tuple[str, ...] = ("float64", "float32"),
 ) -> tuple[Graph, list[Node], list[Node]]:
-    """Draw a graph, with its float inputs and all values, the inputs first."""
-    graph = Graph(draw(st.sampled_from(dtypes)))
-    shapes = draw(st.lists(st.sampled_from(SHAPES), min_size=2, max_size=4))
+    """Return a random graph, with its float inputs and all values, the inputs first."""
+    graph = Graph(chance.choice(dtypes))
+    shapes = chance.choices(SHAPES, k=chance.randint(2, 4))
     inputs = [graph.input(f"x{position}", shape) for position, shape in enumerate(shapes)]
     pool = [*inputs, graph.constant(0.5)]
-    for _ in range(draw(st.integers(1, 14))):
-        made = _apply(graph, pool, draw(st.sampled_from(names)), draw)
+    for _ in range(chance.randint(1, 14)):
+        made = _apply(graph, pool, chance.choice(names), chance)
         if made is not None and made.size <= 64:
             pool.append(made)
     return graph, inputs, pool
+
+
+def some_of(chance: Random, choices: Sequence[T], least: int, most: int) -> list[T]:
+    """Return `least` to `most` of the choices, each as often as it comes."""
+    return chance.choices(choices, k=chance.randint(least, most))
 
 
 dense_gradients = dense

@@ -1,5 +1,6 @@
 """Every declared option of every registry, and every scalar field: bounds, types and places of refusals."""
 
+import collections
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +14,7 @@ from schemas.components import Components
 from schemas.fields import LONG_LIST, StrictField
 from schemas.tensor import TensorField
 from service.api.catalogue import REGISTRIES, option_entry
-from service.engine.declarations import Declaration, Registry
+from service.engine.declarations import Declaration, Reference, Registry
 from service.engine.options import Integer, Option, Value
 from service.problems import MOST_ERRORS
 from tests.conftest import Post
@@ -41,6 +42,27 @@ def bad(option: Option) -> Iterator[Any]:
     if option.required or option.default is not None:
         yield None
     yield from option.refused()
+
+
+def references() -> Iterator[tuple[Declaration, str, int]]:
+    """Yield the options that choose from another registry, with how many there are before that choose from it."""
+    met: collections.Counter[str] = collections.Counter()
+    for registry in CHOICES.values():
+        for declaration in registry:
+            for option in declaration.options:
+                if isinstance(option, Reference):
+                    yield declaration, option.name, met[option.registry.kind]
+                    met[option.registry.kind] += 1
+
+
+BEFORE = {(declaration, name): count for declaration, name, count in references()}
+
+
+def in_turn(declaration: Declaration, option: Option, values: Iterator[Any]) -> list[Any]:
+    """Return the values to try: all of them, or the next three for a choice that is read like that of another block,
+    such as the initializer of each kernel."""
+    every, before = list(values), BEFORE.get((declaration, option.name), 0)
+    return [every[(3 * before + place) % len(every)] for place in range(3)] if before else every
 
 
 TOGETHER: dict[str, dict[str, Any]] = {"piecewise_constant": {"boundaries": [1], "values": [1.0, 0.5]}}
@@ -74,7 +96,9 @@ def request_with(registry: Registry[Any], declaration: Declaration, **options: A
 def test_options_refuse_wrong_values_at_their_place(
     post: Post, registry: Registry[Any], declaration: Declaration
 ) -> None:
-    for option, value in ((each, value) for each in declaration.options for value in bad(each)):
+    for option, value in (
+        (each, value) for each in declaration.options for value in in_turn(declaration, each, bad(each))
+    ):
         if isinstance(value, int) and value >= 2**64:
             body = request_with(registry, declaration, **{option.name: "HUGE"})[0]
             # Beyond 64 bits the parser itself refuses, or hands a float on.
@@ -91,7 +115,9 @@ def test_options_refuse_wrong_values_at_their_place(
 
 @every(("registry", "declaration"), BLOCKS)
 def test_options_take_values_up_to_their_bounds(post: Post, registry: Registry[Any], declaration: Declaration) -> None:
-    for option, value in ((each, value) for each in declaration.options for value in each.accepted()):
+    for option, value in (
+        (each, value) for each in declaration.options for value in in_turn(declaration, each, each.accepted())
+    ):
         body, place = request_with(registry, declaration, **{option.name: value})
         response = post(body, path_of(registry))
         assert response.status_code in (200, 422), response.text

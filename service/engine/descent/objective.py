@@ -60,6 +60,9 @@ class BatchObjective(ABC):
     rows: Array | None
     """The indices of the samples of the step that began last; None: all samples."""
     samples: int
+    _compile: Compiler
+    _feed: Feed
+    _step: int
 
     @abstractmethod
     def begin(self, step: int) -> None: ...
@@ -67,8 +70,14 @@ class BatchObjective(ABC):
     @abstractmethod
     def evaluate(self) -> tuple[float, Array]: ...
 
-    @abstractmethod
-    def hessian(self, most_work: float = math.inf) -> Array: ...
+    def hessian(self, most_work: float = math.inf) -> Array:
+        """Return the Hessian of the loss on the batch that began last. Raise `LimitExceeded` if it is more work."""
+        derivation = self._compile(hessian_of(self.current))
+        if derivation.work > most_work:
+            raise LimitExceeded("operations", derivation.work, most_work)
+        feed = rows_of(self._feed, self.rows, self.current.definition.known_inputs)
+        feed.parameters, feed.step = tree_of(self.vector.pieces, self.flat), self._step
+        return np.asarray(derivation.run(feed, watch=self.watch).result)
 
     @abstractmethod
     def finish(self) -> None: ...
@@ -87,6 +96,11 @@ class BatchObjective(ABC):
     @abstractmethod
     def non_finite(self) -> Caution:
         """Return the caution about the first value that is not finite in the step that began last."""
+
+    @property
+    @abstractmethod
+    def current(self) -> Task:
+        """The task of computing the loss and its gradient on the batch that began last."""
 
     @property
     @abstractmethod
@@ -231,14 +245,6 @@ class NetworkObjective(BatchObjective):
         loss: float = run.loss.item()
         return loss
 
-    def hessian(self, most_work: float = math.inf) -> Array:
-        derivation = self._compile(hessian_of(self._run.evaluation.task))
-        if derivation.work > most_work:
-            raise LimitExceeded("operations", derivation.work, most_work)
-        feed = rows_of(self._feed, self.rows, self._task.definition.known_inputs)
-        feed.parameters, feed.step = tree_of(self.vector.pieces, self.flat), self._step
-        return np.asarray(derivation.run(feed, watch=self.watch).result)
-
     def non_finite(self) -> Caution:
         run = self._run
         evaluation = run.evaluation
@@ -260,13 +266,18 @@ class NetworkObjective(BatchObjective):
         return self._compute(run)
 
     @property
+    def current(self) -> Task:
+        return self._run.evaluation.task
+
+    @property
     def largest(self) -> Task:
         return self._main.evaluation.task
 
     @property
     def warnings(self) -> list[Caution]:
         run = self._everything
-        found = [*self._main.evaluation.warnings, *unfit(run.evaluation.task, self._feed, self.whole)]
+        main = self._main.evaluation
+        found = [*main.warnings, *unfit(run.evaluation.task, self._feed, self.whole, main.bounded)]
         if self.whole and math.isfinite(run.loss.item()):
             found += run.evaluation.surprises.found(run.workspace)
         return found

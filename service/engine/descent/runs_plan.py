@@ -27,7 +27,7 @@ ARRIVED = 1e-3
 """Default distance from a stationary point, relative to 1 plus the point's distance from 0, up to which a run has
 arrived there."""
 RECORDED = ("gradients", "state")
-"""What a trace may include of each step beside points and values."""
+"""The quantities that a trace may include of each step beside points and values."""
 
 
 class GradientNoise(NamedTuple):

@@ -11,12 +11,10 @@ from service.engine.arrays import Array
 from service.engine.cautions import Caution
 from service.engine.compiling import Compiler
 from service.engine.descent.batches import Batches, FullBatch
-from service.engine.descent.objective import BatchObjective, check_layout, hessian_of, of_validation, rows_of
-from service.engine.errors import LimitExceeded
+from service.engine.descent.objective import BatchObjective, check_layout, of_validation
 from service.engine.limits import Limits
 from service.engine.network.answer_warnings import misread, unfit
 from service.engine.network.feed import Feed
-from service.engine.network.flat import tree_of
 from service.engine.network.shard_sums import Spread, Workspaces
 from service.engine.network.sharded import Batch, Sharded, Total
 from service.engine.network.task import Task
@@ -131,14 +129,6 @@ class ShardedObjective(BatchObjective):
             self._memory, batch, self.flat, divisors, wanted=wanted, spread=self._spread, watch=self.watch
         )
 
-    def hessian(self, most_work: float = math.inf) -> Array:
-        derivation = self._compile(hessian_of(self._now.task))
-        if derivation.work > most_work:
-            raise LimitExceeded("operations", derivation.work, most_work)
-        feed = rows_of(self._feed, self.rows, self._now.task.definition.known_inputs)
-        feed.parameters, feed.step = tree_of(self.vector.pieces, self.flat), self._step
-        return np.asarray(derivation.run(feed, watch=self.watch).result)
-
     def non_finite(self) -> Caution:
         assert self._last is not None
         return self._now.first_non_finite(self._memory, self._batch, self.flat, self._divisors, self._last, self.watch)
@@ -163,13 +153,18 @@ class ShardedObjective(BatchObjective):
         return loss
 
     @property
+    def current(self) -> Task:
+        return self._now.task
+
+    @property
     def largest(self) -> Task:
         return self._main.task
 
     @property
     def warnings(self) -> list[Caution]:
         everything, total = self._everything, self._last_of_all
-        found = [*self._main.main.warnings, *unfit(everything.task, self._feed, self.whole)]
+        main = self._main.main
+        found = [*main.warnings, *unfit(everything.task, self._feed, self.whole, main.bounded)]
         if self.whole and total is not None and math.isfinite(total.loss):
             found += everything.surprises(self._memory, self._all, self.flat, self._divisors_of_all, total.gradients)
         return found

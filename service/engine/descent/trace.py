@@ -19,7 +19,7 @@ from service.engine.float_warnings import without_float_warnings
 from service.engine.network.flat import tree_of
 
 TRACED = ("gradients", "parameters", "state", "updates", "effective_learning_rate", "batch")
-"""What a trace may include of each step."""
+"""The quantities that a trace may include of each step."""
 
 
 class Recorded(NamedTuple):

@@ -92,6 +92,22 @@ def unusual_targets(layer: str, words: str, loss: str) -> Sentence:
     return say("findings.unusual_targets.text", layer=layer, range=_RANGES[words](), loss=loss)
 
 
+@findings.declare(
+    "unreachable_targets",
+    en="Targets lie beyond the numbers that the last activation gives, so the outputs cannot equal them.",
+    zh="目标值超出最后一个激活函数能给出的范围,输出不可能与之相等。",
+    latex=r"t \notin f(\mathbb{R})",
+    severities=ALWAYS_WARNING,
+    sources=(EXACT,),
+)
+def unreachable_targets(layer: str, activation: str, low: str | None, high: str | None) -> Sentence:
+    if high is None:
+        return say("findings.unreachable_targets.below", layer=layer, activation=activation, bound=low)
+    if low is None:
+        return say("findings.unreachable_targets.above", layer=layer, activation=activation, bound=high)
+    return say("findings.unreachable_targets.beyond", layer=layer, activation=activation, low=low, high=high)
+
+
 _RANGES = {
     "between 0 and 1": lambda: say("findings.range.shares"),
     "-1 or 1": lambda: say("findings.range.signs"),

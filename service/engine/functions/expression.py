@@ -132,10 +132,17 @@ def _translated(error: InvalidRequest, text: str, listed: tuple[str, ...] | None
         except InvalidRequest:
             continue
         before = found.sentence or fault.detail
-        joint = "; or write" if "write" in before else "; write"
-        joint = " Write" if before.endswith("?") else ": write" if before.endswith(")") and " for " in before else joint
-        return InvalidRequest([replace(fault, detail=f"{before}{joint} {found.text}")])
+        return InvalidRequest([replace(fault, detail=f"{before}{_joint(before)} {found.text}")])
     return error
+
+
+def _joint(sentence: str) -> str:
+    """Return what stands between a sentence about an expression and the text to type instead."""
+    if sentence.endswith("?"):
+        return " Write"
+    if sentence.endswith(")") and " for " in sentence:  # write 1/tan(…) for cot(…)
+        return ", that is"
+    return "; or write" if "write" in sentence else "; write"
 
 
 class _Parser(Refusing):

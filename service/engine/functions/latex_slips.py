@@ -29,7 +29,10 @@ _SIGNS = {
     "gt": ">",
     **dict.fromkeys(("lvert", "rvert", "vert", "mid", "lVert", "rVert", "Vert", "|"), "|"),
     **dict.fromkeys(("lbrace", "lbrack", "{"), "("),
-    **dict.fromkeys(("rbrace", "rbrack", "}"), ")"),
+    **dict.fromkeys(("rbrace", "rbrack", "}", "rfloor", "rceil"), ")"),
+    "lfloor": "floor(",
+    "lceil": "ceil(",
+    **dict.fromkeys(("bmod", "mod"), "mod"),
     **dict.fromkeys(("left", "right", "big", "Big", "bigg", "Bigg", "bigl", "bigr", "limits"), ""),
     **dict.fromkeys(("displaystyle", "textstyle", "quad", "qquad", ",", ";", "!", ":", " "), " "),
 }  # fmt: skip
@@ -113,6 +116,8 @@ class _Reader:
         command, word, number, space, mark = token.groups()
         if command:
             return self.command(command)
+        if word and 1 < len(word) < 4 and word not in self.known and self.following() not in ("(", "_"):
+            return " ".join(word)  # a product
         if word or number:
             return word or number
         if space:
@@ -132,8 +137,6 @@ class _Reader:
             return "_" + content
         if re.fullmatch(r"\d+|[A-Za-z]", content) or content in self.known:
             return "^" + content
-        if re.fullmatch(r"[A-Za-z]{2,3}", content):
-            content = " ".join(content)
         return f"^({content})"
 
     def argument(self) -> str:
@@ -169,15 +172,19 @@ class _Reader:
         if name in _NAMES:
             return self.argument().strip()
         name = _VARIANTS.get(name, name)
-        if name in self.known or name.lower() in self.known or name in ("arg", "mod", "bmod"):
+        if name in self.known or name.lower() in self.known:
             return name
         raise NotAFormula
 
+    def following(self) -> str:
+        """Return the next token; empty at the end."""
+        return self.tokens[self.at].group() if self.at < len(self.tokens) else ""
+
     def next(self) -> str:
-        """Return the next token behind blanks; empty at the end."""
+        """Skip blanks, and return the next token; empty at the end."""
         while self.at < len(self.tokens) and self.tokens[self.at].group(4):
             self.at += 1
-        return self.tokens[self.at].group() if self.at < len(self.tokens) else ""
+        return self.following()
 
     def root(self) -> str:
         degree = ""

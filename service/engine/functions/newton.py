@@ -24,11 +24,13 @@ ITERATIONS = 40
 """
 POLISHING = 80
 """Iterations that lead from near to the point itself."""
+EXTRAPOLATIONS = 8
+"""Most extrapolations of a sequence of steps; for a power, one is enough."""
 HALVINGS, TOGETHER, FEW = 12, 4, 64
 NEAR = 1e-6
 """A Newton step up to this share of the scale leads to a stationary point next to the place."""
 FAR_OUT = 1e-11
-"""The same as a share of the place, where that is far outside the scale."""
+"""That length as a share of the place, where the place is far outside the scale."""
 LOCAL = 0.1
 """A Newton step up to this share of the reach counts as one close to the end."""
 ROUNDING = 16.0 * EPS
@@ -173,6 +175,34 @@ def descend(
         points[rows], values[rows] = trial.reshape(-1, trial.shape[-1])[found], results.values[found]
         gradients[rows], hessians[rows] = results.gradients[found], results.hessians[found]
         active = rows[lengths[good] > NEAR]
+    return points
+
+
+@ignoring_float_warnings
+def extrapolate(
+    function: Function, points: Array, low: Array, high: Array, watch: Watch | None = None, *, scale: Array
+) -> Array:
+    """Return where steps of Newton's method from each point lead, if each is shorter than the one before by the same
+    factor (Aitken 1926). That is so at points of high order: for x^100 the factor is 98/99.
+
+    A point stays where it is if its steps do not become shorter, lead out of the box or do not shorten the gradient.
+    Raises what `watch` raises.
+    """
+    points = points.copy()
+    gradients, hessians = derivatives(function, points, watch)
+    for _ in range(EXTRAPOLATIONS):
+        steps = Curvature(hessians, scale).steps(gradients)
+        g, h = derivatives(function, points + steps, watch)
+        following = Curvature(h, scale).steps(g)
+        rates = (following * steps / scale**2).sum(-1) / (steps * steps / scale**2).sum(-1)
+        trial = points + steps / (1.0 - rates)[:, None]
+        good = (rates > 0.0) & (rates < 1.0) & every((trial >= low) & (trial <= high))
+        trial = np.where(good[:, None], trial, points)
+        g, h = derivatives(function, trial, watch)
+        good &= norms_of(g * scale) < norms_of(gradients * scale)
+        if not good.any():
+            break
+        points[good], gradients[good], hessians[good] = trial[good], g[good], h[good]
     return points
 
 

@@ -71,7 +71,7 @@ _RULES = (
     _rule(r"^\s*@\.\s*", "", "operators stand alone: x^2"),
     _rule(r"^\s*\\?(?:\w+\s*:\s*)?\(?[\w\s,]+\)?\s*(?:[-=]>|→|↦)\s*", "", _RIGHT_SIDE),
     _rule(r"^\s*\{?\s*return\s+(.*?)\s*;?\s*\}?\s*$", r"\1", _RIGHT_SIDE),
-    _rule(r"(?<=[\w)\]])\.(?=[*/^])", "", "operators stand without a point"),
+    _rule(r"\.(?=[*/^])", "", "operators stand without a point"),
     _rule(r"\b([A-Z]\w*)\(\)\s*(?=\()", r"\1"),
     _rule(rf"\b(?:{_MODULES})\.(?:PI|Pi)\b", "pi", "constants are written without the name of a module"),
     _rule(r"\bMath\.E\b", "e", "constants are written without the name of a module"),
@@ -114,6 +114,8 @@ _RULES = (
 )  # fmt: skip
 _SUPERSCRIPT = re.compile(r"[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹ⁿˣʸⁱᵏᵐᵃᵇ]+")
 _SUBSCRIPT = re.compile(r"(?<=[A-Za-zα-ωΑ-Ω])[₀₁₂₃₄₅₆₇₈₉]+")
+_FACTOR = re.compile(r"(?<![A-Za-z_.])([a-ei-zA-EI-Z](?:_?\d)?|[α-ωΑ-Ω]) ?\(")
+"""A variable before a parenthesis; f, g and h rather stand for functions."""
 _EQUATION = re.compile(r"^\s*([^=<>!:]+?)\s*=\s*([^=<>!]+?)\s*$")
 
 HINTS = {
@@ -242,6 +244,9 @@ def translations(text: str, functions: Collection[str]) -> Iterator[Translation]
     if sides := _EQUATION.match(found):
         left, right = sides.groups()
         yield Translation(left if right == "0" else f"{left} - ({right})", "")
+    product = _FACTOR.sub(lambda match: match.group() if match.group(1) in functions else f"{match.group(1)}*(", found)
+    if product != found:
+        yield Translation(product, "")
     yield from _balanced(found)
     module = _OF_A_MODULE.search(text)
     if module:

@@ -10,7 +10,7 @@ import numpy as np
 from service.engine.arrays import Array, every, norms_of
 from service.engine.float_warnings import ignoring_float_warnings
 from service.engine.functions.compiled import Function, Results
-from service.engine.functions.evidence import CURVE, HIDDEN, KNOWN, NONE, in_noise, judge
+from service.engine.functions.evidence import CURVE, DEGENERATE, HIDDEN, KNOWN, NONE, in_noise, judge
 from service.engine.functions.newton import (
     POLISHING,
     SAME,
@@ -19,6 +19,7 @@ from service.engine.functions.newton import (
     derivatives,
     descend,
     distinct,
+    extrapolate,
     polish,
     refine,
 )
@@ -65,6 +66,8 @@ class StationarySearch(NamedTuple):
     unseen: float
     """The share of starts that ended in the box at a place no other start reached: about the chance that one more start
     finds a new place (Good 1953)."""
+    missing: float
+    """An estimate of the count of points that no start has reached (Chao 1984)."""
 
 
 @ignoring_float_warnings
@@ -83,6 +86,13 @@ def search(function: Function, low: Array, high: Array, starts: int, watch: Watc
         again = refine(function, places[flat], reach[flat], POLISHING, watch, scale=size, flat=PASSED_OVER)
         points[flat], arrived[flat] = again.points, again.arrived | again.hidden
         inside = every((points >= low - margin) & (points <= high + margin))
+    slow = np.flatnonzero(inside & ~arrived & ~hidden & (refined.faded <= FADED))
+    slow = slow[:: -(-len(slow) // MOST_FLAT) or 1]
+    if len(slow):
+        ends = extrapolate(function, points[slow], low, high, watch, scale=size)
+        again = refine(function, ends, reach[slow], POLISHING, watch, scale=size)
+        points[slow], arrived[slow] = again.points, again.arrived
+        inside = every((points >= low - margin) & (points <= high + margin))
     chosen, groups = distinct(points[inside & arrived], SAME * size, len(points))
     found = polish(function, points[inside & arrived][chosen], watch, scale=size)
     unsettled = inside & ~arrived & ~hidden & (refined.lengths <= UNSETTLED)
@@ -90,8 +100,15 @@ def search(function: Function, low: Array, high: Array, starts: int, watch: Watc
     lost = lost[distinct(lost, SPREAD * size, MOST_HIDDEN)[0]]  # a few are enough
     judged = judge(function, np.concatenate([found, lost]), size, watch)
     verdicts = judged[: len(found)]
+    # At a point of high order the gradient is too short for a number, but many starts lead there.
+    leading = np.bincount(groups[np.isin(np.flatnonzero(inside & arrived), slow)], minlength=len(found))
+    goals, degenerate = (verdicts == NONE) & (leading > 1), found[verdicts == DEGENERATE]
+    beside = every(np.abs(found[goals][:, None] - degenerate) <= SPREAD * size).any(-1)
+    verdicts[goals] = np.where(beside, DEGENERATE, HIDDEN)
     doubted = np.concatenate([found, lost])[judged == HIDDEN]
-    alone = int(((np.bincount(groups, minlength=len(found)) == 1) & (verdicts == KNOWN)).sum())
+    reached = np.bincount(groups, minlength=len(found))[verdicts == KNOWN]
+    alone, twice = int((reached == 1).sum()), int((reached == 2).sum())
+    missing = 0.5 * alone * (alone - 1) / (twice + 1)
     found, verdicts = _certain(found, verdicts)
     results, values = function.run(found, watch), function.run(places, watch).values
     lower = _lower(function, places, values, found, results, low, high, watch)
@@ -113,7 +130,7 @@ def search(function: Function, low: Array, high: Array, starts: int, watch: Watc
     order = lowest_first(found, function.run(found, watch).values, usual_size(values))
     complete = not curves and len(found) <= MOST_FOUND
     order = order[:MOST_FOUND]
-    return StationarySearch(found[order], plain[order], len(places), complete, curves, doubted, unseen)
+    return StationarySearch(found[order], plain[order], len(places), complete, curves, doubted, unseen, missing)
 
 
 def _certain(points: Array, verdicts: Array) -> tuple[Array, Array]:

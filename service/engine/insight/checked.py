@@ -34,7 +34,7 @@ EVALUATIONS = 100
 
 
 class CheckOptions(NamedTuple):
-    """What a request chooses for a check of a gradient: the gradient to be tested, and how exactly."""
+    """The choices of a request for a check of a gradient: the gradient to be tested, and how exactly."""
 
     claimed: Any = None
     """A gradient in parts: by layer and parameter, by variable, or a vector of all variables; None: the exact one."""

@@ -41,7 +41,7 @@ MOST_SIDES = 50
 
 @dataclass
 class Evidence:
-    """What a check has measured at its point, to judge any tested gradient there."""
+    """The measurements of a check at its point, to judge any tested gradient there."""
 
     here: Located
     exact: Array

@@ -215,7 +215,7 @@ def by_layer(graph: NetworkGraph) -> View:
 
 
 def _plain(attribute: Any) -> Any:
-    """An attribute as an answer shows it. Of an array that is its type and shape: the node's value has its numbers."""
+    """Return an attribute as an answer shows it: of an array its type and shape. The node's value has its numbers."""
     if isinstance(attribute, Table):
         return f"{attribute.array.dtype.name}[{', '.join(map(str, attribute.array.shape))}]"
     return attribute

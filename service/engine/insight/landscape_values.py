@@ -14,7 +14,8 @@ from service.engine.insight.spectrum import AskedSpectrum, Spectrum
 
 
 class AskedLandscape(NamedTuple):
-    """What a request asks about the landscape of a loss: the axes along which parameters move, and what to show."""
+    """The question of a request about the landscape of a loss: the axes along which parameters move, and the values to
+    show."""
 
     axes: tuple[AskedAxis, ...] = ()
     """None, one or two."""

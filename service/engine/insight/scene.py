@@ -41,7 +41,7 @@ SIGNED = frozenset(("delta", "gradient", "share"))
 
 @dataclass(frozen=True)
 class Name:
-    """What a node is for a reader, such as the pre-activation of a layer, and how it is written."""
+    """The meaning of a node for a reader, such as the pre-activation of a layer, and its notation."""
 
     quantity: str
     owner: str = ""

@@ -36,7 +36,7 @@ FULL_WIDTH = 60.0
 
 
 class AskedSpectrum(NamedTuple):
-    """What a request asks about the eigenvalues of a Hessian: how many of them, and how much work they may take."""
+    """The question of a request about the eigenvalues of a Hessian: their number, and the work that they may take."""
 
     largest: int = 5
     smallest: int = 5

@@ -54,7 +54,7 @@ class Activation(Declaration):
     """The declaration of an activation."""
 
     quick: Callable[[Node], Node] | None = None
-    """The same function, with a slope that loses digits where the function is saturated. Recurrent layers use it:
+    """The function with a slope that loses digits where it is saturated. Recurrent layers use it:
     the exact slopes would make a step of an LSTM a tenth slower."""
     log: Callable[[Node], Node] | None = None
     """ln a, computed from the pre-activation."""

@@ -21,12 +21,15 @@ from service.engine.network.feed import Feed
 from service.engine.network.flat import Piece
 from service.engine.network.losses import Loss
 from service.engine.network.model import Model
+from service.engine.network.reach import reach
 from service.engine.network.task import Task
 from service.engine.texts import Sentence, say
 from service.engine.watch import Watch
 
 # The search for the first non-finite value keeps every intermediate array: not for giants.
 EXPLAIN_BYTES = 256 * 2**20
+SLACK = 1e-3
+"""How far beyond a bound a target may be, relative to the bound or to 1."""
 MOST_FOLDED = 3
 """Names that a warning lists."""
 
@@ -46,10 +49,46 @@ def doubtful(task: Task, model: Model) -> list[Caution]:
     return cautions
 
 
-def unfit(task: Task, feed: Feed, whole: bool = True) -> list[Caution]:
-    """Return cautions about targets that a loss is not made for, and about weights with two usual means. `whole`: one
-    mean is taken over all samples, not one over each batch."""
-    cautions = []
+class Bounded(NamedTuple):
+    """An output that is compared with its targets, and the numbers that its activation can give."""
+
+    name: str
+    activation: str
+    low: float
+    high: float
+
+
+def bounded_outputs(task: Task, model: Model) -> list[Bounded]:
+    """Return the outputs that cannot equal all numbers, although their loss wants them to equal the targets."""
+    found = []
+    for name, loss in zip(task.definition.output_names, task.losses or (), strict=False):
+        declared = loss.declaration
+        activation = model.layers[name].activation
+        if activation is None or declared.targets or declared.outputs or declared.indices or declared.of_directions:
+            continue
+        if activation.declaration.acts_on == "row" and model.layers[name].output.shape[-1] == 1:
+            continue  # it is constant, as another warning says
+        low, high = reach(activation)
+        if not (math.isinf(low) and math.isinf(high)):
+            found.append(Bounded(name, activation.name, low, high))
+    return found
+
+
+def _out_of_reach(bounded: Bounded, targets: Array) -> Iterator[Caution]:
+    """Yield a caution if targets lie beyond the numbers that an output can have."""
+    low, high = bounded.low, bounded.high
+    if targets.min() < low - SLACK * max(1.0, abs(low)) or targets.max() > high + SLACK * max(1.0, abs(high)):
+        words = {
+            "low": None if math.isinf(low) else f"{low + 0.0:.4g}",
+            "high": None if math.isinf(high) else f"{high + 0.0:.4g}",
+        }
+        yield caution("unreachable_targets", bounded.name, "targets", activation=bounded.activation, **words)
+
+
+def unfit(task: Task, feed: Feed, whole: bool = True, bounded: Sequence[Bounded] = ()) -> list[Caution]:
+    """Return cautions about targets that a loss or a `bounded` output is not made for, and about weights with two usual
+    means. `whole`: one mean is taken over all samples, not one over each batch."""
+    cautions = [told for each in bounded for told in _out_of_reach(each, feed.targets[each.name])]
     for name, loss in zip(task.definition.output_names, task.losses or (), strict=False):
         if loss.declaration.targets is not None:
             words, fit = loss.declaration.targets
@@ -85,10 +124,12 @@ def _other_mean(task: Task, weights: Array, whole: bool, layer: str | None = Non
     yield caution("normalize_weights", layer, "loss", total=f"{total:.6g}", count=str(count))
 
 
-def is_plain(task: Task) -> bool:
-    """Return whether `unfit` finds nothing for a task, whatever the numbers are."""
-    return not task.weighted and not any(
-        loss.declaration.targets or loss.options.get("class_weights") for loss in task.losses or ()
+def is_plain(task: Task, bounded: Sequence[Bounded]) -> bool:
+    """Return whether `unfit` finds nothing for a task with these bounded outputs, whatever the numbers are."""
+    return (
+        not task.weighted
+        and not bounded
+        and not any(loss.declaration.targets or loss.options.get("class_weights") for loss in task.losses or ())
     )
 
 

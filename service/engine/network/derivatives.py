@@ -29,7 +29,7 @@ from service.engine.graph.ir import reachable
 from service.engine.graph.plan import Program, Workspace, WorkspacePool
 from service.engine.graph.vectorize import vectorize
 from service.engine.limits import Limits
-from service.engine.network.answer_warnings import first_non_finite, misread, to_be_read, unfit
+from service.engine.network.answer_warnings import bounded_outputs, first_non_finite, misread, to_be_read, unfit
 from service.engine.network.derivative_graph import DerivativeBuilder, DerivativeGraph
 from service.engine.network.feed import Feed, Feeder
 from service.engine.network.flat import tree_of
@@ -157,7 +157,9 @@ class Derivation:
             answer.warnings = list(self.graph.cautions)
             if self.task.losses is not None:
                 outputs = {name: read[f"outputs/{name}"] for name in self.task.definition.output_names}
-                answer.warnings += unfit(self.task, feed) + misread(to_be_read(self.task, self.model), outputs)
+                bounded = bounded_outputs(self.task, self.model)
+                answer.warnings += unfit(self.task, feed, bounded=bounded)
+                answer.warnings += misread(to_be_read(self.task, self.model), outputs)
             if lost is not None:
                 answer.warnings.append(lost)
         return answer

@@ -23,6 +23,7 @@ from service.engine.graph.vectorize import vectorize
 from service.engine.limits import Limits
 from service.engine.network.answer_warnings import (
     blocked,
+    bounded_outputs,
     doubtful,
     first_non_finite,
     is_plain,
@@ -100,7 +101,8 @@ class Evaluation:
         self.feeder = feeder
         self.parameters = self.feeder.parameters
         self.state = Space((path, node.shape) for path, node in prepared.model.state.items()).pieces
-        self.is_plain = is_plain(self.task)
+        self.bounded = bounded_outputs(self.task, self.model)
+        self.is_plain = is_plain(self.task, self.bounded)
         self.watched = to_be_read(self.task, self.model)
         self.surprises = Surprises(self.task, self.model, self.parameters)
         self.weight = len(self.model.graph.nodes) + len(self.task.parameters)
@@ -122,7 +124,7 @@ class Evaluation:
                 result.parameters = tree_of(self.parameters.pieces, flat.copy())
                 result.finite = result.finite and is_finite(flat)
             if not self.is_plain:
-                result.warnings += unfit(self.task, feed)
+                result.warnings += unfit(self.task, feed, bounded=self.bounded)
             if self.watched:
                 result.warnings += misread(self.watched, result.outputs)
             if result.finite:

@@ -66,6 +66,8 @@ class Loss(Declaration):
     outputs: str | None = None
     """The outputs that the loss is made for: `probabilities` between 0 and 1, `distributions`, which also sum to 1, or
     `rates`, which are not negative."""
+    of_directions: bool = False
+    """Whether only the directions of outputs and targets count, and not their sizes."""
     domain: tuple[float, float] = (-3.0, 3.0)
     """The range of predictions that the catalogue draws."""
     example_target: float = 1.0
@@ -425,6 +427,7 @@ def squared_hinge(prediction: Prediction, target: Node) -> Node:
 
 @losses.declare(
     "cosine_similarity",
+    of_directions=True,
     en="The negative cosine of the angle between prediction and target.",
     zh="预测与目标夹角余弦的相反数。",
     options=(Number(name="epsilon", default=1e-8, minimum=1e-18, description="smallest norm that is divided by"),),

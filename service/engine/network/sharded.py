@@ -249,7 +249,7 @@ class Sharded:
                 result.parameters = tree_of(self.parameters.pieces, flat)
                 result.finite = result.finite and is_finite(flat)
             if not self.main.is_plain:
-                result.warnings += unfit(self.task, feed)
+                result.warnings += unfit(self.task, feed, bounded=self.main.bounded)
             if self.main.watched:
                 result.warnings += misread(self.main.watched, result.outputs)
             if result.finite:

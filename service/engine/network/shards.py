@@ -15,7 +15,7 @@ import numpy as np
 from service.engine.arrays import Array
 
 UNEVEN = 1.25
-"""How much longer the busiest worker may compute, so that blocks are larger and fewer."""
+"""The factor by which the busiest worker may compute longer, so that blocks are larger and fewer."""
 
 
 @dataclass(frozen=True)

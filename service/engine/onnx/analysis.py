@@ -72,7 +72,7 @@ def ordered(body: Body, wanted: tuple[str, ...]) -> list[Step]:
 
 
 def makers_of(body: Body) -> Mapping[str, Step]:
-    """The node of a graph that gives each name."""
+    """Return the node of a graph that gives each name."""
     if body.makers is None:
         body.makers = {name: step for step in body.steps for name in step.outputs if name}
     return body.makers

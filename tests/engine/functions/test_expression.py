@@ -521,7 +521,7 @@ def check_steps(expression: Expression) -> None:
         assert all(0 <= operand < position for operand in step.operands)
         assert 0 <= step.start < step.stop <= len(expression.text)
         if step.word == "number":
-            assert Fraction(step.text) == pytest.approx(float(step.text))
+            assert math.isclose(float(Fraction(step.text)), float(step.text), rel_tol=1e-6, abs_tol=1e-12)
 
 
 Tree = str | tuple["Tree", ...]

@@ -23,7 +23,7 @@ from tests.engine.graph.test_plan import (
     planned,
     run_once,
 )
-from tests.engine.support import dense_gradients, random_examples
+from tests.engine.support import dense_gradients, generators, random_examples, some_of
 from tests.support import every
 from tests.watches import Looks
 
@@ -79,12 +79,9 @@ def assert_in_order(program):
     assert sum(len(plain) + len(chain.nodes if chain else ()) for plain, chain in program.steps) == len(program.nodes)
 
 
-def _grow(draw, pool, shape, bias):
+def _grow(chance, pool, shape, bias):
     """Make one more value of `shape`, mostly by an elementwise operation on values of the pool."""
-
-    def number(below):
-        return draw(st.integers(0, below - 1))
-
+    number = chance.randrange
     x = pool[-1 - number(min(len(pool), 4))]
     other = pool[number(len(pool))]
     match number(20):
@@ -116,31 +113,33 @@ def _grow(draw, pool, shape, bias):
             )
         case 11:
             return ops.softplus(x)
-    name = draw(st.sampled_from(sorted(ARITY)))
+    name = chance.choice(sorted(ARITY))
     operands = (x, other if number(4) else x.graph.constant(0.5), x)[: ARITY[name]]
     return x.graph.apply(name, *operands)
 
 
-@st.composite
-def chained(draw):
-    """Draw a graph of long chains over one shape with other nodes between, and the arguments of a program."""
-    graph = Graph(draw(st.sampled_from(["float64", "float32"])))
-    shape = draw(st.sampled_from(SHAPES))
+def chain_of(chance):
+    """Return a graph of long chains over one shape with other nodes between, and the arguments of a program."""
+    graph = Graph(chance.choice(["float64", "float32"]))
+    shape = chance.choice(SHAPES)
     inputs = [graph.input("x0", shape), graph.input("x1", shape)]
     bias = graph.input("bias", shape[-1:])
     pool = list(inputs)
-    for _ in range(draw(st.integers(3, 18))):
-        value = _grow(draw, pool, shape, bias)
+    for _ in range(chance.randint(3, 18)):
+        value = _grow(chance, pool, shape, bias)
         pool.append(value if value.shape == shape else ops.broadcast(value, shape))
     inputs.append(bias)
-    loss = ops.sum_over(pool[-1]) + ops.sum_over(draw(st.sampled_from(pool)))
-    targets = [*inputs, *draw(st.lists(st.sampled_from(pool), max_size=2))]
+    loss = ops.sum_over(pool[-1]) + ops.sum_over(chance.choice(pool))
+    targets = [*inputs, *some_of(chance, pool, 0, 2)]
     gradients = dense_gradients(differentiate(loss, targets).nodes, targets)
-    chosen = [pool[-1], *draw(st.lists(st.sampled_from([*pool, *gradients, loss]), max_size=3))]
+    chosen = [pool[-1], *some_of(chance, [*pool, *gradients, loss], 0, 3)]
     outputs = {f"output {position}": node for position, node in enumerate(chosen)}
-    parameters = draw(st.lists(st.sampled_from(inputs), unique=True))
-    slots = [*gradients, *draw(st.lists(st.sampled_from([*gradients, *pool]), max_size=2))]
-    return graph, outputs, parameters, slots if draw(st.integers(0, 3)) else []
+    parameters = chance.sample(inputs, chance.randint(0, len(inputs)))
+    slots = [*gradients, *some_of(chance, [*gradients, *pool], 0, 2)]
+    return graph, outputs, parameters, slots if chance.randrange(4) else []
+
+
+chained = generators.map(chain_of)
 
 
 def situations_in(program):
@@ -196,7 +195,7 @@ SITUATIONS = {
 def test_blocks_change_no_bit():
     found = {}
 
-    @given(chained(), st.integers(0, 1000), st.integers(1, 7))
+    @given(chained, st.integers(0, 1000), st.integers(1, 7))
     @random_examples(max_examples=300)
     def compare(plan, seed, block):
         graph, outputs, parameters, gradients = plan
@@ -211,14 +210,14 @@ def test_blocks_change_no_bit():
     assert min(found[situation] for situation in SITUATIONS) >= 5, found
 
 
-@given(planned(), st.integers(0, 1000), st.integers(1, 5))
+@given(planned, st.integers(0, 1000), st.integers(1, 5))
 @random_examples(max_examples=150)
 def test_blocks_change_no_bit_of_graphs_of_all_operations(plan, seed, block):
     graph, outputs, parameters, gradients = plan
     assert_blocks_do_not_show(input_values(graph, seed), outputs, parameters, gradients, large=2, block=block)
 
 
-@given(chained(), st.integers(0, 1000))
+@given(chained, st.integers(0, 1000))
 @random_examples(max_examples=50)
 def test_a_workspace_in_blocks_forgets_the_run_before(plan, seed):
     graph, *program = plan

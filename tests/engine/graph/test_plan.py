@@ -17,7 +17,7 @@ from service.engine.graph.ir import Graph, check, count_work, reachable
 from service.engine.graph.layout import ALIGNMENT
 from service.engine.graph.plan import Program, WorkspacePool
 from tests.engine.graph.examples import ALL_EXAMPLES
-from tests.engine.support import dense_gradients, random_examples, random_graphs
+from tests.engine.support import dense_gradients, generators, random_examples, random_graph, some_of
 from tests.support import every
 from tests.watches import Looks
 
@@ -89,24 +89,25 @@ def input_values(graph, seed):
     return {node: random_values(node, seed) for node in graph.nodes if node.operation.name == "input"}
 
 
-@st.composite
-def planned(draw):
-    """Draw a random graph with gradients, and the outputs, parameters and gradients of a program."""
-    graph, inputs, pool = draw(random_graphs())
-    terms = draw(st.lists(st.sampled_from(pool), min_size=1, max_size=3))
+def plan_of(chance):
+    """Return a random graph with gradients, and the outputs, parameters and gradients of a program."""
+    graph, inputs, pool = random_graph(chance)
     loss = graph.constant(0.0)
-    for term in terms:
+    for term in some_of(chance, pool, 1, 3):
         loss = loss + ops.sum_over(term)
-    targets = [*inputs, *draw(st.lists(st.sampled_from(pool), max_size=2))]
+    targets = [*inputs, *some_of(chance, pool, 0, 2)]
     gradients = dense_gradients(differentiate(loss, targets).nodes, targets)
-    chosen = draw(st.lists(st.sampled_from([*pool, *gradients, loss]), min_size=1, max_size=5))
+    chosen = some_of(chance, [*pool, *gradients, loss], 1, 5)
     outputs = {f"output {position}": node for position, node in enumerate(chosen)}
-    parameters = draw(st.lists(st.sampled_from(inputs), unique=True))
-    slots = [*gradients, *draw(st.lists(st.sampled_from(gradients), max_size=2))]
-    return graph, outputs, parameters, slots if draw(st.booleans()) else []
+    parameters = chance.sample(inputs, chance.randint(0, len(inputs)))
+    slots = [*gradients, *some_of(chance, gradients, 0, 2)]
+    return graph, outputs, parameters, slots if chance.randrange(2) else []
 
 
-@given(planned(), st.integers(0, 1000))
+planned = generators.map(plan_of)
+
+
+@given(planned, st.integers(0, 1000))
 @random_examples(max_examples=250)
 def test_reusing_memory_changes_no_bit(plan, seed):
     graph, outputs, parameters, gradients = plan
@@ -123,7 +124,7 @@ def test_reusing_memory_changes_no_bit(plan, seed):
         assert_identical(actual, named(reusing, interpret(wanted, values)))
 
 
-@given(planned(), st.integers(0, 1000))
+@given(planned, st.integers(0, 1000))
 @random_examples(max_examples=100)
 def test_a_workspace_forgets_the_run_before(plan, seed):
     graph, *program = plan

@@ -5,7 +5,6 @@ import itertools
 import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from service.engine.graph import operations as ops
 from service.engine.graph.differentiate import differentiate
@@ -14,7 +13,7 @@ from service.engine.graph.ir import OPERATIONS, Graph, check
 from service.engine.graph.plan import Program
 from service.engine.graph.vectorize import vectorize
 from tests.engine.graph.examples import ALL_EXAMPLES, OPAQUE, Example
-from tests.engine.support import dense_gradients, random_examples, random_graphs
+from tests.engine.support import dense_gradients, generators, random_examples, random_graph
 from tests.support import every
 
 SMOOTH = (
@@ -77,14 +76,14 @@ def test_every_operation_gives_each_sample_its_gradient(example):
     assert_vectorized([loss, *gradients], inputs, values, inputs, 3, rtol=1e-13, atol=1e-14)
 
 
-@given(random_graphs(SMOOTH, ("float64",)), st.data())
+@given(generators)
 @random_examples(max_examples=150)
-def test_whole_graphs_and_their_gradients_for_many_samples(made, data):
-    _graph, inputs, pool = made
+def test_whole_graphs_and_their_gradients_for_many_samples(chance):
+    _graph, inputs, pool = random_graph(chance, SMOOTH, ("float64",))
     loss = ops.sum_over(pool[-1])
-    batched = data.draw(st.lists(st.sampled_from(inputs), min_size=1, unique=True))
+    batched = chance.sample(inputs, chance.randint(1, len(inputs)))
     gradients = dense_gradients(differentiate(loss, inputs).nodes, inputs)
-    size = data.draw(st.integers(1, 4))
+    size = chance.randint(1, 4)
     rng = np.random.default_rng(0)
     values = {x: rng.uniform(-1.0, 1.0, (size, *x.shape) if x in batched else x.shape) for x in inputs}
     outputs = [pool[-1], loss, *gradients]

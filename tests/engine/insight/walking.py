@@ -5,6 +5,7 @@ Each number carries a bound of its rounding error, so a step is compared as clos
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -150,12 +151,18 @@ FUNCTIONS: dict[str, Callable[..., float]] = {
 }
 
 
+@functools.cache
+def _language(dtype: str) -> tuple[Arithmetic, dict[str, Any]]:
+    """Return the numbers of a dtype, and the functions on them by their names."""
+    arithmetic = Arithmetic(2.0**-53 if dtype == "float64" else 2.0**-24)
+    return arithmetic, {name: arithmetic.function(f) if callable(f) else f for name, f in FUNCTIONS.items()}
+
+
 def evaluated(expression: str, used: Sequence[tuple[float, float]], dtype: str) -> Any:
     """Compute an expression on numbers with errors; return its value and a bound of its rounding."""
-    arithmetic = Arithmetic(2.0**-53 if dtype == "float64" else 2.0**-24)
+    arithmetic, functions = _language(dtype)
     # The numbers that a step names are rounded, and a careful operation knows their rounding.
     names = {f"u{place}": arithmetic.made(*each) for place, each in enumerate(used)}
-    functions = {name: arithmetic.function(f) if callable(f) else f for name, f in FUNCTIONS.items()}
     return arithmetic.number(eval(expression, {"__builtins__": {}}, functions | names))
 
 

@@ -249,5 +249,6 @@ def test_networks(record, dtype, tolerance):
     whole = np.concatenate([np.ravel(array) for own in expected["gradients"].values() for array in own.values()])
     assert result.gradient_norm == pytest.approx(np.linalg.norm(whole), rel=tolerance["rtol"])
     assert result.finite
-    # With a few random samples, some units of relu may be off for all of them.
-    assert {caution.code for caution in result.warnings} <= {"normalize_weights", "dead_units"}
+    # With a few random samples, some units of relu may be off for all of them, and no output reaches some targets.
+    told = {caution.code for caution in result.warnings}
+    assert told <= {"normalize_weights", "dead_units", "unreachable_targets"}

@@ -88,7 +88,8 @@ def test_answers_of_pytorch(post, record, answer, dtype, tolerance):
     assert response.status_code == 200, response.text
     found = response.json
     assert found["dtype"] == dtype
-    assert found["finite"] and {caution["code"] for caution in found["warnings"]} <= {"normalize_weights"}
+    told = {caution["code"] for caution in found["warnings"]}
+    assert found["finite"] and told <= {"normalize_weights", "unreachable_targets"}  # targets are random
     assert_same(found["values"], record["values"][answer["of"]], tolerance)
     assert_same(found["result"], answer["result"], tolerance)
     assert found.get("labels") == answer.get("labels")

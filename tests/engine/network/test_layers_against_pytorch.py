@@ -198,7 +198,7 @@ def test_networks(post, record, dtype, tolerance):
     response = post({**request, "dtype": dtype})
     assert response.status_code == 200, response.text
     answer = response.get_json()
-    assert answer["finite"] and not answer["warnings"]
+    assert answer["finite"] and {each["code"] for each in answer["warnings"]} <= {"unreachable_targets"}  # random ones
     assert_close(answer["loss"], record["loss_value"], tolerance)
     if names:
         assert_all_close(answer["losses"], record["losses"], tolerance, "losses")

@@ -1,28 +1,7 @@
 /** What the service offers, read once: pickers show these lists and nothing else. */
+import type { Entry, Option } from '../../api/catalogue'
 import { read } from '../../api/client'
 import { asProblem, type Problem } from '../../api/problem'
-
-export interface Option {
-  name: string
-  type: string
-  required?: boolean
-  description?: string
-  default?: unknown
-  minimum?: number
-  maximum?: number
-  exclusive_minimum?: number
-  exclusive_maximum?: number
-  values?: string[]
-}
-
-export interface Entry {
-  name: string
-  description: { en: string; zh: string }
-  latex: string
-  derivative: string
-  options: Option[]
-  counter_example?: boolean
-}
 
 class Catalogue {
   activations = $state.raw<Entry[]>([])
@@ -43,10 +22,10 @@ class Catalogue {
         read('/v1/optimizers'),
         read('/v1/initializers'),
       ])
-      this.activations = activations.activations as Entry[]
-      this.losses = losses.losses as Entry[]
-      this.optimizers = optimizers.optimizers as Entry[]
-      this.initializers = initializers.initializers as Entry[]
+      this.activations = activations.activations ?? []
+      this.losses = losses.losses ?? []
+      this.optimizers = optimizers.optimizers ?? []
+      this.initializers = initializers.initializers ?? []
     } catch (error) {
       this.problem = asProblem(error)
       this.#asked = false
@@ -59,8 +38,4 @@ export const catalogue = new Catalogue()
 /** Options that a number field, a switch or a list of words can show. */
 export function editable(entry: Entry | undefined): Option[] {
   return (entry?.options ?? []).filter((option) => ['number', 'integer', 'boolean', 'string'].includes(option.type))
-}
-
-export function defaultOf(entries: Entry[], name: string, option: string): unknown {
-  return entries.find((each) => each.name === name)?.options.find((each) => each.name === option)?.default
 }

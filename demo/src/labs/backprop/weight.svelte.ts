@@ -1,8 +1,9 @@
 /** What is known of the chosen weight: its derivation, its meaning, and the error curve along it. */
+import { defaultOf } from '../../api/catalogue'
 import { untrack } from 'svelte'
 import { asProblem, type Problem } from '../../api/problem'
 import { spoken } from '../../stage/language.svelte'
-import { catalogue, defaultOf } from './catalogue.svelte'
+import { catalogue } from './catalogue.svelte'
 import type { Explanation, Meaning } from './derivation'
 import { Follower } from './follower'
 import type { Lab } from './lab.svelte'

@@ -1,40 +1,10 @@
 /** What may be chosen: optimizers, schedules and presets, as the service lists them. Nothing of it is written here. */
 
+import type { Entry, Option } from '../../api/catalogue'
 import { read } from '../../api/client'
 import type { Json } from '../../stage/links'
 import { spoken } from '../../stage/language.svelte'
 import type { Choice, Range } from './state'
-
-export interface Option {
-  name: string
-  type: string
-  required: boolean
-  description: string
-  default?: Json
-  minimum?: number
-  maximum?: number
-  exclusive_minimum?: number
-  exclusive_maximum?: number
-  values?: string[]
-}
-
-export interface Entry {
-  name: string
-  description: { en: string; zh: string }
-  latex: string
-  options: Option[]
-  sources: string[]
-  counter_example?: boolean
-  state?: string[]
-  /** Of an optimizer: the learning rate times λmax that it bears on a parabola; null: nobody knows one. */
-  stable_factor?: number | null
-  expression?: string
-  variables?: string[]
-  domain?: number[][]
-  teaches?: { en: string; zh: string }
-  starts?: number[][]
-  trials?: { optimizer: Record<string, unknown>; steps: number }[]
-}
 
 class Catalogue {
   optimizers = $state.raw<Entry[]>([])
@@ -51,9 +21,9 @@ class Catalogue {
       read('/v1/schedules', {}, { panel: 'race.schedules' }),
       read('/v1/functions/presets', {}, { panel: 'race.presets' }),
     ])
-    this.optimizers = (optimizers.optimizers ?? []) as unknown as Entry[]
-    this.schedules = (schedules.schedules ?? []) as unknown as Entry[]
-    this.presets = (presets.presets ?? []) as unknown as Entry[]
+    this.optimizers = optimizers.optimizers ?? []
+    this.schedules = schedules.schedules ?? []
+    this.presets = presets.presets ?? []
   }
 
   optimizer(name: string): Entry | undefined {

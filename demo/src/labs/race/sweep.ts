@@ -1,6 +1,6 @@
 /** The plan of a sweep: learning rates by another option of an optimizer, in requests of at most a hundred runs. */
 
-import type { Option } from './catalogue.svelte'
+import type { Option } from '../../api/catalogue'
 import type { Choice } from './state'
 
 export interface Sweep {

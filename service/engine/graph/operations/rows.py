@@ -43,7 +43,7 @@ def infer_same_dtype(inputs: Sequence[Node]) -> str:
 
 
 def zero(*_: Any) -> NoGradient:
-    """The pullback of an operation that is constant between jumps."""
+    """Return 0: the pullback of an operation that is constant between jumps."""
     return NoGradient.ZERO
 
 

@@ -32,7 +32,7 @@ class Scale(NamedTuple):
     """The condition number of the second moments of features and bias, the features divided by their common size;
     None: it was not computed."""
     standardised: float | None
-    """The same if each feature had mean 0 and variance 1."""
+    """That number if each feature had mean 0 and variance 1."""
 
 
 @ignoring_float_warnings

@@ -31,7 +31,7 @@ ROSE = 0.05
 SWINGS = 0.05
 """A step upward by less than this share of the loss is no swing."""
 SWINGS_OF_MEANS = 0.2
-"""The same for means over batches, which differ anyway."""
+"""A step upward by less than this share is no swing of means over batches, which differ anyway."""
 PROGRESS = 0.9
 """Losses that fall to less than this share of what they were make progress in spite of swings."""
 ALIVE = 1e-3

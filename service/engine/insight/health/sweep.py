@@ -42,7 +42,7 @@ OUTPUT_ACTIVATIONS = {"probabilities": "sigmoid", "distributions": "softmax", "r
 
 @dataclass(frozen=True)
 class AskedSweep:
-    """What a request asks of a sweep: the combinations, and the common parts of all networks."""
+    """The question that a request asks of a sweep: the combinations, and the common parts of all networks."""
 
     depths: Sequence[int]
     activations: Sequence[Selection[Activation]]

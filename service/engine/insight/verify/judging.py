@@ -26,7 +26,7 @@ NEAR = {"float64": 1e-7, "float32": 1e-4}
 OWN_DIGITS = 4.0
 """Last digits by which a claim may differ from the service's own answer."""
 FARTHEST = 0.02
-"""The same where rounding is large."""
+"""Relative error up to which a mistake explains a tensor where rounding is large."""
 HARMLESS = frozenset(mistake.name for mistake in mistakes if mistake.kind == "noise")
 """Differences that are no mistakes."""
 

@@ -24,7 +24,7 @@ from service.engine.insight.subject import Located
 RELATIVE = 1e-7
 """Relative differences of an entry that are not called wrong."""
 RELATIVE_FLOAT32 = 1e-5
-"""The same for a gradient that was computed in float32."""
+"""Relative differences that are not called wrong in a gradient that was computed in float32."""
 NOISES = 16.0
 """Largest error as a multiple of the measured noise, which was measured only a few times."""
 REPEATS = 5

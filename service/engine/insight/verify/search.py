@@ -77,7 +77,7 @@ class Reading:
 
 
 class Fit(NamedTuple):
-    """How well each version of a tensor, the right gradient and the wrong ones, fits one interpretation of a claim."""
+    """The fit of each version of a tensor, the right gradient and the wrong ones, to one interpretation of a claim."""
 
     plain: Array
     """The relative error of each version."""

@@ -44,7 +44,7 @@ class TensorVerdict:
 
 @dataclass
 class Tolerance:
-    """How far entries of a claim may be off, and why."""
+    """The distance that entries of a claim may be off, and the reason."""
 
     relative: float
     """The tolerance as a share of the entry."""

@@ -49,7 +49,7 @@ class Submission(NamedTuple):
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """What a request chooses for verdicts on claimed gradients: the claims, and how to read and judge them."""
+    """The choices of a request for verdicts on claimed gradients: the claims, and how to read and judge them."""
 
     submissions: Sequence[Submission]
     layout: str = "nabla"

@@ -134,7 +134,7 @@ def _need_pairs(layer: LayerContext, query: Node, value: Node, key: Node) -> Non
 
 
 def _mixed(layer: LayerContext, scores: Node, value: Node) -> LayerOutput:
-    """The values `(n, k, v)` weighted by the softmax of the scores `(n, q, k)`."""
+    """Return the values `(n, k, v)` weighted by the softmax of the scores `(n, q, k)`."""
     if layer.options["use_causal_mask"]:
         scores = scores + _later(scores) * HIDDEN
     shares = softmax(scores)
@@ -144,7 +144,7 @@ def _mixed(layer: LayerContext, scores: Node, value: Node) -> LayerOutput:
 
 
 def _sums(query: Node, key: Node) -> Node:
-    """Every query plus every key: `(n, q, k, features)`."""
+    """Return every query plus every key: `(n, q, k, features)`."""
     samples, queries, features = query.shape
     shape = (samples, queries, key.shape[1], features)
     first = broadcast(reshape(query, (samples, queries, 1, features)), shape)

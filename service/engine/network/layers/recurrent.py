@@ -184,7 +184,7 @@ RECURRENT_BIAS = Flag(
 
 
 def _both(layer: LayerContext, bias: Node | None) -> Node | None:
-    """The sum of the two biases of a layer with `recurrent_bias`."""
+    """Return the sum of the two biases of a layer with `recurrent_bias`."""
     return sum_over(bias, [0]) if bias is not None and layer.options["recurrent_bias"] else bias
 
 

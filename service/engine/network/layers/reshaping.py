@@ -102,7 +102,7 @@ SIDES = {
     2: ("[rows, columns]", "[[top, bottom], [left, right]]"),
     3: ("[depth, rows, columns]", "[[front, back], [top, bottom], [left, right]]"),
 }
-"""How the places before and after the axes of an image and of a volume are written."""
+"""The notation of the places before and after the axes of an image and of a volume."""
 
 
 def _sides(axes: int, **details: Any) -> Integers:

@@ -61,7 +61,7 @@ def _check_written_out(call: Call, body: Body, trips: int) -> None:
 
 
 def _nodes_of(call: Call, body: Body, bodies: list[Body]) -> int:
-    """The fewest nodes that one run of a subgraph visits. `bodies` are the subgraphs around it, and itself."""
+    """Return the fewest nodes that one run of a subgraph visits. `bodies` are the subgraphs around it, and itself."""
     count = 0
     for step in ordered(body, tuple(name for name, _ in body.outputs)):
         count += 1
@@ -77,7 +77,7 @@ def _nodes_of(call: Call, body: Body, bodies: list[Body]) -> int:
 
 
 def _never_ends_early(call: Call, body: Body, bodies: list[Body]) -> bool:
-    """Whether the condition of a loop is handed on as it came, or always true."""
+    """Return whether the condition of a loop is handed on as it came, or always true."""
     name = body.outputs[0][0] if body.outputs else ""
     makers = makers_of(body)
     for _ in range(8):
@@ -89,7 +89,7 @@ def _never_ends_early(call: Call, body: Body, bodies: list[Body]) -> bool:
 
 
 def _known_number(call: Call, name: str, bodies: list[Body]) -> int | None:
-    """The number of a name inside subgraphs, where it is known before they run."""
+    """Return the number of a name inside subgraphs, where it is known before they run."""
     for body in reversed(bodies):
         if name in body.initializers:
             return _first(body.initializers[name])
