@@ -6,13 +6,17 @@ marshmallow's own Integer, Float and Boolean accept strings. JSON has types, so 
 from __future__ import annotations
 
 import math
-import numpy as np
-import orjson
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import orjson
 from marshmallow import RAISE, Schema, ValidationError, fields, missing
 from marshmallow.exceptions import ValidationError as MarshmallowError
+
 from schemas.components import (
     Components,
     JSONSchema,
@@ -25,20 +29,18 @@ from schemas.components import (
 )
 from service.engine.errors import MOST_ERRORS
 from service.engine.options import (
+    LARGEST_EXACT_INTEGER,
+    LONGEST_LIST,
     Choice,
     Flag,
     Integer,
     Integers,
-    LARGEST_EXACT_INTEGER,
-    LONGEST_LIST,
     Number,
     Numbers,
     Refused,
     Value,
 )
 from service.engine.suggestions import MOST_SUGGESTIONS, Suggestion, suggest, translated
-from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
 
 K = TypeVar("K")
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-import numpy as np
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
 from marshmallow import ValidationError
+
 from schemas.components import Components, JSONSchema, any_of, by_name, list_of
 from schemas.declared import (
     article,
@@ -20,10 +24,10 @@ from schemas.declared import (
 )
 from schemas.documents import recognised
 from schemas.fields import (
-    FlagField,
-    IntegersField,
     LONG_LIST,
     MOST_NAMES,
+    FlagField,
+    IntegersField,
     Message,
     NameField,
     NamesField,
@@ -42,12 +46,10 @@ from schemas.rewriting import from_call, made, sizes
 from service.engine.declarations import Registry
 from service.engine.errors import MOST_ERRORS, Path
 from service.engine.network.activations import activations
-from service.engine.network.definition import Definition, INPUT, LayerDefinition
+from service.engine.network.definition import INPUT, Definition, LayerDefinition
 from service.engine.network.layered import NetworkDefinition
 from service.engine.network.layers import layers
 from service.engine.suggestions import suggest, translated
-from types import MappingProxyType
-from typing import Any
 
 LAYER = '{"type": "dense", "units": 3}'
 WITHOUT_INPUTS = "the first size is that of the inputs, which are no layer"

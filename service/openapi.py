@@ -9,16 +9,21 @@ from __future__ import annotations
 import math
 import re
 import sys
+from collections.abc import Mapping
+from tempfile import TemporaryDirectory
+from threading import Event
+from typing import Any
+
 import orjson
 import yaml
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
-from collections.abc import Mapping
+
 from schemas.components import Components, schema_name, sentence_of
 from schemas.fields import StrictField
 from schemas.system import ProblemSchema
 from service import __version__, wire
-from service.api.endpoint import Endpoint, TAGS, in_order
+from service.api.endpoint import TAGS, Endpoint, in_order
 from service.api.examples import Example, misspelt
 from service.api.networks_examples import NETWORKS
 from service.api.runs_examples import RUNS
@@ -28,9 +33,6 @@ from service.config import Settings
 from service.engine.texts import LANGUAGES
 from service.problems import KINDS, MEDIA_TYPE, Problem
 from service.runner.execution import Execution
-from tempfile import TemporaryDirectory
-from threading import Event
-from typing import Any
 
 DESCRIPTION = """Exact gradients of neural networks, explained.
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import numpy as np
-import orjson
 from collections import Counter
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import orjson
 from flask import Blueprint, Response, request
 from marshmallow import ValidationError
+
 from schemas.networks import (
     JSON,
     LoadedNewNetwork,
     NetworkFile,
-    StoreNetworkRequest,
     StoredNetworkListSchema,
     StoredNetworkSchema,
     StoredNetworkWithDefinitionSchema,
     StoredParametersResponse,
+    StoreNetworkRequest,
 )
 from schemas.parameter_files import LAYOUTS, StateDict, tree_of
 from schemas.stored import ID
@@ -25,12 +28,12 @@ from service import wire
 from service.api.answer_files import as_file
 from service.api.context import Context
 from service.api.endpoint import OF_FILES, describe, post
-from service.api.examples import Example, XOR_NETWORK, XOR_PARAMETERS
+from service.api.examples import XOR_NETWORK, XOR_PARAMETERS, Example
 from service.api.layouts import layout_named
 from service.api.networks_examples import NETWORKS
 from service.api.queries import (
-    Asking,
     PAGE_PARAMETERS,
+    Asking,
     as_json,
     asking,
     bad_query,
@@ -50,7 +53,6 @@ from service.multipart import parts_of
 from service.problems import Problem, from_validation
 from service.store.content import Content, Tree, packed
 from service.store.store import Store
-from typing import Any, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from service.store.networks import Entry

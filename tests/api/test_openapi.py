@@ -3,12 +3,15 @@
 import copy
 import re
 import warnings
+from collections.abc import Callable
+from typing import Any
+
 import openapi_spec_validator
 import pytest
-from collections.abc import Callable
 from flask import Flask
 from flask.testing import FlaskClient
 from hypothesis import HealthCheck, settings
+
 from service import openapi
 from service.api.endpoint import in_order
 from service.api.examples import XOR_NETWORK, XOR_PARAMETERS, misspelt
@@ -18,7 +21,6 @@ from service.engine.network.layers import layers
 from service.problems import KINDS, MEDIA_TYPE
 from tests.conftest import Post
 from tests.support import every, openapi_document, strict_json, violations
-from typing import Any
 
 DOCUMENT: dict[str, Any] = openapi_document()
 ENDPOINTS = [
