@@ -194,7 +194,7 @@ class DiagnoseSweepSchema(PartSchema):
         initializers,
         MOST_CHOICES,
         load_default=lambda: (initializers.select("glorot_uniform"),),
-        metadata=about("initializers of the kernels (glorot_uniform)"),
+        metadata={"description": "initializers of the kernels (glorot_uniform)", "default": ["glorot_uniform"]},
     )
     seeds = SeedsField(load_default=(0,), metadata=about("seeds; each network starts with each of them ([0])"))
     units = IntegerField(minimum=1, maximum=MOST_UNITS, load_default=32, metadata=about("units of hidden layers (32)"))
@@ -302,7 +302,7 @@ class DiagnoseRequest(TrainingRequest[LoadedDiagnose]):
     def _fit_together(self, loaded: dict[str, Any], original: Any, **kwargs: Any) -> None:
         """Refuse keys that do not fit together. This also runs if other fields are wrong, so that all is reported."""
         if isinstance(original, Mapping):
-            errors = _misfits(original)
+            errors = _misfits(self.without_defaults(original))
             if errors:
                 raise ValidationError(errors)
 

@@ -176,6 +176,17 @@ class StrictSchema(Schema):
     class Meta:
         unknown = RAISE
 
+    def without_defaults(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what an object says beyond defaults, which generated clients send too."""
+        defaults = {
+            key: field.default_value() for key, field in self.load_fields.items() if isinstance(field, StrictField)
+        }
+        return {
+            key: value
+            for key, value in given.items()
+            if type(value) is not type(default := defaults.get(key, missing)) or value != default
+        }
+
     def load(self, data: Any, **kwargs: Any) -> Any:
         """Load an object as marshmallow does, but with an error that does not keep the refused value in memory."""
         if isinstance(data, Mapping) and len(data) > MOST_KEYS:
@@ -330,12 +341,21 @@ class StrictField(fields.Field[Any]):
         schema = self.json_schema(components)
         if self.allow_none:
             schema = or_null(schema)
-        default = self.metadata.get("default", self.load_default)
-        if default is not missing and not callable(default):
-            schema = schema | {"default": sorted(default) if isinstance(default, frozenset) else default}
+        default = self.default_value()
+        if default is not missing:
+            schema = schema | {"default": default}
         if self.metadata.get("description"):
             schema = schema | {"description": self.metadata["description"]}
         return schema
+
+    def default_value(self) -> Any:
+        """Return the value, as JSON, that means the same as leaving the key out; `missing` if there is none."""
+        default = self.metadata.get("default", self.load_default)
+        if callable(default):
+            return missing
+        if isinstance(default, frozenset):
+            return sorted(default)
+        return list(default) if isinstance(default, tuple) else default
 
     def refuse(self, takes: str, value: Any, allowed: Iterable[Any] = (), instead: str = "") -> ValidationError:
         return ValidationError(Message(f"takes {takes}, got {shown(plain(value))}{instead}", allowed))

@@ -411,7 +411,9 @@ class FitRequest(RequestSchema[LoadedFit]):
     variables = VariablesField(
         count=2, load_default=("slope", "intercept"), metadata=about("names of slope and intercept in the expression")
     )
-    start = PointField(2, metadata=about("[slope, intercept] at the start of the descents ([0, 0])"))
+    start = PointField(
+        2, metadata={"description": "[slope, intercept] at the start of the descents ([0, 0])", "default": [0, 0]}
+    )
     optimizers = ChoicesField(
         optimizers,
         metadata=about(

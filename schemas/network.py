@@ -64,6 +64,7 @@ class LayerSchema(StrictSchema):
     name = NameField(metadata={"description": "its name in other layers' `inputs`; by default `<type>_<position>`"})
     inputs = NamesField(metadata={"description": "the layers that it takes, or 'input'; by default the layer before"})
     shares = NameField(metadata={"description": "the layer whose parameters it shares"})
+    # Without a default: clients that send defaults would send it inside a layer too, where it is refused.
     trainable = FlagField(metadata={"description": "whether the gradients of its parameters are computed (true)"})
 
 

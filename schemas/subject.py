@@ -96,7 +96,7 @@ class SubjectRequest(LossRequest[R]):
     def _fit_together(self, loaded: dict[str, Any], original: Any, **kwargs: Any) -> None:
         """Refuse keys that do not fit together. This also runs if other fields are wrong, so that all is reported."""
         if isinstance(original, Mapping):
-            errors = self.misfits(original)
+            errors = self.misfits(self.without_defaults(original))
             if errors:
                 raise ValidationError(errors)
 

@@ -214,7 +214,7 @@ def _describe_operation(
         "description": " ".join(operation.description.split()),
         "tags": [operation.tag],
     }
-    answer: dict[str, Any] = {"description": "No Content" if operation.status == 204 else "OK"}
+    answer: dict[str, Any] = {"description": "It is removed." if operation.status == 204 else "OK"}
     schema = {"schema": type(operation.gives) if operation.gives else {"type": "string"}}
     file = {"schema": {"type": "string", "format": "binary"}}
     answer["content"] = {
@@ -252,7 +252,7 @@ def _describe_operation(
     if not answer["content"] and operation.status == 204:
         del answer["content"]
     answers = {str(operation.status): answer}
-    answers |= {str(status): answer | {"description": text} for status, text in operation.others.items()}
+    answers |= {str(status): answer | {"description": text} for status, text in operation.statuses.items()}
     described["responses"] = answers | _problem_responses(operation, client)
     return described
 

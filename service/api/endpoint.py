@@ -63,8 +63,8 @@ class Endpoint:
     """Media types of bodies that are files, in place of JSON."""
     status: int = 200
     """The status of the response if all goes well."""
-    others: Mapping[int, str] = field(default_factory=dict)
-    """Further statuses that the same response may have, with their meanings."""
+    statuses: Mapping[int, str] = field(default_factory=dict)
+    """All statuses that the same response may have, with their meanings, if there are several."""
     random: Mapping[str, Any] = field(default_factory=dict)
     """Keys of the response whose values differ each time, with the values that examples show."""
 

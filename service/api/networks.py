@@ -153,7 +153,7 @@ def _of_arrays(content: bytes, layout: str) -> Any:
     ),
     reads=read_network,
     bodies=(wire.BINARY, wire.MULTIPART),
-    others={201: "Stored; 200 says that this key had stored it before."},
+    statuses={200: "The network was stored before.", 201: "The network is stored now."},
     parameters=(
         {
             "name": "format",

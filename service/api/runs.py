@@ -90,7 +90,7 @@ IDENTIFIER = {
     examples=RUNS,
     mistake=UNTRAINABLE,
     reads=read_run,
-    others={202: "Accepted; a runner will compute it."},
+    statuses={200: "The run of this Idempotency-Key has ended already.", 202: "A runner will compute the run."},
     random={"id": RUN_ID},
     parameters=(
         {
