@@ -169,15 +169,13 @@ class ParametersField(StrictField):
                 named = '; name each, such as {"kernel": …, "bias": …}' if isinstance(tensors, list) else ""
                 errors[layer] = [Message(f"takes an object {{parameter: tensor}}, got {shown(plain(tensors))}{named}")]
                 continue
-            if _holds_layers(tensors):
-                detail = f"holds parameters by layer; send {TREE} without {layer[:PREVIEW]!r} around it"
-                errors[layer] = [Message(detail)]
-                continue
+            wrong: Any
             try:
                 tree[layer], wrong = decode_each(tensors)
             except ValidationError as error:
-                errors[layer] = error.messages
-                continue
+                wrong = error.messages
+            if (wrong or "." in next(iter(tensors), "")) and _holds_layers(tensors):
+                wrong = [Message(f"holds parameters by layer; send {TREE} without {layer[:PREVIEW]!r} around it")]
             if wrong:
                 errors[layer] = wrong
         if errors:

@@ -61,6 +61,9 @@ class Bounded(NamedTuple):
     activation: str
     low: float
     high: float
+    least: float
+    """The least target that is not warned of: a little below `low`."""
+    greatest: float
 
 
 def bounded_outputs(task: Task, model: Model) -> list[Bounded]:
@@ -75,30 +78,28 @@ def bounded_outputs(task: Task, model: Model) -> list[Bounded]:
             continue  # it is constant, as another warning says
         low, high = reach(activation)
         if not (math.isinf(low) and math.isinf(high)):
-            found.append(Bounded(name, activation.name, low, high))
+            least, greatest = low - SLACK * max(1.0, abs(low)), high + SLACK * max(1.0, abs(high))
+            found.append(Bounded(name, activation.name, low, high, least, greatest))
     return found
 
 
 def out_of_reach(bounded: Iterable[Bounded], targets: Mapping[str, Array]) -> list[Caution]:
     """Return cautions about targets beyond the numbers that these outputs can have."""
     cautions = []
-    for name, activation, low, high in bounded:
-        least, greatest = _extremes(targets[name])
-        if least < low - SLACK * max(1.0, abs(low)) or greatest > high + SLACK * max(1.0, abs(high)):
+    for name, activation, low, high, least, greatest in bounded:
+        array = targets[name]
+        if array.size <= FEW:  # a list is faster here
+            numbers = array.reshape(-1).tolist()
+            within = least <= min(numbers) and max(numbers) <= greatest
+        else:
+            within = bool(array.min() >= least and array.max() <= greatest)
+        if not within:
             words = {
                 "low": None if math.isinf(low) else f"{low + 0.0:.4g}",
                 "high": None if math.isinf(high) else f"{high + 0.0:.4g}",
             }
             cautions.append(caution("unreachable_targets", name, "targets", activation=activation, **words))
     return cautions
-
-
-def _extremes(array: Array) -> tuple[float, float]:
-    """Return the least and the greatest number of an array."""
-    if array.size <= FEW:  # Python is faster here
-        numbers = array.reshape(-1).tolist()
-        return min(numbers), max(numbers)
-    return float(array.min()), float(array.max())
 
 
 def unfit(task: Task, feed: Feed, whole: bool = True) -> list[Caution]:
