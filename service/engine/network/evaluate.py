@@ -164,11 +164,11 @@ class Evaluation:
                 arrays = {"pre_activation": pre_activation, "output": output}
                 if delta is not None:
                     arrays["delta"] = delta
-                norms = {name: norm(array) for name, array in arrays.items()}
+                norms = {name: norm_of_flat(array.reshape(-1)) for name, array in arrays.items()}
                 result.layers.append(
                     LayerValues(layer.name, layer.layer.name, output.shape[1:], pre_activation, output, delta, norms)
                 )
-                checked += [*arrays.values(), np.array(list(norms.values()))]
+                finite = finite and all(map(math.isfinite, norms.values()))  # only if every number is
         if "norms" in task.include:
             deltas = {layer.name: norm(read[f"delta/{layer.name}"]) for layer in task.definition.layers}
             norms_of_gradients = {
