@@ -396,7 +396,11 @@ def poisson(prediction: Prediction, target: Node, log_input: bool, epsilon: floa
     rate = p + epsilon
     # Near the minimum, 1 - t / rate would be the difference of two nearly equal numbers.
     slope = with_slope(p, (p - target + epsilon) / rate, target / rate / rate)
-    return _average(with_slope(p, p - xlogy(target, rate), slope))
+    # Near p = 1 the logarithm is that of what the sum rounds away (two-sum of Knuth, TAOCP 2, 4.2.2).
+    added = rate - p
+    rounded = (p - (rate - added)) + (epsilon - added)
+    logarithm = xlogy(target, rate) + target * (rounded / maximum(rate, float(np.finfo(p.dtype).tiny)))
+    return _average(with_slope(p, p - logarithm, slope))
 
 
 @losses.declare(

@@ -39,11 +39,11 @@ CHANCES = {
     "float32": (0.0, 1e-45, 1e-38, 1e-30, 1e-13, 1e-9, 0.25, 0.5, 0.9, 1.0 - 2.0**-24, 1.0),
 }
 """Probabilities."""
-RATES = {dtype: (0.0, *sizes) for dtype, sizes in SIZES.items()}
+RATES = {dtype: (0.0, 0.9999, 1.0, 1.0001, *sizes) for dtype, sizes in SIZES.items()}
 TARGETS = (0.0, 1.0, -2.5)
 SHARES = (0.0, 1.0, 0.3)
 SIGNS = (-1.0, 1.0)
-COUNTS = (0.0, 1.0, 3.0)
+COUNTS = (0.0, 1.0, 3.0, 1e5)
 
 
 # --- the second formulas ------------------------------------------------------------------------
