@@ -10,7 +10,9 @@ from marshmallow import ValidationError, fields
 from schemas.common import about, finite_field, warnings_field
 from schemas.components import Components, JSONSchema
 from schemas.derivatives import VectorsField
-from schemas.fields import Message, NumberField, NumbersField, StrictSchema, WordField
+from schemas.fields import NumberField, NumbersField, WordField
+from schemas.messages import Message
+from schemas.strict import StrictSchema
 from schemas.subject import LoadedSubject, SubjectRequest
 from schemas.tensor import ParametersAnswerField
 from service.engine.arrays import Array

@@ -10,7 +10,9 @@ from marshmallow import INCLUDE, ValidationError, fields, post_load, validates_s
 
 from schemas.components import Components, JSONSchema, list_of
 from schemas.declared import ChoiceField
-from schemas.fields import PREVIEW, Message, NumberField, StrictSchema, WordField, read_each, shown
+from schemas.fields import NumberField, WordField
+from schemas.messages import PREVIEW, Message, shown
+from schemas.strict import StrictSchema, read_each
 from service.engine.declarations import Registry
 from service.engine.descent.comparison import MOST_TRAININGS
 from service.engine.descent.update import Clip

@@ -13,8 +13,10 @@ from typing import Any
 from marshmallow import ValidationError
 
 from schemas.components import Components, JSONSchema, any_of, closed_object
-from schemas.fields import LONG_LIST, Message, StrictField, StrictSchema, ValueField, plain, properties_of, shown
+from schemas.fields import ValueField
+from schemas.messages import Message, plain, shown
 from schemas.rewriting import as_json, from_call, from_keras, is_keras, made
+from schemas.strict import LONG_LIST, StrictField, StrictSchema, properties_of
 from service.engine.declarations import Declaration, Reference, Registry, Selection
 from service.engine.descent.optimizers import optimizers
 from service.engine.descent.schedules import schedules

@@ -12,7 +12,9 @@ from marshmallow import ValidationError, fields, validates_schema
 from schemas.common import TO_ONE_NUMBER, about, finite_field, warnings_field
 from schemas.components import Components, JSONSchema, any_of, by_name, list_of
 from schemas.evaluation import ELSEWHERE, OF_GRADIENTS, LoadedNetwork, LossField, NetworkRequest
-from schemas.fields import FlagField, Message, NumbersByNameField, StrictField, StrictSchema, WordField, read_each
+from schemas.fields import FlagField, NumbersByNameField, WordField
+from schemas.messages import Message
+from schemas.strict import StrictField, StrictSchema, read_each
 from schemas.tensor import (
     ParametersAnswerField,
     TensorField,

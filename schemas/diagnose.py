@@ -14,8 +14,10 @@ from schemas.common import TO_ONE_NUMBER, ChoicesField, PartSchema, about, langu
 from schemas.components import Components, JSONSchema, list_of
 from schemas.declared import ChoiceField
 from schemas.evaluation import WITH_A_LOSS, LossField, Tensors, Tree
-from schemas.fields import FlagField, IntegerField, Message, ObjectField, StrictField, WordField, hint, read_each
+from schemas.fields import FlagField, IntegerField, WordField
+from schemas.messages import Message, hint
 from schemas.stored import NetworkOrIdField
+from schemas.strict import ObjectField, StrictField, read_each
 from schemas.tensor import ParametersField, TensorsField, narrow
 from schemas.training import LoadedValidation, SeedsField, TrainingRequest, misfits
 from schemas.training_answers import TrainingStepSchema

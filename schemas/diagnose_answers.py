@@ -5,7 +5,7 @@ from __future__ import annotations
 from marshmallow import fields
 
 from schemas.common import SelectedBlockSchema, about, finite_field, warnings_field
-from schemas.fields import StrictSchema
+from schemas.strict import StrictSchema
 from schemas.tensor import TensorAnswerField
 from service.engine.insight.health.diagnosis import VERDICTS
 

@@ -12,24 +12,13 @@ from marshmallow import ValidationError, fields
 from schemas.common import about, finite_field, warnings_field
 from schemas.components import Components, JSONSchema, by_name
 from schemas.declared import ChoiceField, missing_type
-from schemas.fields import (
-    MOST_NAMES,
-    FlagField,
-    IntegerField,
-    Message,
-    NumbersByNameField,
-    SeedField,
-    StrictField,
-    StrictSchema,
-    WordField,
-    WordsField,
-    plain,
-    read_each,
-)
+from schemas.fields import MOST_NAMES, FlagField, IntegerField, NumbersByNameField, SeedField, WordField, WordsField
+from schemas.messages import Message, plain
 from schemas.parameter_files import PyTorchTree, file_bytes, resolved
 from schemas.requests import R, RequestSchema
 from schemas.rewriting import is_keras
 from schemas.stored import NetworkOrIdField, ParametersOrIdField
+from schemas.strict import StrictField, StrictSchema, read_each
 from schemas.tensor import (
     ParametersAnswerField,
     TensorAnswerField,

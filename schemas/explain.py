@@ -10,7 +10,8 @@ from marshmallow import fields
 from schemas.common import about, finite_field, language_field, warnings_field
 from schemas.components import Components, JSONSchema
 from schemas.evaluation import WITH_A_LOSS, LoadedNetwork, LossRequest
-from schemas.fields import IntegerField, NumberField, StrictField, StrictSchema, WordField, WordsField
+from schemas.fields import IntegerField, NumberField, WordField, WordsField
+from schemas.strict import StrictField, StrictSchema
 from schemas.tensor import ParametersAnswerField
 from service.engine.insight.outline import CONVENTIONS, KINDS
 

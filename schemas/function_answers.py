@@ -7,8 +7,9 @@ from typing import Any
 from marshmallow import fields
 
 from schemas.common import STATUSES, AnswerWarningSchema, about, finite_field, warnings_field
-from schemas.fields import StrictSchema, WordField
+from schemas.fields import WordField
 from schemas.graph import GraphEdgeSchema, GraphNodeSchema
+from schemas.strict import StrictSchema
 from schemas.tensor import TensorAnswerField
 from service.engine.functions.calculus import CLASSES
 from service.engine.functions.fit import LATEX

@@ -10,22 +10,9 @@ from marshmallow import ValidationError
 
 from schemas.common import ONE_OF_THEM, PartSchema, Trace, about
 from schemas.components import Components, JSONSchema, list_of, schema_name
-from schemas.fields import (
-    PREVIEW,
-    IntegerField,
-    IntegersField,
-    Message,
-    NumberField,
-    ObjectField,
-    SeedField,
-    StrictField,
-    StrictSchema,
-    WordsField,
-    object_schema,
-    plain,
-    read_each,
-    shown,
-)
+from schemas.fields import IntegerField, IntegersField, NumberField, SeedField, WordsField
+from schemas.messages import PREVIEW, Message, plain, shown
+from schemas.strict import ObjectField, StrictField, StrictSchema, object_schema, read_each
 from schemas.tensor import TensorField, decode, is_typed, typed_array
 from service.engine.arrays import Array
 from service.engine.descent.runs_plan import RECORDED, Bounds, GradientNoise

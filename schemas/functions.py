@@ -16,13 +16,10 @@ from schemas.fields import (
     FlagField,
     IntegerField,
     IntegersField,
-    Message,
     NumberField,
     NumbersByNameField,
-    ObjectField,
     WordField,
     WordsField,
-    hint,
 )
 from schemas.function_fields import (
     MOST_DIRECTIONS,
@@ -42,7 +39,9 @@ from schemas.function_fields import (
     StartsField,
     VariablesField,
 )
+from schemas.messages import Message, hint
 from schemas.requests import R, RequestSchema
+from schemas.strict import ObjectField
 from service.engine.arrays import Array
 from service.engine.declarations import Selection
 from service.engine.descent.optimizers import Optimizer, optimizers

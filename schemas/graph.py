@@ -8,7 +8,8 @@ from marshmallow import fields
 
 from schemas.common import about, finite_field, warnings_field
 from schemas.components import Components, JSONSchema, by_name
-from schemas.fields import FlagField, StrictField, StrictSchema, WordField, WordsField
+from schemas.fields import FlagField, WordField, WordsField
+from schemas.strict import StrictField, StrictSchema
 from schemas.subject import LoadedSubject, SubjectRequest
 from schemas.tensor import ParametersAnswerField, TensorAnswerField
 from service.engine.insight.graph_view import (

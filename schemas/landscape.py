@@ -11,21 +11,10 @@ from marshmallow import ValidationError, fields, validates_schema
 from schemas.common import TO_ONE_NUMBER, PartSchema, about, finite_field, language_field, warnings_field
 from schemas.components import Components, JSONSchema, list_of
 from schemas.evaluation import WITH_A_LOSS, LoadedNetwork, LossRequest, Tree
-from schemas.fields import (
-    FlagField,
-    IntegerField,
-    Message,
-    NumbersField,
-    ObjectField,
-    SeedField,
-    StrictField,
-    StrictSchema,
-    WordField,
-    WordsField,
-    plain,
-    read_each,
-)
+from schemas.fields import FlagField, IntegerField, NumbersField, SeedField, WordField, WordsField
 from schemas.function_fields import MOST_LEVELS, RangeField
+from schemas.messages import Message, plain
+from schemas.strict import ObjectField, StrictField, StrictSchema, read_each
 from schemas.tensor import ParametersAnswerField, ParametersField, TensorAnswerField, tree_schema
 from service.engine.errors import MOST_ERRORS
 from service.engine.insight.directions import DIRECTIONS, NORMALIZATIONS, AskedAxis

@@ -23,26 +23,12 @@ from schemas.declared import (
     unknown_choice,
 )
 from schemas.documents import recognised
-from schemas.fields import (
-    LONG_LIST,
-    MOST_NAMES,
-    FlagField,
-    IntegersField,
-    Message,
-    NameField,
-    NamesField,
-    StrictField,
-    StrictSchema,
-    WordField,
-    object_schema,
-    plain,
-    properties_of,
-    read_each,
-    shown,
-)
+from schemas.fields import MOST_NAMES, FlagField, IntegersField, NameField, NamesField, WordField
 from schemas.keras import Unreadable, is_document, read
+from schemas.messages import Message, plain, shown
 from schemas.onnx import definition_of, file_schema, is_onnx
 from schemas.rewriting import from_call, made, sizes
+from schemas.strict import LONG_LIST, StrictField, StrictSchema, object_schema, properties_of, read_each
 from service.engine.declarations import Registry
 from service.engine.errors import MOST_ERRORS, Path
 from service.engine.network.activations import activations

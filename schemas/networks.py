@@ -14,12 +14,13 @@ from marshmallow import ValidationError, fields
 from schemas.common import about, warnings_field
 from schemas.components import Components, JSONSchema, or_null
 from schemas.evaluation import Tree
-from schemas.fields import Message, StrictField, StrictSchema
 from schemas.keras import is_document
+from schemas.messages import Message
 from schemas.network import NetworkField
 from schemas.onnx import is_onnx
 from schemas.parameter_files import ParametersOrFileField, StateDict, file_bytes, resolved
 from schemas.requests import RequestSchema
+from schemas.strict import StrictField, StrictSchema
 from schemas.tensor import ParametersAnswerField
 from service.engine.errors import InvalidRequest
 from service.engine.network.definition import Definition

@@ -10,7 +10,9 @@ import pybase64
 from marshmallow import ValidationError
 
 from schemas.components import Components, JSONSchema
-from schemas.fields import Message, NamesField, StrictField, StrictSchema, object_schema, plain, shown
+from schemas.fields import NamesField
+from schemas.messages import Message, plain, shown
+from schemas.strict import StrictField, StrictSchema, object_schema
 from service.engine.errors import InvalidRequest
 from service.engine.onnx import OnnxDefinition, read
 

@@ -12,7 +12,8 @@ from marshmallow import ValidationError
 
 from schemas.components import Components, JSONSchema, by_name, closed_object
 from schemas.documents import is_state_dict
-from schemas.fields import Message, WordField, hint, plain, shown
+from schemas.fields import WordField
+from schemas.messages import Message, hint, plain, shown
 from schemas.tensor import TEXT, ParametersField, decode_each, tensors_by_name, tree_schema
 from schemas.tensor_files import load_npz, load_safetensors
 from service.engine.arrays import Array

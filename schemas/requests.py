@@ -11,8 +11,9 @@ from marshmallow import ValidationError, missing, post_load
 from marshmallow.exceptions import ValidationError as MarshmallowError
 
 from schemas.documents import recognised
-from schemas.fields import LONGEST_PLAIN, KnownWrong, Message, StrictField, StrictSchema
+from schemas.messages import LONGEST_PLAIN, Message
 from schemas.stored import by_id
+from schemas.strict import KnownWrong, StrictField, StrictSchema
 from service.engine.cache import LeastRecentlyUsed
 
 MOST_DEPTH = 64

@@ -11,9 +11,11 @@ from marshmallow import ValidationError, fields
 from schemas.common import MOST_STEPS, STATUSES, OpenSchema, about
 from schemas.components import Components, JSONSchema, schema_name
 from schemas.documents import recognised
-from schemas.fields import IntegerField, Message, StrictField, StrictSchema, WordField, object_schema
+from schemas.fields import IntegerField, WordField
 from schemas.functions import DescendRequest
+from schemas.messages import Message
 from schemas.requests import RequestSchema
+from schemas.strict import StrictField, StrictSchema, object_schema
 from schemas.sweeps import SweepRequest
 from schemas.training import CompareRequest, TrainRequest
 

@@ -9,7 +9,7 @@ from typing import Any
 from marshmallow import ValidationError
 
 from schemas.components import Components, JSONSchema, any_of, closed_object
-from schemas.fields import Message, plain, shown
+from schemas.messages import Message, plain, shown
 from schemas.network import NetworkField
 from schemas.parameter_files import ParametersOrFileField
 from service.engine.arrays import Array

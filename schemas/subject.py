@@ -10,8 +10,9 @@ from marshmallow import ValidationError, validates_schema
 
 from schemas.common import about, language_field
 from schemas.evaluation import LossField, LossRequest, Tensors, Tree
-from schemas.fields import Message, WordField
+from schemas.fields import WordField
 from schemas.function_fields import ExpressionField, VariablesField
+from schemas.messages import Message
 from schemas.requests import R
 from schemas.stored import NetworkOrIdField
 from schemas.tensor import TensorField, TensorsField

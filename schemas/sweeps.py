@@ -13,8 +13,9 @@ from marshmallow import ValidationError, missing
 
 from schemas.common import about
 from schemas.components import Components, JSONSchema, by_name, list_of
-from schemas.fields import Message, StrictField, hint, object_schema, plain, shown
+from schemas.messages import Message, hint, plain, shown
 from schemas.requests import MOST_DEPTH, TOO_DEEP, RequestSchema, containers_in, nesting
+from schemas.strict import StrictField, object_schema
 from schemas.training import LoadedTrain, TrainRequest, whole
 from service.engine.errors import MOST_ERRORS, Path
 

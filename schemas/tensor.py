@@ -18,7 +18,8 @@ from marshmallow import ValidationError
 
 from schemas.components import Components, JSONSchema, any_of, by_name, closed_object, list_of
 from schemas.documents import is_state_dict, state_dict
-from schemas.fields import NOT_FINITE, PREVIEW, Message, StrictField, hint, plain, shown, unquoted
+from schemas.messages import NOT_FINITE, PREVIEW, Message, hint, plain, shown, unquoted
+from schemas.strict import StrictField
 from service.engine.arrays import Array, first_true
 from service.engine.errors import MOST_ERRORS
 from service.engine.network.layers import layers

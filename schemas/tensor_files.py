@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from marshmallow import ValidationError
 
-from schemas.fields import Message, shown
+from schemas.messages import Message, shown
 
 Array = npt.NDArray[Any]
 

@@ -14,23 +14,10 @@ from schemas.common import MOST_STEPS, TO_ONE_NUMBER, ChoicesField, GradientClip
 from schemas.components import Components, JSONSchema, by_name, list_of
 from schemas.declared import ChoiceField
 from schemas.evaluation import WITH_A_LOSS, LoadedNetwork, LossRequest, Tensors, shards_field
-from schemas.fields import (
-    FlagField,
-    IntegerField,
-    Message,
-    NumberField,
-    NumbersField,
-    ObjectField,
-    SeedField,
-    StrictField,
-    StrictSchema,
-    WordField,
-    WordsField,
-    listed,
-    plain,
-    read_each,
-)
+from schemas.fields import FlagField, IntegerField, NumberField, NumbersField, SeedField, WordField, WordsField
+from schemas.messages import Message, listed, plain
 from schemas.requests import R
+from schemas.strict import ObjectField, StrictField, StrictSchema, read_each
 from schemas.tensor import ParametersField, TensorsField, narrow, tree_schema
 from service.engine.arrays import Array
 from service.engine.declarations import Selection

@@ -6,7 +6,8 @@ from marshmallow import fields
 
 from schemas.common import STATUSES, AnswerWarningSchema, SelectedBlockSchema, about, finite_field, warnings_field
 from schemas.components import Components, JSONSchema
-from schemas.fields import StrictField, StrictSchema, WordField
+from schemas.fields import WordField
+from schemas.strict import StrictField, StrictSchema
 from schemas.tensor import ParametersAnswerField, TensorAnswerField, tree_answer_schema
 
 

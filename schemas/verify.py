@@ -10,7 +10,9 @@ from marshmallow import ValidationError, fields
 from schemas.check import ClaimedField
 from schemas.common import about, finite_field, warnings_field
 from schemas.components import Components, JSONSchema, closed_object, list_of
-from schemas.fields import Message, NumberField, StrictField, StrictSchema, WordField, hint, plain, read_each, shown
+from schemas.fields import NumberField, WordField
+from schemas.messages import Message, hint, plain, shown
+from schemas.strict import StrictField, StrictSchema, read_each
 from schemas.subject import LoadedSubject, SubjectRequest
 from schemas.tensor import ParametersAnswerField
 from service.engine.arrays import Array

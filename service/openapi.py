@@ -20,7 +20,7 @@ from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 
 from schemas.components import Components, schema_name, sentence_of
-from schemas.fields import StrictField
+from schemas.strict import StrictField
 from schemas.system import ProblemSchema
 from service import __version__, wire
 from service.api.endpoint import TAGS, Endpoint, in_order

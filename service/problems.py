@@ -22,7 +22,7 @@ from urllib.parse import quote
 import orjson
 from marshmallow import ValidationError
 
-from schemas.fields import Message
+from schemas.messages import Message
 from service.engine.errors import (
     MOST_ERRORS,
     Abandoned,

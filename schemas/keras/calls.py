@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from schemas.fields import shown
 from schemas.keras.refusals import KerasRefusal
+from schemas.messages import shown
 
 
 class Tensor(NamedTuple):

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 
-from schemas.fields import NameField, plain, shown
+from schemas.fields import NameField
 from schemas.keras.calls import Call, Tensor, calls_of, tensors_of
 from schemas.keras.operations import describe_operation, is_operation
 from schemas.keras.refusals import KerasRefusal, class_of, is_custom
 from schemas.keras.table import Described, check, describe
 from schemas.keras.values import INPUTS, check_dtype
+from schemas.messages import plain, shown
 from service.engine.errors import MOST_ERRORS, Path
 from service.engine.network.layers import layers
 

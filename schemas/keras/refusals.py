@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from schemas.fields import shown
+from schemas.messages import shown
 
 
 class KerasRefusal(Exception):

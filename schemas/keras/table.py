@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from schemas.fields import shown
 from schemas.keras.refusals import KerasRefusal, class_of, is_custom, refuse_object
 from schemas.keras.values import ACTIVATION_LAYERS, activation, check_dtype, initializer, regularizer
+from schemas.messages import shown
 from service.engine.declarations import Reference, Registry
 from service.engine.network.activations import activations
 from service.engine.network.initializers import initializers

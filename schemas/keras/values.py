@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from schemas.fields import shown
 from schemas.keras.refusals import KerasRefusal, class_of, is_custom, refuse_object
+from schemas.messages import shown
 
 Choice = str | dict[str, Any]
 """A choice in the form of requests: a name, or an object with `type` and options."""

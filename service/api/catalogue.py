@@ -12,7 +12,7 @@ from flask import Blueprint, Response, request
 
 from schemas.catalogue import CatalogueEntrySchema, CatalogueListingSchema
 from schemas.declared import article, default_of
-from schemas.fields import hint
+from schemas.messages import hint
 from service import wire
 from service.api.endpoint import describe
 from service.engine.declarations import Declaration, Reference, Registry, Selection

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import orjson
 from marshmallow import ValidationError
 
-from schemas.fields import Message
+from schemas.messages import Message
 from schemas.network import NetworkField
 from schemas.networks import ONNX
 from schemas.stored import StoredNetwork, StoredParameters, id_of

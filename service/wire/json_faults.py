@@ -6,7 +6,7 @@ import re
 
 import orjson
 
-from schemas.fields import NOT_FINITE
+from schemas.messages import NOT_FINITE
 from service.wire.body import A_MODEL_FILE
 
 SHOWN = 24

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import simdjson
 
-from schemas.fields import MOST_KEYS
 from schemas.requests import containers_in
+from schemas.strict import MOST_KEYS
 from schemas.tensor import MOST_AXES
 
 SMALL_LIST = 64

@@ -8,8 +8,8 @@ from flask.testing import FlaskClient
 from marshmallow import Schema
 
 from schemas.declared import options_schema
-from schemas.fields import ObjectField, StrictSchema
 from schemas.network import COMMON, SCHEMA
+from schemas.strict import ObjectField, StrictSchema
 from schemas.verify import KEYS as SUBMISSION_KEYS
 from service.api.endpoint import ENDPOINTS
 from service.api.hints import BODIES, WORDS

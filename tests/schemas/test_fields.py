@@ -11,7 +11,7 @@ import pytest
 from schemas.catalogue import BlockOptionSchema
 from schemas.common import ChoicesField
 from schemas.components import Components
-from schemas.fields import LONG_LIST, StrictField
+from schemas.strict import LONG_LIST, StrictField
 from schemas.tensor import TensorField
 from service.api.catalogue import REGISTRIES, option_entry
 from service.engine.declarations import Declaration, Reference, Registry
