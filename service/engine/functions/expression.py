@@ -123,8 +123,8 @@ def _read(text: str, listed: tuple[str, ...] | None) -> _Parser:
 
 def _translated(error: InvalidRequest, text: str, listed: tuple[str, ...] | None) -> InvalidRequest:
     """Return the error about a text, with what to type instead where a translation of it can be read."""
+    fault = error.faults[-1]
     for found in translations(text, FUNCTIONS):
-        fault = error.faults[-1]
         if not found.text:
             return InvalidRequest([*error.faults[:-1], replace(fault, detail=f"{fault.detail}; {found.sentence}")])
         try:

@@ -114,10 +114,13 @@ FOLDS: Mapping[str, str] = {
 }
 """Functions of any number of arguments, as templates over two of them."""
 _DERIVATIVES = ("diff", "derivative", "deriv", "grad", "gradient", "jacobian", "hessian")
+COMPUTED = "a derivative is computed, not typed"
+DERIVED = f"{COMPUTED}: write the function only"
+"""The advice for an expression that asks for a derivative."""
 _SUMS = "a variable is one number; write the terms out, as in x1^2 + x2^2"
 _COMMANDS = "an expression is a formula, and runs no commands"
 ADVICE: Mapping[str, str] = {
-    **dict.fromkeys(_DERIVATIVES, "a derivative is computed, not typed: write the function only"),
+    **dict.fromkeys(_DERIVATIVES, DERIVED),
     **dict.fromkeys(
         ("sum", "prod", "mean", "average", "avg", "std", "var", "dot", "inner", "matmul", "softmax", "argmax",
          "log_softmax", "transpose", "det", "cumsum", "reduce_sum", "reduce_mean"),
@@ -226,14 +229,16 @@ def _count(template: str) -> int:
 
 
 def _filled(template: str, arguments: tuple[str, ...]) -> str:
+    """Return a template with its arguments; an empty text if one of them is too long for a proposal."""
     places = dict(zip(_LETTERS, (each.strip() for each in arguments), strict=False))
     if any(len(each) > LONGEST for each in arguments):
-        return ""  # nobody reads such a proposal
+        return ""
     places |= {name.upper(): each if _is_factor(each) else f"({each})" for name, each in places.items()}
     return template.format(**places)
 
 
 def _is_factor(text: str) -> bool:
+    """Return whether a text needs no parentheses as a factor."""
     return bool(_PLAIN.fullmatch(text)) or _is_call(text)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
+from service.engine.functions.foreign_calls import DERIVED
 from service.engine.functions.tokens import LETTERS
 
 
@@ -12,11 +13,10 @@ class NotAFormula(Exception):
     """A LaTeX command has no equivalent in an expression; the message is a sentence about it, or empty."""
 
 
-_DERIVED = "a derivative is computed, not typed: write the function only"
 _SUMMED = "there are no integrals and no sums over an index; write the terms out"
 _REFUSED = {
     **dict.fromkeys(("sum", "prod", "int", "iint", "oint", "lim"), _SUMMED),
-    **dict.fromkeys(("partial", "nabla", "prime", "dot", "ddot"), _DERIVED),
+    **dict.fromkeys(("partial", "nabla", "prime", "dot", "ddot"), DERIVED),
     "infty": "infinity is no number; try a large one",
 }
 _SIGNS = {
@@ -66,7 +66,7 @@ def without_latex(text: str, functions: Collection[str]) -> tuple[str, str]:
     found = reader.group("")
     found = re.sub(r"\s+", " ", _LOG.sub(r"log\1", found))
     found = re.sub(r"\( | \)", lambda match: match.group().strip(), found).strip()
-    return found, _DERIVED if derivatives else ""
+    return found, DERIVED if derivatives else ""
 
 
 def _choice(rows: str) -> str:
@@ -158,6 +158,7 @@ class _Reader:
         return first
 
     def command(self, name: str) -> str:
+        """Read the arguments of a command. Raise `NotAFormula` if it has no equivalent."""
         if name in _REFUSED:
             raise NotAFormula(_REFUSED[name])
         if name in _SIGNS:
@@ -187,6 +188,7 @@ class _Reader:
         return self.following()
 
     def root(self) -> str:
+        """Read the degree of a root, if it has one, and what is under it."""
         degree = ""
         if self.next() == "[":
             self.at += 1

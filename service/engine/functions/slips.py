@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
-from service.engine.functions.foreign_calls import advice, instead, rewritten
+from service.engine.functions.foreign_calls import COMPUTED, DERIVED, advice, instead, rewritten
 from service.engine.functions.latex_slips import NotAFormula, looks_like_latex, without_latex
 from service.engine.functions.tokens import FUNCTIONS, SUPERSCRIPTS
 
@@ -78,8 +78,8 @@ _RULES = (
     _rule(r"=<", "<=", _COMPARED),
     _rule(r"^\s*\w+\[[\w\s,]*_\s*\]\s*:?=\s*", "", _RIGHT_SIDE),
     _rule(r"^\s*(?:\w+\([^()]*\)|[dD]\w+/[dD]\w+)\s*:?=(?!=)\s*", "", _RIGHT_SIDE),
-    _rule(r"^\s*\w+['’′]+(?:\([^()]*\))?\s*=(?!=)\s*", "", "a derivative is computed, not typed"),
-    _rule(r"^\s*[d∂]\s*\(([^()]*)\)\s*/\s*[d∂]\s*\w\s*$", r"\1", "a derivative is computed, not typed"),
+    _rule(r"^\s*\w+['’′]+(?:\([^()]*\))?\s*=(?!=)\s*", "", COMPUTED),
+    _rule(r"^\s*[d∂]\s*\(([^()]*)\)\s*/\s*[d∂]\s*\w\s*$", r"\1", COMPUTED),
     _rule(r"^\s*\w+\s*:?=(?![=>])\s*(?=.*[A-Za-z])", ""),
     _rule(r"^\s*(?:lambda|λ)\s*[\w\s,]*[:.]\s*", "", "an expression needs no lambda"),
     _rule(r"^\s*(?:@|\\)\s*\([\w\s,]*\)\s*", "", _RIGHT_SIDE),
@@ -94,7 +94,7 @@ _RULES = (
           "functions are written without the name of a module"),
     _rule(r"\b([A-Za-z]\w*)\.([A-Za-z]\w*)\(\s*\)", r"\2(\1)", "a function is no method"),
     _rule(r"\b([A-Za-z]\w*)\.([A-Za-z]\w*)\(\s*([^()]+?)\s*\)", r"\2(\1, \3)", "a function is no method"),
-    _rule(r"^\s*[d∂]\s*\w?\s*/\s*[d∂]\s*\w\s*(?=[(\w\[])", "", "a derivative is computed, not typed"),
+    _rule(r"^\s*[d∂]\s*\w?\s*/\s*[d∂]\s*\w\s*(?=[(\w\[])", "", COMPUTED),
     _rule(r"\bLog\[\s*(\w+)\s*,\s*([^\[\],]+)\]", r"(log(\2)/log(\1))"),
     _rule(r"\b([A-Za-z])\[(\d+)\]", r"\1\2"),
     _rule(r"^.+\sif\s.+\selse\s.+$|^[^?]+\?[^:]+:.+$", lambda match: _choices(match.group()), _CHOICE),
@@ -213,7 +213,19 @@ _KEYWORDS = {
     **dict.fromkeys(("return", "def", "import", "print", "var", "let", "const"), "write the formula alone"),
     **dict.fromkeys(("nan", "inf", "infinity", "infty"), "there is no such number in an expression; try a large one"),
     **dict.fromkeys(("true", "false", "none", "null", "undefined"), "an expression is made of numbers"),
+    "squared": "write x^2",
+    "cubed": "write x^3",
+    "plus": "write +",
+    "minus": "write -",
+    "times": "write *",
+    **dict.fromkeys(("divided", "over"), "write /"),
+    **dict.fromkeys(("minimize", "maximize", "argmin", "argmax"), "write the function only"),
+    **dict.fromkeys(("of", "the"), "an expression is a formula, and no sentence"),
+    "integral": "there are no integrals",
+    "derivative": DERIVED,
+    **{name: f"write {instead(name, 'x')}" for name in ("cot", "ctg", "csc", "cosec")},
 }
+"""Names that mean something elsewhere, in lower case, with the advice for each."""
 _CONSTANTS = {"Pi": "pi", "PI": "pi", "E": "e"}
 """Names of constants in other languages."""
 _BASED = re.compile(r"(?<![\w.])0(?:[xX][0-9a-fA-F]+|[bB][01]+|[oO][0-7]+)(?!\w)")
@@ -223,21 +235,7 @@ _IMAGINARY = re.compile(r"(?<![\w.])1[ij](?!\w)|\b(?:e\s*(?:\^|\*\*)|exp)\s*\(\s
 _OF_PRODUCTS = frozenset(("sin", "cos", "tan", "exp", "log", "ln", "sqrt", "tanh", "sinh", "cosh"))
 """Functions with which a name of one or two more letters is hardly meant as a name."""
 _TWO_LETTERS = re.compile(r"[knwa][xt]|[xyzt]{2}")
-_KEYWORDS |= {
-    "squared": "write x^2",
-    "cubed": "write x^3",
-    "plus": "write +",
-    "minus": "write -",
-    "times": "write *",
-    "divided": "write /",
-    "over": "write /",
-    **dict.fromkeys(("minimize", "maximize", "argmin", "argmax"), "write the function only"),
-    **dict.fromkeys(("of", "the"), "an expression is a formula, and no sentence"),
-    "integral": "there are no integrals",
-    "derivative": "a derivative is computed, not typed: write the function only",
-}
-_KEYWORDS |= {"cot": "write 1/tan(x)", "ctg": "write 1/tan(x)", "csc": "write 1/sin(x)", "cosec": "write 1/sin(x)"}
-"""Names that mean something elsewhere, in lower case."""
+"""The arguments of `sinwt` and `sinxy`, which are products."""
 
 
 class Translation(NamedTuple):
@@ -342,8 +340,7 @@ def slips(text: str, variables: Iterable[str], functions: Collection[str]) -> tu
     names = tuple(variables)
     if quotient := re.search(r"(?<!\w)d\w?\s*/\s*d\w(?!\w)", text):
         name = quotient.group() if quotient.group()[1].isalpha() else "d/dx"
-        read = "is read as a quotient of variables; a derivative is computed, not typed: write the function"
-        sentences.append(f"'{name}' {read}")
+        sentences.append(f"'{name}' is read as a quotient of variables; {DERIVED}")
     if number := _BASED.search(text):
         sentences.append(
             f"'{number.group()}' is read as the product of 0 and a variable: numbers are written with decimal digits"
