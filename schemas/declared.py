@@ -15,7 +15,7 @@ from marshmallow import ValidationError
 from schemas.components import Components, JSONSchema, any_of, closed_object
 from schemas.fields import ValueField
 from schemas.messages import Message, plain, shown
-from schemas.rewriting import as_json, from_call, from_keras, is_keras, made
+from schemas.rewriting import as_json, from_arguments, from_call, from_keras, is_keras
 from schemas.strict import LONG_LIST, StrictField, StrictSchema, properties_of
 from service.engine.declarations import Declaration, Reference, Registry, Selection
 from service.engine.descent.optimizers import optimizers
@@ -78,7 +78,7 @@ BESIDE: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Keys of requests that callers look for among the options of blocks of a kind."""
 NAMES = re.compile(r"[\w .-]*")
-"""What names of blocks are made of, also those of other libraries; formulas and programs have other characters."""
+"""The characters of names of blocks, also those of other libraries; formulas and programs have others."""
 
 
 REGISTRIES: tuple[Registry[Any], ...] = (layers, activations, losses, optimizers, schedules, initializers, regularizers)
@@ -287,12 +287,11 @@ def missing_type(value: Mapping[str, Any], registry: Registry[Any]) -> Message:
     """Return the error for an object without `type`; it names the key that was probably meant to be `type`."""
     options = {option.name for declaration in registry for option in declaration.options}
     for key, name in value.items():
-        known = isinstance(name, str) and key not in options and (name in registry or meant_choice(registry, name))
-        if known:
+        if isinstance(name, str) and key not in options and (name in registry or meant_choice(registry, name)):
             return Message(f"is required; it came as {key!r}")
     if len(value) == 1:
         ((name, its),) = value.items()
-        block = made(registry, name, (), its, options_schema) if isinstance(its, Mapping) else {}
+        block = from_arguments(registry, name, (), its, options_schema) if isinstance(its, Mapping) else {}
         if block:
             return Message(f"is required; write {json.dumps(block)}")
     if registry is layers and ("units" in value or any(translated("key", key, ("units",)).name for key in value)):

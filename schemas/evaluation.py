@@ -177,9 +177,7 @@ class LossField(ChoiceField):
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         given = plain(value)
-        if not isinstance(given, Mapping) or isinstance(given.get("type"), str) or not given:
-            return super()._deserialize(given, attr, data, **kwargs)
-        if is_keras(given):
+        if not isinstance(given, Mapping) or not given or isinstance(given.get("type"), str) or is_keras(given):
             return super()._deserialize(given, attr, data, **kwargs)
         read = super()._deserialize
         each = islice(given.items(), MOST_NAMES)
@@ -193,14 +191,8 @@ class LossField(ChoiceField):
 
     def json_schema(self, components: Components) -> JSONSchema:
         one = super().json_schema(components)
-        return {
-            "anyOf": [
-                one,
-                components.refer(
-                    "LossesByName", lambda: by_name(one, "Losses by the names of outputs.", minProperties=1)
-                ),
-            ]
-        }
+        text = "Losses by the names of outputs."
+        return {"anyOf": [one, components.refer("LossesByName", lambda: by_name(one, text, minProperties=1))]}
 
 
 class ForwardRequest(NetworkRequest[LoadedEvaluation]):

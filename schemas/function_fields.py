@@ -13,7 +13,7 @@ from schemas.components import Components, JSONSchema, list_of, schema_name
 from schemas.fields import IntegerField, IntegersField, NumberField, SeedField, WordsField
 from schemas.messages import PREVIEW, Message, plain, shown
 from schemas.strict import ObjectField, StrictField, StrictSchema, object_schema, read_each
-from schemas.tensor import TensorField, decode, is_typed, typed_array
+from schemas.tensor import TYPED, TensorField, decode, is_typed, typed_array
 from service.engine.arrays import Array
 from service.engine.descent.runs_plan import RECORDED, Bounds, GradientNoise
 from service.engine.errors import InvalidRequest
@@ -110,9 +110,10 @@ def typed_schema(name: str, components: Components, *axes: int) -> JSONSchema:
 
 
 def refuse_names(field: StrictField, value: Any) -> None:
-    """Raise `ValidationError` for points that are objects, such as {"x": 1}."""
+    """Raise `ValidationError` for points that are objects, such as {"x": 1}. Advise the order of their names, which is
+    that of variables that are not listed."""
     named = value[0] if isinstance(value, list) and value else value
-    if isinstance(named, Mapping) and not set(named) & {"dtype", "shape", "base64"}:
+    if isinstance(named, Mapping) and not set(named) & set(TYPED):
         numbers = [named[name] for name in sorted(named)]
         known = numbers and all(type(number) in (int, float) for number in numbers)
         instead = f"; write [{shown(numbers)}], in the order of the variables" if known else ""

@@ -27,7 +27,7 @@ from schemas.fields import MOST_NAMES, FlagField, IntegersField, NameField, Name
 from schemas.keras import Unreadable, is_document, read
 from schemas.messages import Message, plain, shown
 from schemas.onnx import definition_of, file_schema, is_onnx
-from schemas.rewriting import from_call, made, sizes
+from schemas.rewriting import from_arguments, from_call, sizes
 from schemas.strict import LONG_LIST, StrictField, StrictSchema, object_schema, properties_of, read_each
 from service.engine.declarations import Registry
 from service.engine.errors import MOST_ERRORS, Path
@@ -145,7 +145,7 @@ def _written(value: Any) -> str:
     if not isinstance(name, str):
         return LAYER
     known: Registry[Any] = layers
-    layer = from_call(known, name, options_schema) or made(known, name, arguments, {}, options_schema)
+    layer = from_call(known, name, options_schema) or from_arguments(known, name, arguments, {}, options_schema)
     activation = translated(activations.kind, name, activations.names).name
     if not layer and activation:
         layer = {"type": "activation", "activation": activation}
@@ -221,9 +221,8 @@ class InputShapeField(StrictField):
         shape = components.refer(
             "TensorShape", lambda: self.shape.json_schema(components) | {"description": "The length of each axis."}
         )
-        return {
-            "anyOf": [shape, components.refer("ShapesByName", lambda: by_name(shape, "Shapes by the names of inputs."))]
-        }
+        text = "Shapes by the names of inputs."
+        return {"anyOf": [shape, components.refer("ShapesByName", lambda: by_name(shape, text))]}
 
 
 class NetworkSchema(StrictSchema):

@@ -40,10 +40,10 @@ def from_call(registry: Registry[Any], text: str, schema_of: SchemaOf) -> dict[s
         named = {str(each.arg): ast.literal_eval(each.value) for each in call.keywords}
     except (ValueError, TypeError, RecursionError, MemoryError):
         return {}
-    return made(registry, name, positional, named, schema_of)
+    return from_arguments(registry, name, positional, named, schema_of)
 
 
-def made(
+def from_arguments(
     registry: Registry[Any],
     name: str,
     positional: Sequence[Any],
@@ -53,7 +53,7 @@ def made(
     ignores: bool = False,
 ) -> dict[str, Any]:
     """Return the block of a registry that another library makes from a name and arguments; an empty object if an
-    argument is not understood. `ignores`: arguments that mean nothing here are left out."""
+    argument is not understood. With `ignores`, arguments that mean nothing here are left out."""
     known = name if name in registry else translated(registry.kind, name, registry.names).name
     if not known:
         return {}
@@ -97,7 +97,7 @@ def from_keras(registry: Registry[Any], value: Mapping[str, Any], schema_of: Sch
     if not isinstance(config, Mapping):
         return {}
     plain = {key: item for key, item in config.items() if isinstance(item, str | int | float) and key != "name"}
-    return made(registry, name, (), plain, schema_of, ignores=True)
+    return from_arguments(registry, name, (), plain, schema_of, ignores=True)
 
 
 def is_keras(value: Mapping[str, Any]) -> bool:

@@ -49,7 +49,7 @@ class StrictSchema(Schema):
     """Keys that callers may look for here, and their right place: the key of an object, the path of an endpoint, or
     words such as "beside 'loss'"."""
     called: Mapping[str, str] = MappingProxyType({})
-    """What callers call keys of this schema, and of no other."""
+    """Names that callers have for keys of this schema, with these keys; elsewhere the names mean other things."""
 
     bounds: Mapping[str, int] = MappingProxyType({})
     """The number of keys that may occur together, as JSON Schema keywords; the schema's validation refuses others."""
@@ -122,6 +122,7 @@ class StrictSchema(Schema):
                 error.messages = {"_schema": [Message(f"takes an object, got {shown(plain(data))}")]}
 
     def _unknown(self, key: str, value: Any, known: Sequence[str]) -> Message:
+        """Return the error for an unknown key, with a suggestion or the `known` ones."""
         instead = self._instead(key, value)
         return Message(f"unknown key{instead}", () if instead and len(known) > LONG_LIST else known)
 

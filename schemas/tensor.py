@@ -36,7 +36,7 @@ TREE = "an object {layer: {parameter: tensor}}"
 EXAMPLE = '{"dense_1": {"kernel": [[1], [2]], "bias": [0]}}'
 PARAMETERS = tuple(dict.fromkeys(name for layer in layers for name in layer.parameters or ()))
 """The names of the parameters of layers."""
-TYPED = frozenset(("dtype", "shape", "base64"))
+TYPED = ("dtype", "shape", "base64")
 """The keys of a typed array."""
 LEFT_OUT = "; leave it out for initial values by the seed, which the initializers of the layers draw"
 NUMBERS = frozenset((int, float))
@@ -217,7 +217,7 @@ def _dotted(name: str) -> str:
 
 def _holds_layers(tensors: Mapping[str, Any]) -> bool:
     """Return whether an object holds parameters by layer, or a state_dict, where it should hold those of one layer."""
-    trees = bool(tensors) and all(isinstance(item, Mapping) and not TYPED & set(item) for item in tensors.values())
+    trees = bool(tensors) and all(isinstance(item, Mapping) and not set(TYPED) & set(item) for item in tensors.values())
     return trees or is_state_dict(tensors)
 
 
@@ -358,14 +358,13 @@ def _from_lists(value: list[Any]) -> Array:
 
 def _from_typed(value: Mapping[str, Any]) -> Array:
     errors: dict[str, Any] = {}
-    known = ("dtype", "shape", "base64")
-    if not TYPED & set(value):
+    if not set(TYPED) & set(value):
         names = ", ".join(repr(key[:PREVIEW]) for key in islice(value, 3)) or "no keys"
         raise _at((), f"{TAKES_TENSOR}, got an object with {names}")
     for key in value:
-        if key not in known:
-            errors[key] = [Message(f"unknown key of a typed array{hint(key, known)}", known)]
-    for key in known:
+        if key not in TYPED:
+            errors[key] = [Message(f"unknown key of a typed array{hint(key, TYPED)}", TYPED)]
+    for key in TYPED:
         if key not in value:
             errors[key] = [Message("is required in a typed array")]
     if errors:

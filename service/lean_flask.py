@@ -1,7 +1,7 @@
 """Flask without the features that this service does not use: sessions, coroutines as views, subdomains.
 
 Flask and Werkzeug took a quarter of the 236 us that a tiny request spends in the application; this saves 40 us. It
-overrides methods that Flask and Werkzeug document, and every response stays the same.
+overrides methods that Flask and Werkzeug document, but for one of `LeanRule`, and every response stays the same.
 """
 
 from __future__ import annotations

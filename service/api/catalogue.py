@@ -239,7 +239,20 @@ def _curve(registry: Registry[Any], selection: Selection[Any], query: Mapping[st
     }
 
 
+OF_CURVES: tuple[Mapping[str, Any], ...] = tuple(
+    {"name": name, "in": "query", "schema": schema, "description": text}
+    for name, schema, text in (
+        ("from", {"type": "number", "minimum": -1e9, "maximum": 1e9}, "where the curve starts"),
+        ("to", {"type": "number", "minimum": -1e9, "maximum": 1e9}, "where the curve ends"),
+        ("points", {"type": "integer", "minimum": 2, "maximum": MOST_POINTS, "default": 241}, "number of points"),
+        ("target", {"type": "number", "minimum": -1e9, "maximum": 1e9}, "the target that a loss is drawn against"),
+    )
+)
+"""The query parameters of curves, in the form of OpenAPI."""
+
+
 def _add(plural: str) -> None:
+    """Add the endpoints of a registry: its listing, and its entries."""
     registry = REGISTRIES[plural]
     kind = registry.kind
     drawn = plural in ("activations", "losses")
@@ -251,16 +264,7 @@ def _add(plural: str) -> None:
         "description": f"the name of {article(kind)}, or another name that it has",
         "example": next(iter(registry)).name,
     }
-    query = [
-        {"name": name, "in": "query", "schema": schema, "description": text}
-        for name, schema, text in (
-            ("from", {"type": "number", "minimum": -1e9, "maximum": 1e9}, "where the curve starts"),
-            ("to", {"type": "number", "minimum": -1e9, "maximum": 1e9}, "where it ends"),
-            ("points", {"type": "integer", "minimum": 2, "maximum": MOST_POINTS, "default": 241}, "how many points"),
-            ("target", {"type": "number", "minimum": -1e9, "maximum": 1e9}, "the target a loss is drawn against"),
-        )
-        if drawn and (name != "target" or registry is losses)
-    ]
+    query = [each for each in OF_CURVES if drawn and (each["name"] != "target" or registry is losses)]
 
     def everything() -> Response:
         return _cacheable(_listing(plural))

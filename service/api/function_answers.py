@@ -129,8 +129,8 @@ def lost_at(problems: Mapping[int, Sequence[PointProblem]], lost: Array, key: st
     if not len(places):
         return []
     first = int(places[0])
-    # A point with a value and a slope by convention is not the cause, if there is another; else the last one says what
-    # the slopes beside it are.
+    # A kink or a jump has a value, and a slope by convention, so another problem of the point is the cause. Where there
+    # is no other, the last one tells the slopes from both sides.
     known = problems.get(first, ())
     found = [problem for problem in known if problem.kind not in ("kink", "jump")] or known[-1:]
     why = f": {found[0].text}" if found else ""

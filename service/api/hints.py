@@ -12,7 +12,7 @@ from flask import current_app
 from service.api.endpoint import ENDPOINTS, Endpoint
 
 CLOSE, VERY_CLOSE = 0.75, 0.9
-"""The least similarity of a misspelt path: where nothing else is known, and before its words count."""
+"""The least similarity of a misspelt path: after its words have been looked at, and before."""
 LONGEST_PATH = 100
 """Characters of a path that may be a misspelt one."""
 _FORWARD: dict[str, Any] = {"network": {"layers": [{"type": "dense", "units": 1}]}, "inputs": [[1, 2]]}

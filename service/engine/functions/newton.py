@@ -182,8 +182,10 @@ def descend(
 def extrapolate(
     function: Function, points: Array, low: Array, high: Array, watch: Watch | None = None, *, scale: Array
 ) -> Array:
-    """Return where steps of Newton's method from each point lead, if each is shorter than the one before by the same
-    factor (Aitken 1926). That is so at points of high order: for x^100 the factor is 98/99.
+    """Return the limits of Newton's method from each point, extrapolated from two steps (Aitken 1926).
+
+    Each step is taken to be shorter than the one before by the same factor. That is so at points of high order: for
+    x^100 the factor is 98/99.
 
     A point stays where it is if its steps do not become shorter, lead out of the box or do not shorten the gradient.
     Raises what `watch` raises.

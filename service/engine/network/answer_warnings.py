@@ -32,7 +32,7 @@ LEAST_PROBABILITY = math.exp(SMALLEST_LOG)
 # The search for the first non-finite value keeps every intermediate array: not for giants.
 EXPLAIN_BYTES = 256 * 2**20
 SLACK = 1e-3
-"""How far beyond a bound a target may be, relative to the bound or to 1."""
+"""The distance beyond a bound that a target may have, relative to the bound or to 1, whichever is larger."""
 FEW = 32
 """Numbers up to which a list is searched faster than an array."""
 MOST_FOLDED = 3
