@@ -92,12 +92,6 @@ class Admission:
         self.lanes = (self.system, *self.computing, self.storage, self.streams)
         self.closed = False
 
-    @property
-    def most_threads(self) -> int:
-        """The largest number of threads that requests hold: with a slot, with a stream, or waiting in a computation."""
-        waiting = (self.small, self.medium, self.heavy, self.storage)
-        return sum(lane.slots for lane in self.lanes) + sum(lane.room for lane in waiting)
-
     def ticket(self, client: str, arrived: float) -> Ticket:
         """Return a ticket for a request of this client; `arrived` is the clock's reading at its first byte."""
         return Ticket(self, client, arrived)

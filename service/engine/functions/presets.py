@@ -65,11 +65,6 @@ class Preset(Declaration):
     starts: tuple[Point, ...] = ()
     trials: tuple[Trial, ...] = ()
 
-    @property
-    def global_minimum(self) -> float | None:
-        """The lowest value in the box; None: it lies on the border."""
-        return self.minima[0].value if self.minima else None
-
 
 presets: Registry[Preset] = Registry("preset", "presets", Preset, within="functions")
 

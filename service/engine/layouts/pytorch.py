@@ -46,7 +46,7 @@ def from_pytorch(
     """
     faults: list[Fault] = []
     owners = [layer for layer in definition.layers if layer.shares is None and _has_rules(layer)]
-    modules, wrong = _modules(owners, definition, flat, dict(names or {}))
+    modules, wrong = _modules(owners, flat, dict(names or {}))
     if wrong:
         return {}, wrong, {}
     tree: dict[str, dict[str, Array]] = {}
@@ -70,7 +70,7 @@ def _layer_from(
     layer: LayerDefinition, module: str, flat: Mapping[str, Array], read: set[str], faults: list[Fault]
 ) -> dict[str, Array]:
     """Return the parameters of one layer from its module. Add to the entries that were read and to the faults."""
-    prefix, suffix = _prefix(layer, module, flat)
+    prefix, suffix = _prefix(module, flat)
     packed = f"{prefix}in_proj_weight" in flat or f"{prefix}q_proj_weight" not in flat
     options = options_of(layer.layer)
     found: dict[str, Array] = {}
@@ -94,7 +94,7 @@ def _layer_from(
 NUMBERED = re.compile(r"_l(\d+)$")
 
 
-def _prefix(layer: LayerDefinition, module: str, flat: Mapping[str, Array]) -> tuple[str, Callable[[str], str]]:
+def _prefix(module: str, flat: Mapping[str, Array]) -> tuple[str, Callable[[str], str]]:
     """Return the text before the entries of a module, and the function that numbers an entry of a stacked recurrent
     module."""
     found = NUMBERED.search(module)
@@ -121,7 +121,7 @@ def _module_of(key: str, flat: Mapping[str, Array]) -> str:
 
 
 def _modules(
-    owners: Sequence[LayerDefinition], definition: NetworkDefinition, flat: Mapping[str, Array], names: dict[str, str]
+    owners: Sequence[LayerDefinition], flat: Mapping[str, Array], names: dict[str, str]
 ) -> tuple[dict[str, str], list[Fault]]:
     """Return the module of each layer by the name of the layer, and the faults of layers whose module is not found."""
     there = list(dict.fromkeys(_module_of(key, flat) for key in flat if key.rpartition(".")[2] not in NEVER_READ))
@@ -200,7 +200,7 @@ def to_pytorch(
         module = modules.get(layer.name, layer.name)
         level = NUMBERED.search(module) if layer.layer.name in (*GATES, "bidirectional") else None
         entries = made.setdefault(module if level is None else module[: level.start()], {})
-        rules = list(rules_of(layer.layer, _is_packed(layer, arrays)))
+        rules = list(rules_of(layer.layer, _is_packed(arrays)))
         known = {rule.parameter for rule in rules}
         for rule in rules:
             if rule.parameter in arrays:
@@ -213,7 +213,7 @@ def to_pytorch(
     return {module: {name: np.asarray(array, order="C") for name, array in own.items()} for module, own in made.items()}
 
 
-def _is_packed(layer: LayerDefinition, arrays: Mapping[str, Array]) -> bool:
+def _is_packed(arrays: Mapping[str, Array]) -> bool:
     """Return whether attention with these arrays has its weights in one array in PyTorch."""
     kernels = [arrays[f"{part}_kernel"] for part in PARTS if f"{part}_kernel" in arrays]
     return len({kernel.shape[0] for kernel in kernels}) < 2 and len({math.prod(k.shape[1:]) for k in kernels}) < 2

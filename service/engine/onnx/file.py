@@ -22,7 +22,6 @@ MOST_DEPTH = 16
 """The largest depth of nested subgraphs."""
 MOST_NODES = 50_000
 """The largest number of nodes of a file, including those of subgraphs and functions."""
-MOST_TENSOR_BYTES = 2**31
 DEFAULT_DOMAINS = ("", "ai.onnx")
 ML_DOMAIN = "ai.onnx.ml"
 OLDEST = 6

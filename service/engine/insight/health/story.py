@@ -45,8 +45,6 @@ VALIDATED = 0.02
 WINDOWS, FEWEST_IN_WINDOW = 40, 5
 """Windows of a series that are averaged where steps see different samples, and the fewest steps of a window."""
 
-Arrays = Mapping[str, Mapping[str, Array]]
-
 
 @dataclass
 class Record:

@@ -52,7 +52,6 @@ class AskedSweep:
     outputs: int
     loss: Selection[Loss]
     dtype: str
-    data_seed: int = 0
 
     @property
     def count(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,6 @@ from service.engine.network.vectors import ParametersSide, tensor_came
 
 LAYOUTS = ("nabla", "pytorch")
 Path = tuple[str, ...]
-Turn = Callable[[Array, Shape], Array | None]
 """Turns a tensor of PyTorch into one of ours with a shape; None if it is none."""
 
 

@@ -83,7 +83,7 @@ class Judge:
             if not claim.odd and not wrong.any():
                 return self._noted(self._matched(vector, "float32", missing), "float32_noise")
         if not claim.odd:
-            found = self._as_differences(vector, wrong, missing, narrow)
+            found = self._as_differences(vector, wrong, missing)
             if found is not None:
                 return found
         return self._mismatch(claim, vector, wrong, dtype, missing)
@@ -106,7 +106,7 @@ class Judge:
         wrong: Array = np.abs(vector - self.exact) > self.rounding.allowed(dtype)
         return wrong
 
-    def _as_differences(self, vector: Array, wrong: Array, missing: list[Path], narrow: bool) -> Verdict | None:
+    def _as_differences(self, vector: Array, wrong: Array, missing: list[Path]) -> Verdict | None:
         pieces = [
             slice(piece.start, piece.stop) for piece in self.space.pieces if wrong[piece.start : piece.stop].any()
         ]
