@@ -401,7 +401,9 @@ class FitRequest(RequestSchema[LoadedFit]):
     """A request to fit a line to points."""
 
     fresh = frozenset(("points", "start"))
-    elsewhere = LEARNING_RATE_PLACE
+    elsewhere = MappingProxyType(
+        {**LEARNING_RATE_PLACE, "y": "into 'points', a list of pairs such as [[1, 2], [3, 5]]"}
+    )
 
     points = PointsField(
         fewest=2, most=MOST_POINTS, columns=2, required=True, metadata=about(f"lists [x, y], at most {MOST_POINTS:,}")
