@@ -238,6 +238,12 @@ def test_parameters_are_told_how_they_are_grouped(post: Post, parameters: Any, w
         ("/v1/gradients", BODY | {"parameter": TREE}, "did you mean 'parameters'"),
         ("/v1/gradients", layers({"layer": "dense", "n": 1}), "it came as 'layer'"),
         ("/v1/train", TRAIN | {"iterations": 10}, "did you mean 'steps'"),
+        ("/v1/gradients/explain", BODY | {"weight": "out.kernel"}, "did you mean 'parameter'?"),
+        (
+            "/v1/functions/gradient",
+            {"expression": "xy", "points": [[1, 2]]},
+            "'xy' is read as one variable; a product is written x*y",
+        ),
         (
             "/v1/train",
             TRAIN | {"optimizer": {"type": "sgd", "schedule": {"type": "StepLR", "step_size": 3}}},
