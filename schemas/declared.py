@@ -287,7 +287,8 @@ def missing_type(value: Mapping[str, Any], registry: Registry[Any]) -> Message:
     """Return the error for an object without `type`; it names the key that was probably meant to be `type`."""
     options = {option.name for declaration in registry for option in declaration.options}
     for key, name in value.items():
-        if isinstance(name, str) and key not in options and (name in registry or meant_choice(registry, name)):
+        may_be = isinstance(name, str) and (key not in options or translated("key", key, ("type",)).name)
+        if may_be and (name in registry or meant_choice(registry, name)):
             return Message(f"is required; it came as {key!r}")
     if len(value) == 1:
         ((name, its),) = value.items()

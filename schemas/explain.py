@@ -49,6 +49,7 @@ class ExplainRequest(LossRequest[LoadedExplain]):
     """A request to derive gradients: the keys of `/v1/gradients`, and which gradient to derive."""
 
     elsewhere = MappingProxyType({key: place for key, place in WITH_A_LOSS.items() if key != "learning_rate"})
+    called = MappingProxyType({"weight": "parameter"})
 
     class Meta(LossRequest.Meta):
         exclude = ("include",)

@@ -53,6 +53,7 @@ from service.engine.errors import InvalidRequest
 from service.engine.functions.calculus import STATIONARY
 from service.engine.functions.expression import LONGEST_EXPRESSION, Expression, parse
 from service.engine.functions.fit import LOSSES
+from service.engine.functions.slips import joined
 
 OF_NETWORKS: Mapping[str, str] = dict.fromkeys(("network", "targets", "loss", "parameters"), "/v1/gradients")
 """Keys of requests about a network."""
@@ -160,7 +161,8 @@ class FunctionRequest(RequestSchema[R]):
             one = "one number" if len(names) == 1 else f"{len(names)} numbers"
             each = f"[{', '.join(names)}]" if names else "[]: the expression has no variables; list some in 'variables'"
             came = f"a tensor of shape {list(array.shape)}"
-            slip = "".join(f"; {sentence}" for sentence in loaded["expression"].slips[:1])
+            product = joined(names, array.shape[-1]) if array.ndim else ""
+            slip = "".join(f"; {sentence}" for sentence in (*loaded["expression"].slips, product)[:1] if sentence)
             raise ValidationError({key: [Message(f"takes a list of lists of {one} each, {each}; got {came}{slip}")]})
         if len(array) > most:
             raise ValidationError({key: [Message(f"takes at most {most:,} of them; got {len(array):,}")]})
@@ -401,7 +403,9 @@ class FitRequest(RequestSchema[LoadedFit]):
     """A request to fit a line to points."""
 
     fresh = frozenset(("points", "start"))
-    elsewhere = LEARNING_RATE_PLACE
+    elsewhere = MappingProxyType(
+        {**LEARNING_RATE_PLACE, "y": "into 'points', a list of pairs such as [[1, 2], [3, 5]]"}
+    )
 
     points = PointsField(
         fewest=2, most=MOST_POINTS, columns=2, required=True, metadata=about(f"lists [x, y], at most {MOST_POINTS:,}")

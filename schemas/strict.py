@@ -130,9 +130,11 @@ class StrictSchema(Schema):
         """Return a suggestion for an unknown key: a similar key, or the place where it, or what is in it, belongs."""
         if isinstance(value, list | np.ndarray) and key in self.elsewhere and f"{key}s" in self.load_fields:
             return f"; did you mean '{key}s'? It takes a list"
-        found = Suggestion(key) if key in self.elsewhere else suggest("key", key, self.load_fields, self.elsewhere)
+        found = translated("key", key, self.load_fields)
+        if not found.name:
+            found = Suggestion(key) if key in self.elsewhere else suggest("key", key, self.load_fields, self.elsewhere)
         found = Suggestion(self.called[key]) if key in self.called else found
-        within = self._within(value, found.name)
+        within = "" if key in self.elsewhere else self._within(value, found.name)
         if within:
             return f"; write what is in it directly into this object: {within}"
         place = self.elsewhere.get(found.name)

@@ -384,7 +384,7 @@ FOREIGN: Mapping[str, Mapping[str, Foreign]] = {
         ("vars wrt_variables symbols params_names", "variables"),
         ("x0 initial start_point initial_point init_point starting_point position", "starts start points"),
         ("coordinates location at_point at x_value values_at evaluate_at", "points"),
-        ("bounds domain limits region xlim", "box x"),
+        ("bounds domain limits region xlim range interval search_space", "box x"),
         ("grid_size n_points num_points", "resolution"),
     ),
     "parameter": _table(

@@ -7,7 +7,7 @@ something else, such as `sinx`. Neither changes the meaning of an expression.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from service.engine.functions.foreign_calls import COMPUTED, DERIVED, advice, instead, rewritten
@@ -358,6 +358,14 @@ def slips(text: str, variables: Iterable[str], functions: Collection[str]) -> tu
         elif "_" in name and name.replace("_", "") in names:
             sentences.append(f"{name!r} and {name.replace('_', '')!r} are read as two variables")
     return tuple(sentences)
+
+
+def joined(variables: Sequence[str], count: int) -> str:
+    """Return a sentence about a variable such as `xy`, whose letters would make `count` variables; "" if none would."""
+    for name in variables:
+        if name.isalpha() and len(name) > 1 and len({*variables, *name} - {name}) == count:
+            return f"{name!r} is read as one variable; a product is written {'*'.join(name)}"
+    return ""
 
 
 def of_a_function(name: str, functions: Collection[str]) -> str:
