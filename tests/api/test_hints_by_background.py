@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 from flask.testing import FlaskClient
 
+from schemas.declared import BESIDE
+from schemas.evaluation import LossRequest
+from schemas.training import TrainRequest
 from service.engine.network.activations import activations
 from service.engine.network.reach import reach
 from tests.conftest import Post
@@ -120,15 +123,29 @@ def test_a_layer_is_told_how_to_write_it_here(post: Post, body: dict[str, Any], 
     assert words.lower() in first(post, body).lower()
 
 
-def test_what_an_error_says_to_write_is_taken(post: Post) -> None:
-    for written in ("LeakyReLU(0.1)", "ELU(alpha=0.5)", "Hardshrink(0.25)"):
-        block = json.loads(first(post, layer(activation=written)).split("write ")[1])
-        assert post(layer(activation=block)).status_code == 200
-    for written in ("torch.optim.Adam(model.parameters(), lr=0.001, betas=(0.9, 0.99))", "SGD(0.1)", "Adam(lr=0.1)"):
-        detail = first(post, TRAIN | {"optimizer": written}, "/v1/train")
-        if "write {" in detail:
-            block = json.loads(detail.split("write ")[1])
-            assert post(TRAIN | {"optimizer": block}, "/v1/train").status_code == 200
+@every("written", ["LeakyReLU(0.1)", "ELU(alpha=0.5)", "Hardshrink(0.25)"])
+def test_an_activation_that_an_error_says_to_write_is_taken(post: Post, written: str) -> None:
+    block = json.loads(first(post, layer(activation=written)).split("write ")[1])
+    assert post(layer(activation=block)).status_code == 200
+
+
+@every("written", ["torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)", "SGD(0.1)", "Adam(lr=0.1)"])
+def test_an_optimizer_that_an_error_says_to_write_is_taken(post: Post, written: str) -> None:
+    block = json.loads(first(post, TRAIN | {"optimizer": written}, "/v1/train").split("write ")[1])
+    assert block["learning_rate"] == 0.1
+    assert post(TRAIN | {"optimizer": block}, "/v1/train").status_code == 200
+
+
+def test_nothing_is_said_to_write_where_an_argument_is_not_understood(post: Post) -> None:
+    written = "Adam(model.parameters(), lr=0.001, betas=(0.9, 0.99))"
+    assert "write" not in first(post, TRAIN | {"optimizer": written}, "/v1/train")
+
+
+def test_keys_that_are_said_to_belong_beside_a_block_are_keys_of_requests() -> None:
+    keys = {"loss": LossRequest, "optimizer": TrainRequest}
+    assert keys.keys() == BESIDE.keys()
+    for kind, request in keys.items():
+        assert set(BESIDE[kind]) <= set(request().load_fields)
 
 
 @every(

@@ -235,7 +235,7 @@ def test_a_late_step_costs_no_more_than_the_first():
     for schedule in schedules:
         options = {option.name: common[option.name] for option in schedule.options if option.name in common}
         at_work = scheduler(schedule.name, **(options | required.get(schedule.name, {})))
-        started = time.perf_counter()
+        started = time.process_time()
         for step in range(10**7, 10**7 + 100):
             at_work.rate(step)
-        assert time.perf_counter() - started < 0.1
+        assert time.process_time() - started < 0.1

@@ -624,11 +624,11 @@ def test_the_size_of_the_answer_is_limited(kind, of, wrt, size):
 
 def test_a_giant_answer_is_refused_before_its_graph_is_built():
     case = Case(network(dense("wide", 4000), dense("out", 1)), np.ones((1, 500)), "mse", np.ones((1, 1)))
-    before = time.perf_counter()
+    before = time.process_time()
     with pytest.raises(LimitExceeded) as caught:
         case.derivation("hessian", "loss", "parameters")
     assert caught.value.asked == (501 * 4000 + 4001) ** 2
-    assert time.perf_counter() - before < 1.0
+    assert time.process_time() - before < 1.0
 
 
 def test_the_operations_of_all_blocks_count(monkeypatch):

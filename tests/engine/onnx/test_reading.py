@@ -314,10 +314,10 @@ def nested(depth: int) -> Any:
 @every("depth", [1, 3])
 def test_nested_loops_are_counted_before_they_are_written_out(depth):
     data = bomb([node("Loop", ["t", "on", "x"], ["y"], body=nested(depth))], t=2000, on=True)
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(InvalidRequest, match="nodes of subgraphs"):
         Run(data, {"x": X})
-    assert time.monotonic() - start < 1.0
+    assert time.process_time() - start < 1.0
 
 
 def test_nested_loops_that_are_short_are_written_out():
@@ -421,9 +421,9 @@ def test_shapes_of_inputs_that_do_not_fit_are_told():
 def test_many_refused_outputs_are_told_in_time():
     count = 20_000
     nodes = [node("Bernoulli", ["x" if not k else f"y{k - 1}"], [f"y{k}"], name="same") for k in range(count)]
-    start = time.monotonic()
+    start = time.process_time()
     told = refusal(model(nodes, INPUT, [value(f"y{k}") for k in range(count)], {}))
-    assert time.monotonic() - start < 5.0
+    assert time.process_time() - start < 5.0
     assert "random numbers" in told
     assert "19,980 more outputs cannot be built" in told
 
@@ -432,9 +432,9 @@ def test_many_outputs_of_nodes_of_one_name_are_read_in_time():
     count = 10_000
     nodes = [node("Relu", ["x"], [f"h{k}"], name="same") for k in range(count)]
     nodes += [node("Neg", [f"h{k}"], [f"y{k}"], name="same") for k in range(count)]
-    start = time.monotonic()
+    start = time.process_time()
     read(model(nodes, INPUT, [value(f"y{k}") for k in range(count)], {}))
-    assert time.monotonic() - start < 5.0
+    assert time.process_time() - start < 5.0
 
 
 def test_a_tensor_that_nothing_gives_is_named():
