@@ -180,7 +180,7 @@ class DerivedField(StrictField):
         )
         forms = [tensor_answer_schema(components), named, list_of({})]
         text = "A tensor, tensors by name or by layer and parameter name, or a list of these."
-        return components.refer("DerivativeResult", lambda: {"description": text, "anyOf": forms})
+        return components.refer("DerivativeResult", lambda: any_of(forms, text))
 
 
 class DerivativesResponse(StrictSchema):

@@ -64,7 +64,7 @@ def _nested_answers() -> JSONSchema:
     Python clients parse items one by one if they have a schema, and mypy refuses their code if items may be null.
     """
     text = "A number, or nested lists of them; null stands for a number that is not finite."
-    return {"description": text, "anyOf": [{"type": ["number", "null"]}, list_of({})]}
+    return any_of([{"type": ["number", "null"]}, list_of({})], text)
 
 
 def typed_array(components: Components, shortest: int = 1) -> JSONSchema:
@@ -86,10 +86,7 @@ def tensor_schema(components: Components) -> JSONSchema:
         text = (
             f"Nested lists of numbers, here up to {DESCRIBED_AXES} axes, a bare number for a scalar, or a typed array."
         )
-        return {
-            "description": text,
-            "anyOf": [numbers, components.refer("TypedArray", lambda: typed_array(components))],
-        }
+        return any_of([numbers, components.refer("TypedArray", lambda: typed_array(components))], text)
 
     return components.refer("Tensor", make)
 
@@ -100,7 +97,7 @@ def tensor_answer_schema(components: Components) -> JSONSchema:
     def make() -> JSONSchema:
         text = "Nested lists of numbers, or a typed array if the Accept header asked for it."
         typed = components.refer("TypedArrayAnswer", lambda: typed_array(components, 0))  # an axis may have length 0
-        return {"description": text, "anyOf": [components.refer("NestedAnswers", _nested_answers), typed]}
+        return any_of([components.refer("NestedAnswers", _nested_answers), typed], text)
 
     return components.refer("TensorAnswer", make)
 

@@ -169,14 +169,20 @@ class Integer(Value):
             bounds = [f"at least {low}"] if low is not None else []
             bounds += [f"at most {high}"] if high is not None else []
             takes = "an integer" + (" " + " and ".join(bounds) if bounds else "")
-            one = value[0] if isinstance(value, list) and len(value) == 1 else value
-            whole = type(one) in (int, float) and one == math.floor(one) and (one is not value or type(one) is float)
-            raise Refused(takes, value, instead=f"; write {int(one)}" if whole and self._fits(one) else "", bare=True)
+            raise Refused(takes, value, instead=self._instead(value), bare=True)
         return value
 
-    def _fits(self, value: float) -> bool:
+    def _instead(self, value: Any) -> str:
+        """Return advice for an accepted integer that came as 3.0 or alone in a list; "" for any other value."""
+        if isinstance(value, list) and len(value) == 1:
+            (value,) = value
+        if type(value) is float and value.is_integer():
+            value = int(value)
         low, high = self.minimum, self.maximum
-        return (low is None or value >= low) and (high is None or value <= high) and abs(value) <= LARGEST_INTEGER
+        if type(value) is not int or abs(value) > LARGEST_INTEGER:
+            return ""
+        fits = (low is None or value >= low) and (high is None or value <= high)
+        return f"; write {value}" if fits else ""
 
     def schema(self) -> dict[str, Any]:
         return {"type": "integer"} | _given({"minimum": self.minimum, "maximum": self.maximum})

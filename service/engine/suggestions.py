@@ -6,7 +6,7 @@ Tried in this order: a known name in another spelling, the table of foreign name
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import NamedTuple, TypeGuard
 
@@ -61,11 +61,16 @@ def _may_be_a_slip(name: object) -> TypeGuard[str]:
 
 @lru_cache(maxsize=1024)  # a mistake is often made in every layer
 def _suggest(kind: str, name: str, groups: tuple[tuple[str, ...], ...]) -> Suggestion:
-    found = next((found for known in groups if (found := _translated(kind, name, known)) != NOTHING), NOTHING)
-    found = found if found != NOTHING else _otherwise(kind, name)
-    for known, cutoff in zip(groups, (CLOSE, *[VERY_CLOSE] * len(groups)), strict=False):
-        found = found if found != NOTHING else _similar(kind, name, known, cutoff)
-    return found
+    return next((found for found in _candidates(kind, name, groups) if found != NOTHING), NOTHING)
+
+
+def _candidates(kind: str, name: str, groups: tuple[tuple[str, ...], ...]) -> Iterator[Suggestion]:
+    """Yield suggestions, the most certain first; any may be `NOTHING`."""
+    for known in groups:
+        yield _translated(kind, name, known)
+    yield _otherwise(kind, name)
+    for place, known in enumerate(groups):
+        yield _similar(kind, name, known, VERY_CLOSE if place else CLOSE)
 
 
 def _otherwise(kind: str, name: str) -> Suggestion:

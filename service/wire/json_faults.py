@@ -15,7 +15,7 @@ SHOWN = 24
 ITS_NUMBERS = "send its numbers as nested lists in a JSON object"
 _FILES: tuple[tuple[bytes, str], ...] = (
     (rb"\x1f\x8b", "gzip; send it with the header 'Content-Encoding: gzip'"),
-    (rb"PK\x03\x04", f"a ZIP archive, such as .keras or .npz; {A_MODEL_FILE}"),
+    (rb"PK\x03\x04", f"a zip archive, such as .keras or .npz; {A_MODEL_FILE}"),
     (rb"\x89HDF", f"an HDF5 file, such as .h5; {A_MODEL_FILE}"),
     (rb"\x93NUMPY", f"a .npy file; {ITS_NUMBERS}"),
     (rb"\x80[\x02-\x05]", f"a pickle of Python; {ITS_NUMBERS}"),

@@ -16,8 +16,6 @@ from service.engine.network.prepare import Prepared
 from service.engine.network.task import Task
 from service.engine.watch import Watch
 
-CLASS = "a class index"
-
 
 @dataclass
 class Feed:
@@ -131,7 +129,8 @@ class Feeder:
         for loss, name in zip(self.task.losses or (), self.task.definition.output_names, strict=False):
             if loss.declaration.indices and name in feed.targets:
                 classes = self.model.layers[name].output.shape[-1]
-                faults += _faults_of(feed.targets[name], classes, ("targets", name), CLASS)
+                from_one = "; classes count from 0"
+                faults += _faults_of(feed.targets[name], classes, ("targets", name), "a class index", from_one)
         for name, (layer, count) in self.model.vocabularies.items():
             what = f"an index for layer {layer!r}"
             faults += _faults_of(feed.inputs[name], count, ("inputs", name), what)
@@ -144,8 +143,11 @@ class Feeder:
         return faults
 
 
-def _faults_of(array: Array, count: int, path: Path, what: str) -> list[Fault]:
-    """Return a list with the fault of the first number that is no index below `count`; empty if all are."""
+def _faults_of(array: Array, count: int, path: Path, what: str, from_one: str = "") -> list[Fault]:
+    """Return a list with the fault of the first number that is no index below `count`; empty if all are.
+
+    `from_one` is advice for indices that seem to count from 1.
+    """
     wrong = array >= count
     if array.dtype.kind != "u":
         wrong |= array < 0
@@ -155,5 +157,5 @@ def _faults_of(array: Array, count: int, path: Path, what: str) -> list[Fault]:
     if place is None:
         return []
     came = repr(array[place].item()).removesuffix(".0")
-    from_one = "; classes count from 0" if what == CLASS and came == str(count) and array.min() > 0 else ""
-    return [Fault((*path, *place), f"takes {what} from 0 to {count - 1}, got {came}{from_one}")]
+    instead = from_one if came == str(count) and array.min() > 0 else ""
+    return [Fault((*path, *place), f"takes {what} from 0 to {count - 1}, got {came}{instead}")]

@@ -3,7 +3,7 @@
 import numpy as np
 
 from service.engine.network.activations import activations
-from service.engine.network.losses import losses
+from service.engine.network.losses import SMALLEST_LOG, SMALLEST_PROBABILITY, losses
 from tests.engine.network.building import dense, evaluate, layer, network
 from tests.engine.network.test_evaluate import INPUTS, TARGETS
 from tests.support import every
@@ -106,6 +106,8 @@ def test_an_infinite_loss_that_is_cut_off_is_reported(loss, output, target, is_c
     result = evaluate(network(layer("a", "activation", activation="linear")), [output], {}, loss, [target])
     assert codes(result) == ([("cut_off_loss", "a", "loss")] if is_cut_off else [])
     assert (result.loss > 49.0) == is_cut_off
+    numbers = (f"{SMALLEST_LOG:.0f}", f"{1.0 / SMALLEST_PROBABILITY:.0e}".replace("+", ""))
+    assert all(number in warning.message for number in numbers for warning in result.warnings)
 
 
 def test_a_saturated_sigmoid_keeps_its_loss():
