@@ -131,7 +131,7 @@ class Follower(threading.Thread):
         """The step of the last of them."""
         self.summary: bytes | None = None
         self.attached = 0
-        """How often the client connected."""
+        """The number of times that the client connected."""
         self.longest_silence = 0.0
         """The longest time in seconds without a line, heartbeats among them."""
 

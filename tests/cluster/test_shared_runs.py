@@ -32,7 +32,7 @@ class Threads:
     def __init__(self, width: int) -> None:
         self.width = width
         self.away = 0
-        """How many submissions fail from now on."""
+        """The number of submissions that fail from now on."""
         self.submitted = 0
         self._threads = ThreadPoolExecutor(width)
 

@@ -61,7 +61,7 @@ def chosen_activation(described):
 
 
 def computed(member):
-    """What the engine answers to a case of a network, in the case's words."""
+    """Return the engine's answer to a case of a network, in the case's words."""
     layers = {f"layer {position}": described for position, described in enumerate(member["layers"])}
     definition = network(
         *(

@@ -174,7 +174,7 @@ def no_rates(layer: str, loss: str) -> Sentence:
 
 @findings.declare(
     "cut_off_loss",
-    en="A probability is 0 for what a target says: its loss is infinite, and is cut off.",
+    en="A probability is 0 where the target is not: the loss is infinite, and is cut off.",
     zh="目标所示事件的概率为 0:其损失为无穷大,被截断。",
     latex=r"a_k = 0,\ t_k > 0",
     severities=ALWAYS_NOTE,

@@ -46,7 +46,7 @@ LAYERS += [record(base(each), training) for each in layers if each.name not in R
 # Relative error, and absolute error as a share of the largest number of the answer (at least 1).
 EXACT, SINGLE = (1e-12, 1e-15), (1e-4, 2e-6)
 PUSHED = 3
-"""How many vectors are pushed through a Jacobian at once."""
+"""The number of vectors that are pushed through a Jacobian at once."""
 COMBINATIONS = list(itertools.product(KINDS, OF, WRT))
 
 
