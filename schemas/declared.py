@@ -91,7 +91,7 @@ class LayerSchema(StrictSchema):
 
 LAYER_KEYS = LayerSchema()
 OUTSIDE = tuple(key for key in LAYER_KEYS.load_fields if key != "type")
-"""The keys that a layer inside another does not have: they are the other's."""
+"""The keys that a layer has in the list of a network, and not inside another layer."""
 BESIDE: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "layer": OUTSIDE,
@@ -268,23 +268,25 @@ def layer_of_network(components: Components) -> JSONSchema:
 def layer_inside(option: Reference, components: Components) -> JSONSchema:
     """Return the JSON Schema of the layer that an option of another holds: an object, or a name if that says all.
 
-    Both kinds of layers share the schemas of their types, so the types of clients also have the keys in `OUTSIDE`.
+    It refuses the keys in `OUTSIDE` beside the schema of its type, which has them: a second schema of each type without
+    them would double the types of generated clients.
     """
-    assert option.family is not None, "a layer takes layers of a family: each family has a name in openapi.yaml"
-    kind, known = option.family.name, ", ".join(f"`{key}`" for key in OUTSIDE)
-    text = f"{article(kind).capitalize()} in another; its `type` says which keys it has. The other has {known}."
+    family = option.family
+    assert family is not None, "a layer takes layers of a family, whose name is that of their schema in openapi.yaml"
+    keys = ", ".join(f"`{key}`" for key in OUTSIDE)
+    text = f"{family.description}, inside another; its `type` says which keys it has. It has no {keys}."
 
     def make() -> JSONSchema:
         return _layer_of(option.blocks, text, components) | {"propertyNames": {"not": {"enum": list(OUTSIDE)}}}
 
-    name = _capitals(kind.replace(" ", "_"))
+    name = _capitals(family.name.replace(" ", "_"))
     whole = components.refer(name, make)
     names = _plain_names(option.blocks)
     return {"anyOf": [components.refer(f"{name}Type", lambda: names), whole]} if names["enum"] else whole
 
 
 def _layer_of(blocks: Iterable[Layer], text: str, components: Components) -> JSONSchema:
-    """Return the JSON Schema, described by `text`, of a layer of one of these types."""
+    """Return the JSON Schema of a layer of one of these types, described by `text`; the key `type` says which."""
     common = {key: schema for key, schema in properties_of(LAYER_KEYS, components).items() if key in OUTSIDE}
     known: Registry[Any] = layers
     references = {block: declared_object(known, block, components, common) for block in blocks}

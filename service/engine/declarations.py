@@ -162,7 +162,9 @@ class Family(Generic[D]):
     """Some blocks of a registry, which an option takes instead of all."""
 
     name: str
-    """One of them in words, such as `recurrent layer`."""
+    """One of them in two words, such as `recurrent layer`, of which openapi.yaml makes the name of a schema."""
+    description: str
+    """The same as a sentence without its full stop."""
     has: Callable[[D], bool]
     lacks: str
     """The end of the sentence that refuses another block, with `{names}` for the names of the family."""

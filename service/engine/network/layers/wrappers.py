@@ -7,11 +7,15 @@ from service.engine.network.layers.declaration import KERAS, Layer, LayerContext
 
 STEPWISE: Family[Layer] = Family(
     name="stepwise layer",
+    description="A layer that takes one input, of numbers",
     has=lambda block: block.takes[0] == 1 and not block.takes_indices,
     lacks="cannot be applied step by step",
 )
 RECURRENT: Family[Layer] = Family(
-    name="recurrent layer", has=lambda block: block.recurrent, lacks="is not recurrent; {names} are"
+    name="recurrent layer",
+    description="A layer that reads a sequence step by step",
+    has=lambda block: block.recurrent,
+    lacks="is not recurrent; {names} are",
 )
 
 
