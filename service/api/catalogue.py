@@ -5,11 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from functools import cache
-from typing import Any
-
 from flask import Blueprint, Response, request
-
+from functools import cache
 from schemas.catalogue import CatalogueEntrySchema, CatalogueListingSchema
 from schemas.declared import article, default_of
 from schemas.messages import hint
@@ -34,6 +31,7 @@ from service.engine.network.regularizers import regularizers
 from service.engine.options import Flag, Option, Value
 from service.engine.texts import LANGUAGES, telling
 from service.problems import Problem, pointer
+from typing import Any
 
 blueprint = Blueprint("catalogue", __name__)
 
@@ -70,6 +68,8 @@ def option_entry(option: Option) -> dict[str, Any]:
     if isinstance(option, Reference):
         schema: dict[str, Any] = {}
         kind, more = "choice", {"of": f"/v1/{option.registry.plural}"}
+        if option.family is not None:
+            schema = {"enum": option.names}
     else:
         assert isinstance(option, Value)
         schema = option.schema()
