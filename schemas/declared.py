@@ -7,7 +7,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cache
+from types import MappingProxyType
+from typing import Any
+
 from marshmallow import ValidationError
+
 from schemas.components import Components, JSONSchema, any_of, closed_object
 from schemas.fields import FlagField, NameField, NamesField, ValueField, WordField
 from schemas.messages import Message, plain, shown
@@ -23,8 +27,6 @@ from service.engine.network.losses import losses
 from service.engine.network.regularizers import regularizers
 from service.engine.options import Choice, Option, Value
 from service.engine.suggestions import NOTHING, suggest, translated
-from types import MappingProxyType
-from typing import Any
 
 
 def field_for(option: Option) -> StrictField:

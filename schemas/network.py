@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-import numpy as np
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
 from marshmallow import ValidationError
+
 from schemas.components import Components, JSONSchema, any_of, by_name, list_of
 from schemas.declared import (
     LAYER_KEYS,
@@ -20,21 +24,19 @@ from schemas.declared import (
     unknown_choice,
 )
 from schemas.documents import recognised
-from schemas.fields import IntegersField, MOST_NAMES, NameField, NamesField
+from schemas.fields import MOST_NAMES, IntegersField, NameField, NamesField
 from schemas.keras import Unreadable, is_document, read
 from schemas.messages import Message, plain, shown
 from schemas.onnx import definition_of, file_schema, is_onnx
 from schemas.rewriting import from_arguments, from_call, sizes
-from schemas.strict import LONG_LIST, StrictField, StrictSchema, object_schema, properties_of, read_each
+from schemas.strict import LONG_LIST, StrictField, StrictSchema, object_schema, read_each
 from service.engine.declarations import Registry
 from service.engine.errors import MOST_ERRORS, Path
 from service.engine.network.activations import activations
-from service.engine.network.definition import Definition, INPUT, LayerDefinition
+from service.engine.network.definition import INPUT, Definition, LayerDefinition
 from service.engine.network.layered import NetworkDefinition
 from service.engine.network.layers import layers
 from service.engine.suggestions import suggest, translated
-from types import MappingProxyType
-from typing import Any
 
 LAYER = '{"type": "dense", "units": 3}'
 WITHOUT_INPUTS = "the first size is that of the inputs, which are no layer"

@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from flask import Blueprint, Response, request
 from functools import cache
+from typing import Any
+
+from flask import Blueprint, Response, request
+
 from schemas.catalogue import CatalogueEntrySchema, CatalogueListingSchema
 from schemas.declared import article, default_of
 from schemas.messages import hint
@@ -31,7 +34,6 @@ from service.engine.network.regularizers import regularizers
 from service.engine.options import Flag, Option, Value
 from service.engine.texts import LANGUAGES, telling
 from service.problems import Problem, pointer
-from typing import Any
 
 blueprint = Blueprint("catalogue", __name__)
 

@@ -2,10 +2,13 @@
 
 import collections
 import json
-import jsonschema
-import pytest
 import re
 from collections.abc import Iterator
+from typing import Any
+
+import jsonschema
+import pytest
+
 from schemas.catalogue import BlockOptionSchema
 from schemas.common import ChoicesField
 from schemas.components import Components
@@ -17,7 +20,6 @@ from service.engine.options import Integer, Option, Value
 from service.problems import MOST_ERRORS
 from tests.conftest import Post
 from tests.support import assert_problem, every, faults, network, xor
-from typing import Any
 
 CHOICES = {
     plural: registry for plural, registry in REGISTRIES.items() if registry.path == plural and not registry.answers_only
