@@ -34,7 +34,9 @@ class BlockOptionSchema(Schema):
     exclusive_minimum = fields.Float()
     exclusive_maximum = fields.Float()
     values = fields.List(fields.Raw(metadata={"type": ["string", "number", "boolean"]}))
-    of = fields.String(metadata={"description": "the part of the catalogue that this option chooses from"})
+    of = fields.String(
+        metadata={"description": "the part of the catalogue that this option chooses from: all, or `values`"}
+    )
 
 
 class TranslatedTextSchema(Schema):

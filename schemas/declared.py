@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from types import MappingProxyType
 from typing import Any
@@ -13,16 +13,16 @@ from typing import Any
 from marshmallow import ValidationError
 
 from schemas.components import Components, JSONSchema, any_of, closed_object
-from schemas.fields import ValueField
+from schemas.fields import FlagField, NameField, NamesField, ValueField, WordField
 from schemas.messages import Message, plain, shown
 from schemas.rewriting import as_json, from_arguments, from_call, from_keras, is_keras
 from schemas.strict import LONG_LIST, StrictField, StrictSchema, properties_of
-from service.engine.declarations import Declaration, Reference, Registry, Selection
+from service.engine.declarations import Declaration, Family, Reference, Registry, Selection
 from service.engine.descent.optimizers import optimizers
 from service.engine.descent.schedules import schedules
 from service.engine.network.activations import activations
 from service.engine.network.initializers import initializers
-from service.engine.network.layers import layers
+from service.engine.network.layers import Layer, layers
 from service.engine.network.losses import losses
 from service.engine.network.regularizers import regularizers
 from service.engine.options import Choice, Option, Value
@@ -40,7 +40,7 @@ def field_for(option: Option) -> StrictField:
         "metadata": metadata,
     }
     if isinstance(option, Reference):
-        return ChoiceField(option.registry, **common)
+        return ChoiceField(option.registry, option.family, **common)
     assert isinstance(option, Value)
     return ValueField(option, **common)
 
@@ -67,8 +67,23 @@ def options_schema(declaration: Declaration) -> StrictSchema:
     return schema
 
 
+class LayerSchema(StrictSchema):
+    """The keys that layers of every type have."""
+
+    type = WordField(layers.names, required=True, metadata={"description": "the type of the layer"})
+    name = NameField(metadata={"description": "its name in other layers' `inputs`; by default `<type>_<position>`"})
+    inputs = NamesField(metadata={"description": "the layers that it takes, or 'input'; by default the layer before"})
+    shares = NameField(metadata={"description": "the layer whose parameters it shares"})
+    # Without a default: clients that send defaults would send it inside a layer too, where it is refused.
+    trainable = FlagField(metadata={"description": "whether the gradients of its parameters are computed (true)"})
+
+
+LAYER_KEYS = LayerSchema()
+OUTSIDE = tuple(key for key in LAYER_KEYS.load_fields if key != "type")
+"""The keys that a layer has in the list of a network, and not inside another layer."""
 BESIDE: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
+        "layer": OUTSIDE,
         "loss": ("reduction", "loss_weights", "sample_weights", "normalize_weights"),
         "optimizer": (
             *("schedule", "clip", "steps", "epochs", "batch_size", "shuffle", "batches", "frozen", "validation"),
@@ -143,16 +158,18 @@ class ChoiceField(StrictField):
 
     has_keys = True
 
-    def __init__(self, registry: Registry[Any], **kwargs: Any) -> None:
+    def __init__(self, registry: Registry[Any], family: Family[Any] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.registry = registry
+        self.option = Reference(registry=registry, family=family)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Selection[Any]:
         value = plain(value)
         if isinstance(value, str):
             if value not in self.registry:
                 raise ValidationError(unknown_choice(self.registry, value))
-            needed = [option.name for option in self.registry[value].options if option.required]
+            self._check_family(value)
+            needed = [option.name for option in self.registry[value].required]
             if needed:
                 options = ", ".join(f'"{name}": …' for name in needed)
                 whole = f'{{"type": "{value}", {options}}}'
@@ -161,12 +178,23 @@ class ChoiceField(StrictField):
         if not isinstance(value, Mapping):
             takes = f"the name of {article(self.registry.kind)} or an object with 'type'"
             instead = self._instead(value)
-            raise self.refuse(takes, value, () if instead else self.registry.names, instead)
+            raise self.refuse(takes, value, () if instead else self.option.names, instead)
         if is_keras(value):
             block = from_keras(self.registry, value, options_schema)
             send = as_json(block) if block else "an object with 'type' and its options"
             raise ValidationError(Message(f"this is {article(self.registry.kind)} as Keras writes it; send {send}"))
-        return select(self.registry, self.with_type(value))
+        value = self.with_type(value)
+        self._check_family(value.get("type"))
+        return select(self.registry, value)
+
+    def _check_family(self, name: object) -> None:
+        """Refuse a block that is not of the family that the option takes."""
+        family = self.option.family
+        if family is not None and isinstance(name, str) and name in self.registry:
+            block = self.registry[name]
+            if not family.has(block):
+                lacks = family.lacks.format(names=", ".join(self.option.names))
+                raise ValidationError(Message(f"{article(self.registry.kind)} of type {block.name!r} {lacks}"))
 
     def _instead(self, value: Any) -> str:
         """Return advice for a value that is neither a name nor an object; "" if there is none."""
@@ -191,24 +219,14 @@ class ChoiceField(StrictField):
         return value
 
     def json_schema(self, components: Components) -> JSONSchema:
+        if self.registry is layers:
+            return layer_inside(self.option, components)
         return choice(self.registry, components)
 
 
 def choice(registry: Registry[Any], components: Components) -> JSONSchema:
-    """Return the JSON Schema for the choice of a block: a name, or an object with options.
-
-    Layers have another form: they stand in the list of a network, which describes itself.
-    """
+    """Return the JSON Schema for the choice of a block: a name, or an object with options."""
     kind = registry.kind.capitalize()
-
-    def names() -> JSONSchema:
-        plain = [
-            name
-            for declaration in registry
-            if not any(option.required for option in declaration.options)
-            for name in (declaration.name, *declaration.aliases)
-        ]
-        return {"type": "string", "enum": plain}
 
     def make() -> JSONSchema:
         objects = [declared_object(registry, declaration, components) for declaration in registry]
@@ -217,9 +235,53 @@ def choice(registry: Registry[Any], components: Components) -> JSONSchema:
             penalties = closed_object(factors, []) | {"minProperties": 1, "description": "Factors of l1, l2 or both."}
             objects.append(components.refer("RegularizerFactors", lambda: penalties))
         text = f"The name of {article(registry.kind)}, or an object with its type and options."
-        return any_of([components.refer(f"{kind}Name", names), *objects], text)
+        names = components.refer(f"{kind}Name", lambda: _plain_names(registry))
+        return any_of([names, *objects], text)
 
     return components.refer(kind, make)
+
+
+def _plain_names(blocks: Iterable[Declaration]) -> JSONSchema:
+    """Return the JSON Schema of the names of those blocks that need no option."""
+    plain = [name for block in blocks if not block.required for name in block.names]
+    return {"type": "string", "enum": plain}
+
+
+def layer_of_network(components: Components) -> JSONSchema:
+    """Return the JSON Schema of a layer in the list of a network."""
+    return components.refer(
+        "Layer", lambda: _layer_of(layers, "A layer; its `type` says which keys it has.", components)
+    )
+
+
+def layer_inside(option: Reference, components: Components) -> JSONSchema:
+    """Return the JSON Schema of the layer that an option of another holds: an object, or a name if that says all.
+
+    It refuses the keys in `OUTSIDE` beside the schema of its type, which has them: a second schema of each type without
+    them would double the types of generated clients.
+    """
+    family = option.family
+    assert family is not None, "a layer takes layers of a family, whose name is that of their schema in openapi.yaml"
+    keys = ", ".join(f"`{key}`" for key in OUTSIDE)
+    text = f"{family.description}, inside another; its `type` says which keys it has. It has no {keys}."
+
+    def make() -> JSONSchema:
+        return _layer_of(option.blocks, text, components) | {"propertyNames": {"not": {"enum": list(OUTSIDE)}}}
+
+    name = _capitals(family.name.replace(" ", "_"))
+    whole = components.refer(name, make)
+    names = _plain_names(option.blocks)
+    return {"anyOf": [components.refer(f"{name}Type", lambda: names), whole]} if names["enum"] else whole
+
+
+def _layer_of(blocks: Iterable[Layer], text: str, components: Components) -> JSONSchema:
+    """Return the JSON Schema of a layer of one of these types, described by `text`; the key `type` says which."""
+    common = {key: schema for key, schema in properties_of(LAYER_KEYS, components).items() if key in OUTSIDE}
+    known: Registry[Any] = layers
+    references = {block: declared_object(known, block, components, common) for block in blocks}
+    mapping = {name: reference["$ref"] for block, reference in references.items() for name in block.names}
+    discriminator = {"propertyName": "type", "mapping": mapping}
+    return {"description": text, "oneOf": list(references.values()), "discriminator": discriminator}
 
 
 def declared_object(
@@ -232,8 +294,9 @@ def declared_object(
     name = _capitals(f"{declaration.name}_{registry.kind}")
 
     def make() -> JSONSchema:
-        names = [declaration.name, *declaration.aliases]
-        kind = {"type": "string"} | ({"enum": names} if declaration.aliases else {"const": declaration.name})
+        kind = {"type": "string"} | (
+            {"enum": declaration.names} if declaration.aliases else {"const": declaration.name}
+        )
         options = properties_of(options_schema(declaration), components)
         for each in declaration.options:
             if isinstance(each, Choice) and _is_shared(registry, each):

@@ -14,8 +14,9 @@ from marshmallow import ValidationError
 
 from schemas.components import Components, JSONSchema, any_of, by_name, list_of
 from schemas.declared import (
+    LAYER_KEYS,
     article,
-    declared_object,
+    layer_of_network,
     meant_choice,
     missing_type,
     options_schema,
@@ -23,12 +24,12 @@ from schemas.declared import (
     unknown_choice,
 )
 from schemas.documents import recognised
-from schemas.fields import MOST_NAMES, FlagField, IntegersField, NameField, NamesField, WordField
+from schemas.fields import MOST_NAMES, IntegersField, NameField, NamesField
 from schemas.keras import Unreadable, is_document, read
 from schemas.messages import Message, plain, shown
 from schemas.onnx import definition_of, file_schema, is_onnx
 from schemas.rewriting import from_arguments, from_call, sizes
-from schemas.strict import LONG_LIST, StrictField, StrictSchema, object_schema, properties_of, read_each
+from schemas.strict import LONG_LIST, StrictField, StrictSchema, object_schema, read_each
 from service.engine.declarations import Registry
 from service.engine.errors import MOST_ERRORS, Path
 from service.engine.network.activations import activations
@@ -41,21 +42,6 @@ LAYER = '{"type": "dense", "units": 3}'
 WITHOUT_INPUTS = "the first size is that of the inputs, which are no layer"
 MOST_LAYERS = 4096
 """The number of layers above which a network is refused unread, whatever an operator allows: reading takes time."""
-
-
-class LayerSchema(StrictSchema):
-    """The keys that layers of every type have."""
-
-    type = WordField(layers.names, required=True, metadata={"description": "the type of the layer"})
-    name = NameField(metadata={"description": "its name in other layers' `inputs`; by default `<type>_<position>`"})
-    inputs = NamesField(metadata={"description": "the layers that it takes, or 'input'; by default the layer before"})
-    shares = NameField(metadata={"description": "the layer whose parameters it shares"})
-    # Without a default: clients that send defaults would send it inside a layer too, where it is refused.
-    trainable = FlagField(metadata={"description": "whether the gradients of its parameters are computed (true)"})
-
-
-COMMON = LayerSchema()
-COMMON_KEYS = frozenset(COMMON.load_fields)
 
 
 class LayersField(StrictField):
@@ -89,26 +75,7 @@ class LayersField(StrictField):
         return tuple(made)
 
     def json_schema(self, components: Components) -> JSONSchema:
-        return list_of(layer_schema(components), minItems=1, maxItems=MOST_LAYERS)
-
-
-def layer_schema(components: Components) -> JSONSchema:
-    """Return the JSON Schema of a layer of any type; the property `type` says which."""
-
-    def make() -> JSONSchema:
-        common = {name: schema for name, schema in properties_of(COMMON, components).items() if name != "type"}
-        known: Registry[Any] = layers
-        references = {declaration: declared_object(known, declaration, components, common) for declaration in known}
-        mapping = {
-            name: reference["$ref"]
-            for declaration, reference in references.items()
-            for name in (declaration.name, *declaration.aliases)
-        }
-        discriminator = {"propertyName": "type", "mapping": mapping}
-        text = "A layer; its `type` says which keys it has."
-        return {"description": text, "oneOf": list(references.values()), "discriminator": discriminator}
-
-    return components.refer("Layer", make)
+        return list_of(layer_of_network(components), minItems=1, maxItems=MOST_LAYERS)
 
 
 def _layer(value: Any, position: int) -> LayerDefinition:
@@ -159,17 +126,17 @@ def _known_layer(value: Mapping[str, Any], kind: str, position: int) -> LayerDef
     common: dict[str, Any] = {}
     selection = None
     try:
-        common = COMMON.load({key: item for key, item in value.items() if key in COMMON_KEYS})
+        common = LAYER_KEYS.load({key: item for key, item in value.items() if key in LAYER_KEYS.load_fields})
     except ValidationError as error:
         errors.update(error.messages_dict)
     try:
-        options = {key: item for key, item in value.items() if key not in COMMON_KEYS}
+        options = {key: item for key, item in value.items() if key not in LAYER_KEYS.load_fields}
         selection = select(known, {"type": kind, **options})
     except ValidationError as error:
         errors.update(error.messages_dict)
     for key in errors:
-        if key not in own and key not in COMMON_KEYS:
-            names = [*options_schema(known[kind]).load_fields, *COMMON.load_fields]
+        if key not in own and key not in LAYER_KEYS.load_fields:
+            names = [*options_schema(known[kind]).load_fields, *LAYER_KEYS.load_fields]
             where = _parameter(value, kind, position, key) or _elsewhere(value, key, names)
             allowed = sorted(names) if not where or len(names) <= LONG_LIST else ()
             errors[key] = [Message(f"{article(kind)} layer has no {shown(key)}{where}", allowed)]

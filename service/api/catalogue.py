@@ -70,6 +70,8 @@ def option_entry(option: Option) -> dict[str, Any]:
     if isinstance(option, Reference):
         schema: dict[str, Any] = {}
         kind, more = "choice", {"of": f"/v1/{option.registry.plural}"}
+        if option.family is not None:
+            schema = {"enum": option.names}
     else:
         assert isinstance(option, Value)
         schema = option.schema()

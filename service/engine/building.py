@@ -11,6 +11,9 @@ from service.engine.declarations import (
     Declaration as Declaration,
 )
 from service.engine.declarations import (
+    Family as Family,
+)
+from service.engine.declarations import (
     Reference as Reference,
 )
 from service.engine.declarations import (

@@ -37,6 +37,16 @@ class Declaration:
     registry: str = ""
     """The path of the registry; empty for a block that no request can name."""
 
+    @property
+    def names(self) -> list[str]:
+        """The name, and the aliases after it."""
+        return [self.name, *self.aliases]
+
+    @property
+    def required(self) -> list[Option]:
+        """The options that a request must give."""
+        return [option for option in self.options if option.required]
+
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         if self.registry:
             return _declared, (self.build.__module__, self.registry, self.name)
@@ -147,21 +157,56 @@ class Registry(Generic[D]):
         return Selection(declaration, MappingProxyType(values | options))
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Family(Generic[D]):
+    """Some blocks of a registry, which an option takes instead of all."""
+
+    name: str
+    """One of them in two words, such as `recurrent layer`, of which openapi.yaml makes the name of a schema."""
+    description: str
+    """The same as a sentence without its full stop."""
+    has: Callable[[D], bool]
+    lacks: str
+    """The end of the sentence that refuses another block, with `{names}` for the names of the family."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reference(Option):
     """An option whose value is a block of another registry, such as the activation of a layer. The schemas read and
     check its values."""
 
     registry: Registry[Any]
+    family: Family[Any] | None = None
+    """The blocks that the option takes; None: all of the registry."""
+
+    def takes(self, block: Declaration) -> bool:
+        return self.family is None or bool(self.family.has(block))
+
+    @property
+    def blocks(self) -> list[Any]:
+        """The blocks that the option takes, in the order of declaration."""
+        return [block for block in self.registry if self.takes(block)]
+
+    @property
+    def names(self) -> list[str]:
+        """All names that a request may write, aliases included."""
+        return [name for name in self.registry.names if self.takes(self.registry[name])]
 
     def accepted(self) -> Iterator[Any]:
-        for name in self.registry.names:
-            if not any(option.required for option in self.registry[name].options):
-                yield name
+        plain = [name for name in self.names if not self.registry[name].required]
+        yield from plain
+        if not plain:
+            yield from map(_example, self.blocks)
 
     def refused(self) -> Iterator[Any]:
         yield from ("nonsense", "", 1, True, [], {"type": "nonsense"}, {"type": 1}, {"type": None})
-        yield {"type": next(self.accepted()), "nonsense": 1}
+        yield _example(self.blocks[0]) | {"nonsense": 1}
+        yield from (_example(block) for block in self.registry if not self.takes(block))
+
+
+def _example(block: Declaration) -> dict[str, Any]:
+    """Return a block as a request writes it that gives no more options than it must."""
+    return {"type": block.name} | {option.name: next(option.accepted()) for option in block.required}
 
 
 def _default(option: Option) -> Any:

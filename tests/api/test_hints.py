@@ -7,8 +7,8 @@ import pytest
 from flask.testing import FlaskClient
 from marshmallow import Schema
 
-from schemas.declared import options_schema
-from schemas.network import COMMON, SCHEMA
+from schemas.declared import LAYER_KEYS, options_schema
+from schemas.network import SCHEMA
 from schemas.strict import ObjectField, StrictSchema
 from schemas.verify import KEYS as SUBMISSION_KEYS
 from service.api.endpoint import ENDPOINTS
@@ -277,7 +277,7 @@ def test_a_long_list_yields_to_a_suggestion(post: Post, registry: Registry[Any],
 
 
 def test_foreign_keys_mean_keys_that_there_are() -> None:
-    schemas: list[Schema] = [COMMON, SCHEMA, *(each.takes for each in ENDPOINTS if each.takes is not None)]
+    schemas: list[Schema] = [LAYER_KEYS, SCHEMA, *(each.takes for each in ENDPOINTS if each.takes is not None)]
     every: list[Registry[Any]] = [layers, activations, losses, initializers, optimizers, schedules, regularizers]
     schemas += [options_schema(declaration) for registry in every for declaration in registry]
     objects = [field for schema in schemas for field in schema.load_fields.values() if isinstance(field, ObjectField)]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flask.testing import FlaskClient
 
-from schemas.declared import BESIDE
+from schemas.declared import BESIDE, LayerSchema
 from schemas.evaluation import LossRequest
 from schemas.training import TrainRequest
 from service.engine.network.activations import activations
@@ -141,8 +141,8 @@ def test_nothing_is_said_to_write_where_an_argument_is_not_understood(post: Post
     assert "write" not in first(post, TRAIN | {"optimizer": written}, "/v1/train")
 
 
-def test_keys_that_are_said_to_belong_beside_a_block_are_keys_of_requests() -> None:
-    keys = {"loss": LossRequest, "optimizer": TrainRequest}
+def test_keys_that_are_said_to_belong_beside_a_block_are_taken_there() -> None:
+    keys = {"layer": LayerSchema, "loss": LossRequest, "optimizer": TrainRequest}
     assert keys.keys() == BESIDE.keys()
     for kind, request in keys.items():
         assert set(BESIDE[kind]) <= set(request().load_fields)

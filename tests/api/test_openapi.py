@@ -17,6 +17,7 @@ from service.api.endpoint import in_order
 from service.api.examples import XOR_NETWORK, XOR_PARAMETERS, misspelt
 from service.app import create_app
 from service.config import Settings
+from service.engine.declarations import Reference
 from service.engine.network.layers import layers
 from service.problems import KINDS, MEDIA_TYPE
 from tests.conftest import Post
@@ -101,17 +102,24 @@ def test_only_layers_hold_layers() -> None:
         if wider == inside:
             break
         inside = wider
-    assert {name for name, names in inside.items() if name in names} == {
-        "Layer",
-        "TimeDistributedLayer",
-        "BidirectionalLayer",
-    }
+    assert {name for name, names in inside.items() if name in names} == {"TimeDistributedLayer", "StepwiseLayer"}
 
 
-def test_every_name_of_a_layer_leads_to_its_schema() -> None:
-    layer = DOCUMENT["components"]["schemas"]["Layer"]
+MERGING = {"add", "subtract", "multiply", "average", "maximum", "minimum", "concatenate", "dot"}
+LAYERS = {declaration.name: declaration for declaration in layers}
+UNIONS = {
+    "Layer": LAYERS.keys(),
+    "StepwiseLayer": LAYERS.keys() - MERGING - {"attention", "additive_attention", "embedding"},
+    "RecurrentLayer": {"simple_rnn", "lstm", "gru"},
+}
+
+
+@every(("union", "types"), UNIONS.items())
+def test_every_name_of_a_layer_leads_to_its_schema(union: str, types: set[str]) -> None:
+    layer = DOCUMENT["components"]["schemas"][union]
     mapping = layer["discriminator"]["mapping"]
-    assert list(mapping) == [name for declaration in layers for name in (declaration.name, *declaration.aliases)]
+    assert set(mapping) == {name for kind in types for name in (kind, *LAYERS[kind].aliases)}
+    assert {each["$ref"] for each in layer["oneOf"]} == set(mapping.values())
     for name, reference in mapping.items():
         kind = DOCUMENT["components"]["schemas"][reference.rsplit("/", 1)[1]]["properties"]["type"]
         assert name in kind.get("enum", [kind.get("const")])
@@ -379,9 +387,37 @@ def test_the_schemas_refuse_what_the_service_refuses() -> None:
         assert violations(request["schema"], good | change), change
 
 
+def test_choices_of_blocks_are_as_strict_as_the_service() -> None:
+    """Of each kind of block and family of layers, one option. tests/schemas/test_fields.py sends what is tried here."""
+    schemas = DOCUMENT["components"]["schemas"]
+    found = {
+        (option.registry, option.family): (resolved({"$ref": reference})["properties"][option.name], option)
+        for name, reference in schemas["Layer"]["discriminator"]["mapping"].items()
+        for option in layers[name].options
+        if isinstance(option, Reference)
+    }
+    assert len(found) == 5  # activations, initializers, regularizers and two families of layers
+    for schema, option in found.values():
+        accepted, refused = list(option.accepted()), list(option.refused())
+        assert violations({"items": schema}, accepted) == []
+        fitting = {"contains": schema, "minContains": 0, "maxContains": 0}
+        assert violations(fitting, refused) == []
+
+
 TYPED_ROW = {"dtype": "float64", "shape": [2], "base64": "AAAAAAAAAAAAAAAAAAAAAA=="}
 GRADIENTS, DESCEND, FIT = "/v1/gradients", "/v1/functions/descend", "/v1/functions/fit"
 LAYER = {"type": "dense", "units": 1}
+
+
+def layers_in(kind: str, *, wrong: Any, right: Any) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Return a case of a layer in another one, of this type."""
+    change, good = ({"network": {"layers": [{"type": kind, "layer": inner}]}} for inner in (wrong, right))
+    return GRADIENTS, change, good
+
+
+LSTM = {"type": "lstm", "units": 1}
+OF_NETWORKS = ({"name": "a"}, {"inputs": ["input"]}, {"shares": "a"}, {"trainable": True})
+"""The keys that a layer in another does not have."""
 
 
 @every(
@@ -403,6 +439,13 @@ LAYER = {"type": "dense", "units": 1}
             {"network": {"layers": [LAYER], "outputs": ["a"]}},
         ),
         (GRADIENTS, {"network": {"layers": [LAYER | {"inputs": ["x"] * 257}]}}, None),
+        layers_in("bidirectional", wrong=LAYER, right=LSTM),
+        layers_in("bidirectional", wrong="flatten", right=LSTM | {"go_backwards": True}),
+        layers_in("time_distributed", wrong={"type": "add"}, right=LAYER),
+        layers_in("time_distributed", wrong="add", right="flatten"),
+        layers_in("time_distributed", wrong={"type": "embedding", "input_dim": 2, "output_dim": 1}, right=LSTM),
+        *(layers_in("bidirectional", wrong=LSTM | key, right=LSTM) for key in OF_NETWORKS),
+        *(layers_in("time_distributed", wrong=LAYER | key, right=LAYER) for key in OF_NETWORKS),
         (GRADIENTS, {"inputs": TYPED_ROW | {"shape": [0]}}, {"inputs": TYPED_ROW}),
         (
             GRADIENTS,

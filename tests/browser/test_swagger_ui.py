@@ -153,7 +153,7 @@ def test_the_schema_names_the_types_of_layers(fresh: Docs) -> None:
     fresh.unfold("gradients", "dense", "name")
     fresh.until("return request('gradients').innerText.includes('by default <type>_<position>')")
     # A layer in a layer is looked up when it is unfolded.
-    fresh.unfold("gradients", "dense", "time_distributed", "layer")
+    fresh.unfold("gradients", "dense", "bidirectional", "layer")
     fresh.until("return all(request('gradients'), '.json-schema-2020-12-keyword--oneOf').length === 2")
     assert fresh.complaints == []
 

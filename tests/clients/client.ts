@@ -78,6 +78,13 @@ const ends: { status: string; value: number | null; steps: number }[] = descent.
   steps: run.steps_done,
 }));
 
+type Layer = Extract<Body<"/v1/forward">["network"], { layers: unknown }>["layers"][number];
+const inside: Layer[] = [
+  { type: "bidirectional", layer: { type: "lstm", units: 2 } },
+  { type: "time_distributed", layer: { type: "bidirectional", layer: { type: "gru", units: 2 } } },
+  { type: "time_distributed", layer: "flatten" },
+];
+
 // What the service refuses, the types refuse too.
 // @ts-expect-error: a layer of this type does not exist
 const noLayer: Body<"/v1/forward"> = { network: { layers: [{ type: "densse", units: 1 }] }, inputs: [[1]] };
@@ -85,5 +92,9 @@ const noLayer: Body<"/v1/forward"> = { network: { layers: [{ type: "densse", uni
 const noNumber: Body<"/v1/forward"> = { network: { layers: [{ type: "dense", units: 1 }] }, inputs: [["1"]] };
 // @ts-expect-error: the key is learning_rate
 const noKey: Body<"/v1/train">["optimizer"] = { type: "sgd", learningrate: 1 };
+// @ts-expect-error: only a recurrent layer reads a sequence in two directions
+const noDirection: Layer = { type: "bidirectional", layer: { type: "dense", units: 2 } };
+// @ts-expect-error: a sum takes several layers, and each step is one
+const noStep: Layer = { type: "time_distributed", layer: { type: "add" } };
 
 console.log(JSON.stringify({ untyped, kernel, losses, ends }));

@@ -2,6 +2,7 @@
 
 import collections
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -45,14 +46,14 @@ def bad(option: Option) -> Iterator[Any]:
 
 
 def references() -> Iterator[tuple[Declaration, str, int]]:
-    """Yield the options that choose from another registry, with how many there are before that choose from it."""
-    met: collections.Counter[str] = collections.Counter()
+    """Yield the options that choose from another registry, with how many there are before that take the same blocks."""
+    met: collections.Counter[Any] = collections.Counter()
     for registry in CHOICES.values():
         for declaration in registry:
             for option in declaration.options:
                 if isinstance(option, Reference):
-                    yield declaration, option.name, met[option.registry.kind]
-                    met[option.registry.kind] += 1
+                    yield declaration, option.name, met[option.registry.kind, option.family]
+                    met[option.registry.kind, option.family] += 1
 
 
 BEFORE = {(declaration, name): count for declaration, name, count in references()}
@@ -125,7 +126,8 @@ def test_options_take_values_up_to_their_bounds(post: Post, registry: Registry[A
             details = faults(assert_problem(response, "invalid", body))
             inside = f"{place}/{option.name}"
             told = [text for pointer, text in details.items() if pointer.startswith(inside)]
-            assert not any(text.startswith("takes") for text in told), (inside, value, told)
+            # A layer inside this one takes samples of other shapes than these.
+            assert not any(re.match("takes (?!samples of)", text) for text in told), (inside, value, told)
 
 
 def parts(value: Any) -> Iterator[Any]:

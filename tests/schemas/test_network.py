@@ -46,6 +46,35 @@ def test_unknown_layer_keys_get_a_hint(post: Post, key: str) -> None:
     assert f"did you mean {key!r}?" in errors[f"#/network/layers/0/{key}s"]
 
 
+LSTM = {"type": "lstm", "units": 1}
+NOT_STEPWISE = "a layer of type {} cannot be applied step by step"
+NOT_RECURRENT = "a layer of type {} is not recurrent; simple_rnn, lstm, gru are"
+
+
+@every(
+    ("kind", "inner", "detail"),
+    [
+        ("time_distributed", "add", NOT_STEPWISE.format("'add'")),
+        ("time_distributed", {"type": "dot", "axes": 1}, NOT_STEPWISE.format("'dot'")),
+        ("time_distributed", {"type": "embedding"}, NOT_STEPWISE.format("'embedding'")),  # beyond what it lacks
+        ("bidirectional", {"type": "dense", "units": 2}, NOT_RECURRENT.format("'dense'")),
+        ("bidirectional", "flatten", NOT_RECURRENT.format("'flatten'")),
+        ("bidirectional", {"type": "bidirectional", "layer": LSTM}, NOT_RECURRENT.format("'bidirectional'")),
+    ],
+)
+def test_layers_take_layers_of_some_types_only(post: Post, kind: str, inner: Any, detail: str) -> None:
+    assert refusals(post, network({"type": kind, "layer": inner})) == {"#/network/layers/0/layer": detail}
+    outer = {"type": "time_distributed", "layer": {"type": kind, "layer": inner}}
+    assert refusals(post, network(outer)) == {"#/network/layers/0/layer/layer": detail}
+
+
+@every("kind", ["time_distributed", "bidirectional"])
+def test_a_layer_in_another_has_no_keys_of_the_network(post: Post, kind: str) -> None:
+    of_network = {"name": "a", "inputs": ["input"], "shares": "b", "trainable": False}
+    errors = refusals(post, network({"type": kind, "layer": LSTM | of_network}))
+    assert errors == {f"#/network/layers/0/layer/{key}": "unknown key; it belongs beside 'layer'" for key in of_network}
+
+
 def test_all_faults_of_all_layers_are_told_at_once(post: Post) -> None:
     errors = refusals(
         post,

@@ -416,13 +416,6 @@ IMAGES, SEQUENCES, ROWS = np.zeros((2, 6, 6, 2)), np.zeros((2, 4, 3)), np.zeros(
             ("layer", "dims"),
             "each of 1 to 1 must stand here once",
         ),
-        ({"type": "time_distributed", "layer": "add"}, SEQUENCES, "layer", "cannot be applied step by step"),
-        (
-            {"type": "bidirectional", "layer": {"type": "dense", "units": 2}},
-            SEQUENCES,
-            "layer",
-            "a layer of type 'dense' is not recurrent; simple_rnn, lstm, gru are",
-        ),
         (
             {"type": "bidirectional", "layer": {"type": "lstm", "units": 2, "activation": "prelu"}},
             SEQUENCES,

@@ -179,7 +179,7 @@ def _mismatched(seen: Seen) -> Iterator[Found]:
     for name in seen.health.chain:
         if name in kernels and name in gradients:
             weight, gradient = np.linalg.norm(kernels[name]), np.linalg.norm(gradients[name])
-            if weight > 0.0 and gradient > 0.0 and math.isfinite(gradient / weight):
+            if weight > 0.0 and 0.0 < gradient / weight < math.inf:  # the quotient may be rounded to 0
                 sizes[name] = float(gradient / weight)
     if len(sizes) > 1:
         large, small = max(sizes, key=sizes.__getitem__), min(sizes, key=sizes.__getitem__)

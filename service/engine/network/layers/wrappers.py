@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from service.engine.building import Choice, Node, Reference, Selection, concatenate, reshape, slice_axis
+from service.engine.building import Choice, Family, Node, Reference, Selection, concatenate, reshape, slice_axis
 from service.engine.network.layers.declaration import KERAS, Layer, LayerContext, LayerOutput, layers, same
+
+STEPWISE: Family[Layer] = Family(
+    name="stepwise layer",
+    description="A layer that takes one input, of numbers",
+    has=lambda block: block.takes[0] == 1 and not block.takes_indices,
+    lacks="cannot be applied step by step",
+)
+RECURRENT: Family[Layer] = Family(
+    name="recurrent layer",
+    description="A layer that reads a sequence step by step",
+    has=lambda block: block.recurrent,
+    lacks="is not recurrent; {names} are",
+)
 
 
 @layers.declare(
     "time_distributed",
     en="The same layer applied to every step of a sequence.",
     zh="把同一层应用于序列的每一步。",
-    options=(Reference(name="layer", registry=layers, description="the layer, with its options"),),
+    options=(Reference(name="layer", registry=layers, family=STEPWISE, description="the layer, with its options"),),
     latex=r"a_{nt} = f(x_{nt})",
     derivative=r"\frac{\partial L}{\partial \theta} = \sum_t \frac{\partial L_t}{\partial \theta}",
     sources=(KERAS + "recurrent_layers/time_distributed/",),
     parameters={"…": "those of the layer"},
 )
 def time_distributed(layer: LayerContext, x: Node) -> LayerOutput:
-    inner = layer.options["layer"].declaration
-    if inner.takes[0] > 1 or inner.takes_indices:
-        layer.refuse(f"a layer of type {inner.name!r} cannot be applied step by step", "layer")
     if len(x.shape) < 3:
         layer.refuse(f"takes samples of steps and features, got shape {list(x.shape[1:])}; {layer.source}")
     samples, steps, *rest = x.shape
@@ -54,7 +64,7 @@ MERGES = ("concat", "sum", "mul", "ave")
     en="A recurrent layer that reads the sequence forwards and, with parameters of its own, backwards.",
     zh="双向循环层:用两套参数分别正向与反向读取序列,再合并。",
     options=(
-        Reference(name="layer", registry=layers, description="the recurrent layer, with its options"),
+        Reference(name="layer", registry=layers, family=RECURRENT, description="the recurrent layer, with its options"),
         Choice(
             name="merge_mode",
             default="concat",
@@ -67,14 +77,10 @@ MERGES = ("concat", "sum", "mul", "ave")
     parameters={"forward_…": "those of the layer", "backward_…": "those of the layer, once more"},
 )
 def bidirectional(layer: LayerContext, x: Node) -> LayerOutput:
-    inner = layer.options["layer"]
-    if not inner.declaration.recurrent:
-        known = ", ".join(each.name for each in layers if each.recurrent)
-        layer.refuse(f"a layer of type {inner.name!r} is not recurrent; {known} are", "layer")
-    backwards = inner.options["go_backwards"]
+    options = layer.options["layer"].options
     forward = layer.build("layer", x, prefix="forward_").output
-    backward = layer.build("layer", x, prefix="backward_", go_backwards=not backwards).output
-    if inner.options["return_sequences"]:
+    backward = layer.build("layer", x, prefix="backward_", go_backwards=not options["go_backwards"]).output
+    if options["return_sequences"]:
         backward = concatenate([slice_axis(backward, 1, k, k + 1) for k in reversed(range(backward.shape[1]))], 1)
     match layer.options["merge_mode"]:
         case "sum":

@@ -297,3 +297,14 @@ def test_a_verdict_is_that_of_the_gravest_finding():
     assert verdict_of(of_case("070", 0).findings)[0] == "healthy"
     assert verdict_of(of_case("062").findings)[0] == "warning"
     assert verdict_of(of_case("066").findings)[0] == "problem"
+
+
+def test_a_gradient_that_is_tiny_beside_its_weights_is_compared_with_no_other():
+    definition = network(dense("hidden", 3, "relu"), dense("output", 1, "sigmoid"))
+    parameters = {
+        "hidden": {"kernel": np.array([[0.5, 1e300, -0.6], [-0.4, 0.5, 0.9]]), "bias": np.array([0.1, -10.0, 0.5])},
+        "output": {"kernel": np.array([[0.8], [1.5], [0.4]]), "bias": np.array([0.05])},
+    }
+    inputs, targets = [[1.0, 2.0], [-0.5, 1.5], [2.0, -1.0]], [[1.0], [0.0], [1.0]]
+    diagnosis = examined(definition, inputs, targets, "binary_crossentropy", parameters)
+    assert "scale_mismatch" not in {each.code for each in diagnosis.findings}
