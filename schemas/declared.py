@@ -7,13 +7,24 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from functools import cache
+from itertools import islice
 from types import MappingProxyType
 from typing import Any
 
 from marshmallow import ValidationError
 
 from schemas.components import Components, JSONSchema, any_of, closed_object
-from schemas.fields import LONG_LIST, Message, StrictField, StrictSchema, ValueField, plain, properties_of, shown
+from schemas.fields import (
+    LONG_LIST,
+    MOST_KEYS,
+    Message,
+    StrictField,
+    StrictSchema,
+    ValueField,
+    plain,
+    properties_of,
+    shown,
+)
 from schemas.rewriting import as_json, from_call, from_keras, is_keras, made
 from service.engine.declarations import Declaration, Reference, Registry, Selection
 from service.engine.descent.optimizers import optimizers
@@ -284,7 +295,8 @@ def select(registry: Registry[Any], value: Mapping[str, Any]) -> Selection[Any]:
 def missing_type(value: Mapping[str, Any], registry: Registry[Any]) -> Message:
     """Return the error for an object without `type`; it names the key that was probably meant to be `type`."""
     options = {option.name for declaration in registry for option in declaration.options}
-    for key, name in value.items():
+    few = dict(islice(value.items(), MOST_KEYS))
+    for key, name in few.items():
         known = isinstance(name, str) and key not in options and (name in registry or meant_choice(registry, name))
         if known:
             return Message(f"is required; it came as {key!r}")
@@ -293,7 +305,7 @@ def missing_type(value: Mapping[str, Any], registry: Registry[Any]) -> Message:
         block = made(registry, name, (), its, options_schema) if isinstance(its, Mapping) else {}
         if block:
             return Message(f"is required; write {json.dumps(block)}")
-    if registry is layers and ("units" in value or any(translated("key", key, ("units",)).name for key in value)):
+    if registry is layers and ("units" in value or any(translated("key", key, ("units",)).name for key in few)):
         return Message('is required; for a layer of units that takes all inputs write "type": "dense"')
     return Message("is required", registry.names)
 
