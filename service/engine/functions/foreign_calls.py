@@ -253,7 +253,7 @@ def _is_call(text: str) -> bool:
     """Return whether a text is a single call of a function, or one pair of parentheses; x(y + 1) is a product."""
     opening = text.find("(")
     called = re.match(r"(?:([^\W\d]\w*|√))?\(", text)
-    return bool(called and called[1] in (None, *FUNCTIONS)) and _closing(text, opening) == len(text)
+    return bool(called and called[1] in (None, *FUNCTIONS)) and closing(text, opening) == len(text)
 
 
 def _is_compared(text: str) -> bool:
@@ -284,14 +284,14 @@ def _calls(text: str) -> Iterator[_Call]:
     """Yield the outermost calls in a text whose parentheses close."""
     place = 0
     while match := _NAME.search(text, place):
-        stop = _closing(text, match.end() - 1)
+        stop = closing(text, match.end() - 1)
         if stop is None:
             return
         yield _Call(match.group(1), text[match.end() : stop - 1], match.start(), stop)
         place = stop
 
 
-def _closing(text: str, opening: int) -> int | None:
+def closing(text: str, opening: int) -> int | None:
     """Return the place behind the bracket that closes the one at `opening`; None if none does."""
     depth = 0
     for place in range(opening, len(text)):
@@ -315,6 +315,6 @@ def _split(text: str) -> tuple[str, ...]:
 
 def _listed(arguments: tuple[str, ...]) -> tuple[str, ...]:
     """Return the items of a list that is the only argument, else the arguments."""
-    if len(arguments) == 1 and arguments[0][:1] in ("[", "(") and _closing(arguments[0], 0) == len(arguments[0]):
+    if len(arguments) == 1 and arguments[0][:1] in ("[", "(") and closing(arguments[0], 0) == len(arguments[0]):
         return _split(arguments[0][1:-1])
     return arguments

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
-from service.engine.functions.foreign_calls import advice, instead, rewritten
+from service.engine.functions.foreign_calls import advice, closing, instead, rewritten
 from service.engine.functions.latex_slips import NotAFormula, looks_like_latex, without_latex
 from service.engine.functions.tokens import FUNCTIONS, SUPERSCRIPTS
 
@@ -320,15 +320,29 @@ def _called(text: str, functions: Collection[str]) -> str:
     names = "|".join(sorted(map(re.escape, functions), key=len, reverse=True))
     text = re.sub(rf"(?<!{_OF_A_NAME})(?i:{names})(?=\s*\()", lambda match: _known(match.group(), functions), text)
     power, inside = r"\^\s*\d+|[²³]", r"\((?:[^()]|\([^()]*\))*\)"
+    call = rf"(?:{names}){inside}(?:\s*(?:{power}))?"  # sin cos(x)^2 is sin(cos(x)^2), as sin x^2 is sin(x^2)
     argument = rf"-?\s*(?!(?:{names})(?!\w))(?:\d*\.?\d*\w+|[αβγδθφω])(?:\s*(?:{power}))?"
-    text = re.sub(rf"(?<!{_OF_A_NAME})({names})\s*({power})\s*({inside})", r"\1\3\2", text)
+    text = _powers_behind(text, re.compile(rf"(?<!{_OF_A_NAME})({names})\s*({power})\s*\("))
     text = re.sub(rf"(?<!{_OF_A_NAME})({names})\s*({power})\s*({argument})", r"\1(\3)\2", text)
     text = re.sub(rf"(?<!{_OF_A_NAME})({names})(?:\s+|(?=-))({argument})(?!\s*\()", r"\1(\2)", text)
     for _ in range(MOST_ROUNDS):
-        text = re.sub(rf"(?<!{_OF_A_NAME})({names})\s+((?:{names}){inside})", r"\1(\2)", text)
+        text = re.sub(rf"(?<!{_OF_A_NAME})({names})\s+({call})(?!\s*(?:\^|\*\*))", r"\1(\2)", text)
     text = re.sub(rf"(?<!{_OF_A_NAME})({names})\s*([α-ωΑ-Ω])(?![\w(])", r"\1(\2)", text)
     text = re.sub(rf"(?<!{_OF_A_NAME})({names})\s*(\|[^|]+\|)", r"\1(\2)", text)
     return re.sub(r"√\s*(\w+)", r"√(\1)", text)
+
+
+def _powers_behind(text: str, pattern: re.Pattern[str]) -> str:
+    """Return the text with sin^2(…) as sin(…)^2; the groups of the pattern are the function and the power."""
+    place = 0
+    while match := pattern.search(text, place):
+        stop = closing(text, match.end() - 1)
+        place = match.end()
+        if stop is not None:
+            called = f"{match[1]}{text[match.end() - 1 : stop]}{match[2]}"
+            text = text[: match.start()] + called + text[stop:]
+            place = match.start() + len(match[1]) + 1
+    return text
 
 
 def _known(name: str, functions: Collection[str]) -> str:

@@ -147,6 +147,9 @@ def test_nested_calls_do_not_grow_without_bound():
     [
         (r"\frac{1}{1+e^{-x}}", "1/(1 + exp(-x))"),
         (r"\dfrac12 x^{2y}", "x^(2y)/2"),
+        (r"\tanh \cos^{2} x", "tanh(cos(x)^2)"),
+        (r"\sin^2\left(\sqrt{(x + 1)(y + 2)}\right)", "sin(sqrt((x + 1)*(y + 2)))^2"),
+        ("cos²(sin²(abs(x - (y))))", "cos(sin(abs(x - y))^2)^2"),
         (r"x^\frac{1}{2}", "sqrt(x)"),
         (r"\sqrt[3]{x} + \sqrt[5]{y} - \sqrt2", "cbrt(x) + y^(1/5) - sqrt(2)"),
         (r"\left|x - 3\right| \cdot \lvert y \rvert", "abs(x - 3)*abs(y)"),
