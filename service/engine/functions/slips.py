@@ -54,6 +54,7 @@ _LOGIC = (
     "there is no logic in an expression; where(x > 0, a, b) tells cases apart, and (x > 0)*(y > 0) is 1 if both hold"
 )
 _NO_LATEX = "an expression is no LaTeX"
+_AND, _OR = re.compile(r"&|\band\b|∧"), re.compile(r"\|\||\bor\b|∨")
 _SIDE = r"(\([^()]*\)|[^\s(),;&|∧∨]+(?:\s[^\s(),;&|∧∨]+)*?)"
 """A side of a logical operator: parentheses, or all up to the next one."""
 _DIVIDEND = r"(^\s*|[(,+]\s*)((?:\w*\([^()]*\)|\w+(?:\.\d+)?)(?:\s*(?:\^|\*\*)\s*\w+)?)"
@@ -112,7 +113,7 @@ _RULES = (
     _rule(r"‖", "|"),
     _rule(r"\^{2,}", "^"),
     _rule(r"∛\s*(\w+|\([^()]*\))", r"cbrt(\1)"),
-    _rule(r"∜\s*(\w+|\([^()]*\))", r"(\1)^(1/4)"),
+    _rule(r"∜\s*(\w+|\([^()]*\))", r"((\1)^(1/4))"),
     _rule(r"\bexp\s*\^\s*(?=[\w({\-−])", "e^"),
     _rule(rf"{_DIVIDEND}\s*//\s*{_DIVISOR}", r"\1floor(\2/\3)"),
     _rule(r"(?<![\w.])(\d+(?:\.\d+)?)\s?%\s*of\s+", r"(\1/100) "),
@@ -123,6 +124,7 @@ _RULES = (
     _rule(r"[\]}]", ")"),
     _rule(r"[–—‐‑‒﹣]", "-"),
     _rule(r"[⋅∙•∗]", "*"),
+    _rule(r"(?<![\w.])(\d+)\s?([½¼¾⅓⅔])", r"(\1 + \2)"),
     _rule(r"½", "(1/2)"),
     _rule(r"¼", "(1/4)"),
     _rule(r"¾", "(3/4)"),
@@ -268,7 +270,10 @@ def translations(text: str, functions: Collection[str]) -> Iterator[Translation]
             if sentence:
                 yield Translation("", sentence)
     sentences = [sentence]
+    mixed = _AND.search(found) and _OR.search(found)
     for rule in _RULES:
+        if mixed and rule.sentence == _LOGIC:
+            continue  # which of them binds first, the rules do not see
         for _ in range(MOST_ROUNDS):
             before, found = found, rule.pattern.sub(rule.replacement, found)
             if found == before:
