@@ -242,7 +242,8 @@ class StrictSchema(Schema):
 
     def _unknown(self, key: str, value: Any, known: Sequence[str]) -> Message:
         instead = self._instead(key, value)
-        return Message(f"unknown key{instead}", () if instead and len(known) > LONG_LIST else known)
+        size = f" of {len(key):,} characters" if len(key) > PREVIEW else ""
+        return Message(f"unknown key{size}{instead}", () if instead and len(known) > LONG_LIST else known)
 
     def _instead(self, key: str, value: Any) -> str:
         """Return a suggestion for an unknown key: a similar key, or the place where it, or what is in it, belongs."""

@@ -66,6 +66,10 @@ def made(
         return {}
     for key, value in named.items():
         found = Suggestion(key) if key in options else suggest("key", key, options)
+        if found.name in block:  # alpha is a learning rate for some, and rho beside one
+            found = translated("key", key, options - set(block))
+            if not found.name:
+                return {}
         if found.name:
             block[found.name] = value
         elif not found.note and not ignores:
