@@ -84,7 +84,7 @@ CALLS = _table(
     ("logaddexp", "max({a}, {b}) + log1p(exp(-abs({a} - {B})))"),
     ("maximum fmax", "max({a}, {b})"),
     ("minimum fmin", "min({a}, {b})"),
-    ("clip clamp", "min(max({a}, {b}), {c})"),
+    ("clip clamp", "max({b}, min({a}, {c}))"),
     ("swish silu", "{A}*sigmoid({a})"),
     ("gelu", "{A}*erfc(-{A}/sqrt(2))/2"),
     ("elu", "where({a} > 0, {a}, expm1({a}))"),

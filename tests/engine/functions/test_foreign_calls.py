@@ -41,8 +41,7 @@ MEANT_OF_SEVERAL = {
     "subtract(x, y + 1)": lambda x, y: x - y - 1,
     "multiply(x + 1, y)": lambda x, y: (x + 1) * y, "divide(x, y + 1)": lambda x, y: x / (y + 1),
     "logaddexp(x, y)": lambda x, y: math.log(math.exp(x) + math.exp(y)), "maximum(x, y)": max, "minimum(x, y)": min,
-    "clip(x, y, 3)": lambda x, y: max(y, min(x, 3)), "clamp(x, 1, 0)": lambda x, y: 0,
-    "ifelse(x > y, 1, 2)": lambda x, y: 1 if x > y else 2,
+    "clip(x, y, 3)": lambda x, y: max(y, min(x, 3)), "ifelse(x > y, 1, 2)": lambda x, y: 1 if x > y else 2,
     "Rational(1, 3)*x": lambda x, y: x / 3, "norm(x, y)": math.hypot,
 }  # fmt: skip
 
