@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cache
+from itertools import islice
 from types import MappingProxyType
 from typing import Any
 
@@ -16,7 +17,7 @@ from schemas.components import Components, JSONSchema, any_of, closed_object
 from schemas.fields import FlagField, NameField, NamesField, ValueField, WordField
 from schemas.messages import Message, plain, shown
 from schemas.rewriting import as_json, from_arguments, from_call, from_keras, is_keras
-from schemas.strict import LONG_LIST, StrictField, StrictSchema, properties_of
+from schemas.strict import LONG_LIST, MOST_KEYS, StrictField, StrictSchema, properties_of
 from service.engine.declarations import Declaration, Family, Reference, Registry, Selection
 from service.engine.descent.optimizers import optimizers
 from service.engine.descent.schedules import schedules
@@ -349,7 +350,8 @@ def select(registry: Registry[Any], value: Mapping[str, Any]) -> Selection[Any]:
 def missing_type(value: Mapping[str, Any], registry: Registry[Any]) -> Message:
     """Return the error for an object without `type`; it names the key that was probably meant to be `type`."""
     options = {option.name for declaration in registry for option in declaration.options}
-    for key, name in value.items():
+    few = dict(islice(value.items(), MOST_KEYS))
+    for key, name in few.items():
         may_be = isinstance(name, str) and (key not in options or translated("key", key, ("type",)).name)
         if may_be and (name in registry or meant_choice(registry, name)):
             return Message(f"is required; it came as {key!r}")
@@ -358,7 +360,7 @@ def missing_type(value: Mapping[str, Any], registry: Registry[Any]) -> Message:
         block = from_arguments(registry, name, (), its, options_schema) if isinstance(its, Mapping) else {}
         if block:
             return Message(f"is required; write {json.dumps(block)}")
-    if registry is layers and ("units" in value or any(translated("key", key, ("units",)).name for key in value)):
+    if registry is layers and ("units" in value or any(translated("key", key, ("units",)).name for key in few)):
         return Message('is required; for a layer of units that takes all inputs write "type": "dense"')
     return Message("is required", registry.names)
 

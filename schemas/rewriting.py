@@ -20,6 +20,8 @@ SchemaOf = Callable[[Declaration], Schema]
 
 LONGEST_CALL = 120
 """The most characters of a call that is read."""
+MOST_ARGUMENTS = 100
+"""The most arguments of a block that is rewritten: each may take a search for a similar name."""
 
 
 def from_call(registry: Registry[Any], text: str, schema_of: SchemaOf) -> dict[str, Any]:
@@ -55,7 +57,7 @@ def from_arguments(
     """Return the block of a registry that another library makes from a name and arguments; an empty object if an
     argument is not understood. With `ignores`, arguments that mean nothing here are left out."""
     known = name if name in registry else translated(registry.kind, name, registry.names).name
-    if not known:
+    if not known or len(named) > MOST_ARGUMENTS:
         return {}
     declaration = registry[known]
     options = {option.name for option in declaration.options}
@@ -64,6 +66,10 @@ def from_arguments(
         return {}
     for key, value in named.items():
         found = Suggestion(key) if key in options else suggest("key", key, options)
+        if found.name in block:  # alpha is a learning rate for some, and rho beside one
+            found = translated("key", key, options - set(block))
+            if not found.name:
+                return {}
         if found.name:
             block[found.name] = value
         elif not found.note and not ignores:

@@ -12,7 +12,7 @@ from marshmallow import RAISE, Schema, ValidationError, fields, missing
 from marshmallow.exceptions import ValidationError as MarshmallowError
 
 from schemas.components import Components, JSONSchema, closed_object, or_null, schema_name, sentence_of
-from schemas.messages import Message, plain, shown
+from schemas.messages import PREVIEW, Message, plain, shown
 from service.engine.errors import MOST_ERRORS
 from service.engine.suggestions import MOST_SUGGESTIONS, Suggestion, suggest, translated
 
@@ -124,7 +124,8 @@ class StrictSchema(Schema):
     def _unknown(self, key: str, value: Any, known: Sequence[str]) -> Message:
         """Return the error for an unknown key, with a suggestion or the `known` ones."""
         instead = self._instead(key, value)
-        return Message(f"unknown key{instead}", () if instead and len(known) > LONG_LIST else known)
+        size = f" of {len(key):,} characters" if len(key) > PREVIEW else ""
+        return Message(f"unknown key{size}{instead}", () if instead and len(known) > LONG_LIST else known)
 
     def _instead(self, key: str, value: Any) -> str:
         """Return a suggestion for an unknown key: a similar key, or the place where it, or what is in it, belongs."""

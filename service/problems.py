@@ -230,14 +230,19 @@ def pointer(path: Path) -> str:
     return "#" + "".join("/" + quote(key, safe=FRAGMENT, errors="replace") for key in keys)
 
 
+LONGEST_KEY = 250
+"""Characters of a key in a pointer."""
+
+
 def sent_part(path: Path, request: Any) -> Path:
     """Return the part of a path that exists in the request: places inside a typed array do not.
 
-    A missing last key stays in the path, for it names what should be there.
+    A missing last key stays in the path, for it names what should be there. A key of more than `LONGEST_KEY` characters
+    does not: no valid one is as long, and the answer would be longer than the request.
     """
     for depth, key in enumerate(path):
         if isinstance(request, Mapping):
-            if not isinstance(key, str):
+            if not isinstance(key, str) or len(key) > LONGEST_KEY:
                 return path[:depth]
             if key not in request:
                 return path[: depth + 1]

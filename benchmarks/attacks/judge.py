@@ -102,6 +102,7 @@ def _fault_of_problem(status: int, headers: Mapping[str, str], document: Any, va
     if status == 422 and kind == "invalid" and not errors:
         return "422 without errors"
     for error in errors:
-        if value is not None and not resolves(error.get("pointer", ""), value):
+        of_body = not error.get("pointer", "").startswith("#/query/")
+        if of_body and value is not None and not resolves(error.get("pointer", ""), value):
             return f"pointer {error.get('pointer')!r} names nothing that was sent"
     return None

@@ -496,7 +496,7 @@ def test_paths_of_hints_are_paths_of_the_service(client: FlaskClient) -> None:
         # calls of other libraries
         ("np.maximum(x, 0)", ["module", "write max(x, 0)"]),
         ("np.square(x)", ["write x^2"]),
-        ("np.clip(x, 0, 1)", ["write max(0, min(x, 1))"]),
+        ("np.clip(x, 0, 1)", ["write min(max(x, 0), 1)"]),
         ("F.gelu(x)", ["write x*erfc(-x/sqrt(2))/2"]),
         ("nn.ReLU()(x)", ["write relu(x)"]),
         ("np.linalg.norm(x)", ["write abs(x)"]),

@@ -480,3 +480,19 @@ def test_targets_that_no_output_equals_are_warned_of(
 def test_targets_within_reach_are_not_warned_of(post: Post, activation: Any, targets: Any, loss: str) -> None:
     answer = answered(post, layer(activation=activation) | {"targets": targets, "loss": loss})
     assert "unreachable_targets" not in {each["code"] for each in answer["warnings"]}
+
+
+@every(
+    ("written", "block"),
+    [
+        ("RMSprop(lr=1e-3, alpha=0.9)", {"type": "rmsprop", "learning_rate": 1e-3, "rho": 0.9}),
+        ("SGD(0.1, lr=0.2)", None),
+        ("RMSprop(alpha=0.9, learning_rate=0.001)", None),
+        (f"SGD({', '.join(f'k{n}=1' for n in range(20))})", None),
+    ],
+)
+def test_two_arguments_of_a_call_never_stand_for_one_option(
+    post: Post, written: str, block: dict[str, Any] | None
+) -> None:
+    detail = first(post, TRAIN | {"optimizer": written}, "/v1/train")
+    assert (json.loads(detail.split("write ")[1]) if "write {" in detail else None) == block

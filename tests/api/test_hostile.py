@@ -179,6 +179,21 @@ def test_hostile_bodies_get_an_answer(post: Post, name: str) -> None:
     check(post(body), statuses)
 
 
+@every("place", ["body", "network", "layer", "parameters", "layer of parameters"])
+def test_a_key_of_a_megabyte_is_not_repeated(post: Post, place: str) -> None:
+    key = "é" * 500_000
+    request = {
+        "body": lambda: xor(**{key: 1}),
+        "network": lambda: xor(network=network(DENSE, **{key: 1}), parameters=...),
+        "layer": lambda: xor(network=network(DENSE | {key: 1}), parameters=...),
+        "parameters": lambda: xor(parameters={key: {"kernel": "x"}}),
+        "layer of parameters": lambda: xor(parameters={"hidden": {key: "x"}}),
+    }[place]()
+    answer = post(request)
+    assert_problem(answer, "invalid", request)
+    assert len(answer.get_data()) < 5000
+
+
 @every("name", [name for name in BODIES if name not in LARGE])
 def test_hostile_bodies_get_the_same_answer_from_the_other_parser(post: Post, name: str) -> None:
     body, statuses = hostile(name)

@@ -10,6 +10,8 @@ import string
 from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
+from service.engine.functions.tokens import FUNCTIONS
+
 
 class _Call(NamedTuple):
     """A call, such as `atan2(y, x)`, in a text."""
@@ -68,7 +70,8 @@ CALLS = _table(
     ("ceiling", "ceil({a})"),
     ("frac fract", "mod({a}, 1)"),
     ("power", "pow({a}, {b})"),
-    ("fmod rem remainder modulo", "mod({a}, {b})"),
+    ("fmod rem", "sign({a})*mod(abs({a}), abs({b}))"),
+    ("remainder modulo", "mod({a}, {b})"),
     ("root nthroot surd", "{A}^(1/{B})"),
     ("log_2 lb ld", "log2({a})"),
     ("log_10", "log10({a})"),
@@ -81,7 +84,7 @@ CALLS = _table(
     ("logaddexp", "max({a}, {b}) + log1p(exp(-abs({a} - {B})))"),
     ("maximum fmax", "max({a}, {b})"),
     ("minimum fmin", "min({a}, {b})"),
-    ("clip clamp", "max({b}, min({a}, {c}))"),
+    ("clip clamp", "min(max({a}, {b}), {c})"),
     ("swish silu", "{A}*sigmoid({a})"),
     ("gelu", "{A}*erfc(-{A}/sqrt(2))/2"),
     ("elu", "where({a} > 0, {a}, expm1({a}))"),
@@ -147,6 +150,9 @@ ADVICE: Mapping[str, str] = {
 """Sentences about functions that have no equivalent, by name without the case."""
 _NAME = re.compile(r"(?<![A-Za-z_.])([A-Za-z]\w*|σ)\s*\(")
 _PLAIN = re.compile(r"\w+|\d+\.\d*")
+_FACTOR = re.compile(r"[^\W\d]\w*|\d+\.?\d*|\.\d+")
+"""A name or a number: 2x is a product, so that its square is (2x)^2."""
+_PLACE = re.compile(r"\{([a-c])\}", re.IGNORECASE)
 _LETTERS = "abc"
 LONGEST = 500
 """Characters of a proposal. Nested calls of `int` would double it at each level."""
@@ -185,7 +191,7 @@ def rewritten(text: str, functions: Collection[str]) -> str:
         if plain is None:
             found.append(f"{call.name}({', '.join(arguments) if len(arguments) > 1 else inside})")
         else:
-            found.append(plain if _alone(text, call) or _is_call(plain) else f"({plain})")
+            found.append(plain if _alone(text, call, plain) or _is_call(plain) else f"({plain})")
         place = call.stop
     return "".join(found) + text[place:]
 
@@ -233,39 +239,64 @@ def _filled(template: str, arguments: tuple[str, ...]) -> str:
     places = dict(zip(_LETTERS, (each.strip() for each in arguments), strict=False))
     if any(len(each) > LONGEST for each in arguments):
         return ""
-    places |= {name.upper(): each if _is_factor(each) else f"({each})" for name, each in places.items()}
-    return template.format(**places)
+
+    def placed(match: re.Match[str]) -> str:
+        found = places[match[1].lower()]
+        if match[1].isupper():
+            return found if _is_factor(found) else f"({found})"
+        return f"({found})" if _is_compared(found) and not _is_argument(template, *match.span()) else found
+
+    return _PLACE.sub(placed, template)
 
 
 def _is_factor(text: str) -> bool:
     """Return whether a text needs no parentheses as a factor."""
-    return bool(_PLAIN.fullmatch(text)) or _is_call(text)
+    return bool(_FACTOR.fullmatch(text)) or _is_call(text)
 
 
 def _is_call(text: str) -> bool:
-    """Return whether a text is a single call or one pair of parentheses."""
+    """Return whether a text is a single call of a function, or one pair of parentheses; x(y + 1) is a product."""
     opening = text.find("(")
-    return bool(re.match(r"\w*\(", text)) and _closing(text, opening) == len(text)
+    called = re.match(r"(?:([^\W\d]\w*|√))?\(", text)
+    return bool(called and called[1] in (None, *FUNCTIONS)) and closing(text, opening) == len(text)
 
 
-def _alone(text: str, call: _Call) -> bool:
-    """Return whether a call is a whole text, or a whole argument."""
-    before, after = text[: call.start].rstrip()[-1:], text[call.stop :].lstrip()[:1]
-    return before in ("", "(", ",", "+") and after in ("", ")", ",", "+", "-")
+def _is_compared(text: str) -> bool:
+    """Return whether a text has a comparison outside of parentheses, which binds least."""
+    depth = 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        if depth == 0 and character in "<>≤≥":
+            return True
+    return False
+
+
+def _is_argument(text: str, start: int, stop: int) -> bool:
+    """Return whether a part of a text is the whole text, or a whole argument."""
+    return text[:start].rstrip()[-1:] in ("", "(", ",") and text[stop:].lstrip()[:1] in ("", ")", ",")
+
+
+def _alone(text: str, call: _Call, plain: str) -> bool:
+    """Return whether the expression for a call needs no parentheses in its place: as a whole text, argument or term."""
+    if _is_compared(plain):
+        return _is_argument(text, call.start, call.stop)
+    before, after = text[: call.start].rstrip(), text[call.stop :].lstrip()[:1]
+    signed = before[-1:] == "+" and before[:-1].rstrip()[-1:] in tuple("*/^+-")  # 2^+x
+    return before[-1:] in ("", "(", ",", "+") and not signed and after in ("", ")", ",", "+", "-")
 
 
 def _calls(text: str) -> Iterator[_Call]:
     """Yield the outermost calls in a text whose parentheses close."""
     place = 0
     while match := _NAME.search(text, place):
-        stop = _closing(text, match.end() - 1)
+        stop = closing(text, match.end() - 1)
         if stop is None:
             return
         yield _Call(match.group(1), text[match.end() : stop - 1], match.start(), stop)
         place = stop
 
 
-def _closing(text: str, opening: int) -> int | None:
+def closing(text: str, opening: int) -> int | None:
     """Return the place behind the bracket that closes the one at `opening`; None if none does."""
     depth = 0
     for place in range(opening, len(text)):
@@ -289,6 +320,6 @@ def _split(text: str) -> tuple[str, ...]:
 
 def _listed(arguments: tuple[str, ...]) -> tuple[str, ...]:
     """Return the items of a list that is the only argument, else the arguments."""
-    if len(arguments) == 1 and arguments[0][:1] in ("[", "(") and _closing(arguments[0], 0) == len(arguments[0]):
+    if len(arguments) == 1 and arguments[0][:1] in ("[", "(") and closing(arguments[0], 0) == len(arguments[0]):
         return _split(arguments[0][1:-1])
     return arguments

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from service.engine.functions.foreign_calls import COMPUTED, DERIVED, advice, instead, rewritten
+from service.engine.functions.foreign_calls import COMPUTED, DERIVED, advice, closing, instead, rewritten
 from service.engine.functions.latex_slips import NotAFormula, looks_like_latex, without_latex
 from service.engine.functions.tokens import FUNCTIONS, SUPERSCRIPTS
 
@@ -54,6 +54,7 @@ _LOGIC = (
     "there is no logic in an expression; where(x > 0, a, b) tells cases apart, and (x > 0)*(y > 0) is 1 if both hold"
 )
 _NO_LATEX = "an expression is no LaTeX"
+_AND, _OR = re.compile(r"&|\band\b|∧"), re.compile(r"\|\||\bor\b|∨")
 _SIDE = r"(\([^()]*\)|[^\s(),;&|∧∨]+(?:\s[^\s(),;&|∧∨]+)*?)"
 """A side of a logical operator: parentheses, or all up to the next one."""
 _DIVIDEND = r"(^\s*|[(,+]\s*)((?:\w*\([^()]*\)|\w+(?:\.\d+)?)(?:\s*(?:\^|\*\*)\s*\w+)?)"
@@ -112,7 +113,7 @@ _RULES = (
     _rule(r"‖", "|"),
     _rule(r"\^{2,}", "^"),
     _rule(r"∛\s*(\w+|\([^()]*\))", r"cbrt(\1)"),
-    _rule(r"∜\s*(\w+|\([^()]*\))", r"(\1)^(1/4)"),
+    _rule(r"∜\s*(\w+|\([^()]*\))", r"((\1)^(1/4))"),
     _rule(r"\bexp\s*\^\s*(?=[\w({\-−])", "e^"),
     _rule(rf"{_DIVIDEND}\s*//\s*{_DIVISOR}", r"\1floor(\2/\3)"),
     _rule(r"(?<![\w.])(\d+(?:\.\d+)?)\s?%\s*of\s+", r"(\1/100) "),
@@ -123,6 +124,7 @@ _RULES = (
     _rule(r"[\]}]", ")"),
     _rule(r"[–—‐‑‒﹣]", "-"),
     _rule(r"[⋅∙•∗]", "*"),
+    _rule(r"(?<![\w.])(\d+)\s?([½¼¾⅓⅔])", r"(\1 + \2)"),
     _rule(r"½", "(1/2)"),
     _rule(r"¼", "(1/4)"),
     _rule(r"¾", "(3/4)"),
@@ -266,7 +268,10 @@ def translations(text: str, functions: Collection[str]) -> Iterator[Translation]
             if sentence:
                 yield Translation("", sentence)
     sentences = [sentence]
+    mixed = _AND.search(found) and _OR.search(found)
     for rule in _RULES:
+        if mixed and rule.sentence == _LOGIC:
+            continue  # which of them binds first, the rules do not see
         for _ in range(MOST_ROUNDS):
             before, found = found, rule.pattern.sub(rule.replacement, found)
             if found == before:
@@ -318,15 +323,29 @@ def _called(text: str, functions: Collection[str]) -> str:
     names = "|".join(sorted(map(re.escape, functions), key=len, reverse=True))
     text = re.sub(rf"(?<!{_OF_A_NAME})(?i:{names})(?=\s*\()", lambda match: _known(match.group(), functions), text)
     power, inside = r"\^\s*\d+|[²³]", r"\((?:[^()]|\([^()]*\))*\)"
+    call = rf"(?:{names}){inside}(?:\s*(?:{power}))?"  # sin cos(x)^2 is sin(cos(x)^2), as sin x^2 is sin(x^2)
     argument = rf"-?\s*(?!(?:{names})(?!\w))(?:\d*\.?\d*\w+|[αβγδθφω])(?:\s*(?:{power}))?"
-    text = re.sub(rf"(?<!{_OF_A_NAME})({names})\s*({power})\s*({inside})", r"\1\3\2", text)
+    text = _powers_behind(text, re.compile(rf"(?<!{_OF_A_NAME})({names})\s*({power})\s*\("))
     text = re.sub(rf"(?<!{_OF_A_NAME})({names})\s*({power})\s*({argument})", r"\1(\3)\2", text)
     text = re.sub(rf"(?<!{_OF_A_NAME})({names})(?:\s+|(?=-))({argument})(?!\s*\()", r"\1(\2)", text)
     for _ in range(MOST_ROUNDS):
-        text = re.sub(rf"(?<!{_OF_A_NAME})({names})\s+((?:{names}){inside})", r"\1(\2)", text)
+        text = re.sub(rf"(?<!{_OF_A_NAME})({names})\s+({call})(?!\s*(?:\^|\*\*))", r"\1(\2)", text)
     text = re.sub(rf"(?<!{_OF_A_NAME})({names})\s*([α-ωΑ-Ω])(?![\w(])", r"\1(\2)", text)
     text = re.sub(rf"(?<!{_OF_A_NAME})({names})\s*(\|[^|]+\|)", r"\1(\2)", text)
     return re.sub(r"√\s*(\w+)", r"√(\1)", text)
+
+
+def _powers_behind(text: str, pattern: re.Pattern[str]) -> str:
+    """Return the text with sin^2(…) as sin(…)^2; the groups of the pattern are the function and the power."""
+    place = 0
+    while match := pattern.search(text, place):
+        stop = closing(text, match.end() - 1)
+        place = match.end()
+        if stop is not None:
+            called = f"{match[1]}{text[match.end() - 1 : stop]}{match[2]}"
+            text = text[: match.start()] + called + text[stop:]
+            place = match.start() + len(match[1]) + 1
+    return text
 
 
 def _known(name: str, functions: Collection[str]) -> str:

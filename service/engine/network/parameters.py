@@ -109,7 +109,8 @@ class ParameterVector:
             generator = np.random.Generator(np.random.PCG64([seed, 0, position]))
             selection = parameter.initializer
             values = selection.declaration.build(generator, piece.shape, parameter.fans, **selection.options)
-            flat[piece.start : piece.stop] = values.reshape(-1)
+            with np.errstate(over="ignore"):  # an option may be larger than any number of float32
+                flat[piece.start : piece.stop] = values.reshape(-1)
             if watch is not None:
                 watch.look()
 

@@ -135,6 +135,11 @@ def test_float32_parameters_are_rounded_float64_ones():
     np.testing.assert_array_equal(single["a"]["kernel"], double["a"]["kernel"].astype("float32"))
 
 
+def test_a_number_beyond_float32_becomes_infinity_without_a_warning():
+    definition = network(dense("a", 2, bias_initializer={"name": "constant", "value": 1e300}))
+    assert np.isinf(initialized(definition, dtype="float32")["a"]["bias"]).all()
+
+
 def test_later_layers_change_no_earlier_parameter():
     short = initialized(network(dense("a", 4)))
     longer = initialized(network(dense("a", 4), layer("drop", "dropout", rate=0.5), dense("b", 2)))
