@@ -497,6 +497,7 @@ def test_paths_of_hints_are_paths_of_the_service(client: FlaskClient) -> None:
         ("np.maximum(x, 0)", ["module", "write max(x, 0)"]),
         ("np.square(x)", ["write x^2"]),
         ("np.clip(x, 0, 1)", ["write min(max(x, 0), 1)"]),
+        (r"\frac{\sin(x)}{x}+np.maximum(x,2)", ["write (sin(x))/(x)+max(x, 2)"]),
         ("F.gelu(x)", ["write x*erfc(-x/sqrt(2))/2"]),
         ("nn.ReLU()(x)", ["write relu(x)"]),
         ("np.linalg.norm(x)", ["write abs(x)"]),

@@ -47,6 +47,7 @@ _MODULES = (
     "np|numpy|jnp|jax|math|cmath|Math|torch|tf|keras|K|F|nn|functional|sp|scipy|special|sympy|mp|mpmath|xp|cp|linalg|"
     "activations"
 )
+_PREFIX = rf"(?<![\w.])(?:(?:{_MODULES})\.)+(?=[A-Za-z])"
 _RIGHT_SIDE = "a function has no name and no head here"
 _CHOICE = "a choice is a function here"
 _COMPARED = "the comparisons are <, >, <= and >="
@@ -91,7 +92,7 @@ _RULES = (
     _rule(r"\b([A-Z]\w*)\(\)\s*(?=\()", r"\1"),
     _rule(rf"\b(?:{_MODULES})\.(?:PI|Pi)\b", "pi", "constants are written without the name of a module"),
     _rule(r"\bMath\.E\b", "e", "constants are written without the name of a module"),
-    _rule(rf"(?<![\w.])(?:(?:{_MODULES})\.)+(?=[A-Za-z])", "",
+    _rule(_PREFIX, "",
           "functions are written without the name of a module"),
     _rule(r"\b([A-Za-z]\w*)\.([A-Za-z]\w*)\(\s*\)", r"\2(\1)", "a function is no method"),
     _rule(r"\b([A-Za-z]\w*)\.([A-Za-z]\w*)\(\s*([^()]+?)\s*\)", r"\2(\1, \3)", "a function is no method"),
@@ -166,6 +167,8 @@ HINTS = {
 }
 """Sentences about characters that begin no token."""
 
+_MATHEMATICA = re.compile(r"(?<![\\\w])[A-Z][A-Za-z]+\[")
+"""The head of a call in Mathematica, whose letters LaTeX would read as variables."""
 _OF_A_MODULE = re.compile(rf"(?<![\w.])(?:(?:{_MODULES})\.)+([A-Za-z]\w*)\s*\(")
 _NO_TEXT = ((re.compile(r"^\s*lim\b"), "there are no limits; send the function and a point close to it"),)
 """Habits whose rest would be read as something else."""
@@ -259,9 +262,9 @@ def translations(text: str, functions: Collection[str]) -> Iterator[Translation]
             yield Translation("", refusal)
     sentence, found = "", " ".join(text.split())
     typed = found
-    if looks_like_latex(text):
-        try:
-            found, sentence = without_latex(found, functions)
+    if looks_like_latex(text) and not _MATHEMATICA.search(text):
+        try:  # in LaTeX every letter of a module would be a variable
+            found, sentence = without_latex(re.sub(_PREFIX, "", found), functions)
             sentence = sentence or (_NO_LATEX if text.lstrip()[0] != "\\" else "")
         except NotAFormula as error:
             found, sentence = typed, str(error)
