@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from scripts import demo as building
-from tests.browser.conftest import PHONE, WINDOW, Visit
+from tests.browser.conftest import PHONE, Visit
 from tests.browser.tab import Demo
 from tests.browser.test_page import ready
 
@@ -21,7 +21,7 @@ SCRIPT = """async (rules) => {
 }"""
 UNFOLD = """(table) => document.querySelectorAll('main details:not([open]) > summary').forEach(
   each => { if (each.textContent.trim() !== table) each.click() })"""
-DEVICES: dict[str, dict[str, Any]] = {"desktop": {"viewport": WINDOW}, "phone": PHONE}
+DEVICES: dict[str, dict[str, Any]] = {"desktop": {}, "phone": PHONE}
 
 
 @cache
