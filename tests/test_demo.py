@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -318,23 +319,30 @@ def test_the_notices_of_what_is_bundled_are_there(built_demo: Path) -> None:
     assert "MIT" in notices and "Copyright" in notices
 
 
-def npm(*arguments: str, folder: Path = building.SOURCE) -> str:
-    """Run npm, assert success, and return the output."""
+def npm(*arguments: str, folder: Path = building.SOURCE) -> subprocess.Popen[str]:
+    """Start npm."""
     command, environment = building.installed()
-    finished = subprocess.run(
-        [*command, "run", *arguments], cwd=folder, env=environment, capture_output=True, text=True
+    return subprocess.Popen(
+        [*command, "run", *arguments],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    return finished.stdout
 
 
-@pytest.mark.long
-def test_its_pure_parts_pass_their_own_tests(built_demo: Path) -> None:
-    assert re.search(r"Tests +[1-9]\d* passed", npm("test", "--", "--no-color"))
+def printed(process: subprocess.Popen[str]) -> str:
+    """Wait for a process, assert success, and return the output."""
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    return output
 
 
-@pytest.mark.long
-def test_its_types_are_right_and_so_are_those_of_the_lab_in_the_documents(built_demo: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="session")
+def check(built_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
+    """Yield the check of all types, with those of the lab in the documents, which goes on beside the next tests."""
+    tmp_path = tmp_path_factory.mktemp("types")
     folder = shutil.copytree(
         building.SOURCE, tmp_path / "demo", ignore=shutil.ignore_patterns("node_modules", ".build")
     )
@@ -351,7 +359,13 @@ def test_its_types_are_right_and_so_are_those_of_the_lab_in_the_documents(built_
         file = folder / "src/texts" / f"{language}.json"
         named = {key: key for key in re.findall(r"'slope\.(\w+)'", component + line)}
         file.write_text(json.dumps(json.loads(file.read_text()) | {"slope": named}))
-    assert "0 errors and 0 warnings" in npm("check", folder=folder)
+    with npm("check", folder=folder) as process:
+        yield process
+
+
+@pytest.mark.long
+def test_its_pure_parts_pass_their_own_tests(built_demo: Path, check: subprocess.Popen[str]) -> None:
+    assert re.search(r"Tests +[1-9]\d* passed", printed(npm("test", "--", "--no-color")))
 
 
 def test_a_server_sends_the_demo(built_demo: Path, server: Server) -> None:
@@ -361,3 +375,8 @@ def test_a_server_sends_the_demo(built_demo: Path, server: Server) -> None:
     answer = server.get(script)
     assert answer.status_code == 200
     assert answer.headers["Content-Type"].startswith("text/javascript")
+
+
+def test_its_types_are_right_and_so_are_those_of_the_lab_in_the_documents(check: subprocess.Popen[str]) -> None:
+    """The last one, for the check takes longest."""
+    assert "0 errors and 0 warnings" in printed(check)

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from tests.browser.tab import Demo, Tab
-from tests.support import LOOPBACK, Server
+from tests.browser.profiles import Profiles
+from tests.browser.tab import Demo
+from tests.support import Server
 
 CHROMIUM = shutil.which("chromium")
 INSTALL = "no Chromium: tests in a browser need it; on Debian: apt install chromium"
@@ -29,7 +30,6 @@ FLAGS = (
     "--no-proxy-server",
 )
 WITHOUT_WEBGL = ("--disable-3d-apis",)
-WINDOW = {"width": 1280, "height": 1000}
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 
 Launch = Callable[..., Browser]
@@ -52,23 +52,15 @@ def launch() -> Iterator[Launch]:
 
 
 @pytest.fixture(scope="package")
-def chromium(launch: Launch) -> Iterator[Browser]:
-    """Yield the browser that all tests share; each has a profile of its own in it."""
+def profiles(launch: Launch) -> Iterator[Profiles]:
+    """Yield the profiles of the browser that all tests share."""
     browser = launch()
-    yield browser
+    yield Profiles(browser)
     browser.close()
 
 
 @pytest.fixture
-def tab(chromium: Browser, server: Server) -> Iterator[Tab]:
-    """Yield a tab for pages of the service."""
-    tab = Tab(chromium.new_context(viewport=WINDOW), f"http://{LOOPBACK}:{server.port}")
-    yield tab
-    tab.done()
-
-
-@pytest.fixture
-def visit(chromium: Browser, server: Server, built_demo: Path) -> Iterator[Visit]:
+def visit(profiles: Profiles, server: Server, built_demo: Path) -> Iterator[Visit]:
     """Return a function that opens a link of the demo in a new tab: `visit("race", "zh", color_scheme="dark")`.
 
     Motion is reduced unless a test is about it, so that results show at once.
@@ -76,10 +68,9 @@ def visit(chromium: Browser, server: Server, built_demo: Path) -> Iterator[Visit
     demos: list[Demo] = []
 
     def open_link(
-        link: str = "", language: str = "en", *, browser: Browser = chromium, query: str = "", **options: Any
+        link: str = "", language: str = "en", *, profiles: Profiles = profiles, query: str = "", **options: Any
     ) -> Demo:
-        context = browser.new_context(**({"viewport": WINDOW, "reduced_motion": "reduce"} | options))
-        demos.append(Demo(context, server, language))
+        demos.append(Demo(profiles.take(**({"reduced_motion": "reduce"} | options)), server, language))
         demos[-1].open(link, query)
         return demos[-1]
 

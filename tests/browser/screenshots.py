@@ -70,7 +70,7 @@ def test_picture(visit: Visit, name: str) -> None:
 
 def pixels(demo: Demo, png: bytes) -> NDArray[np.uint8]:
     """Return the pixels of a PNG: rows, columns, and red, green and blue. A blank page of the browser reads it."""
-    page = demo.context.new_page()
+    page = demo.page.context.new_page()
     width, height, text = page.evaluate(PIXELS, base64.b64encode(png).decode())
     page.close()
     return np.frombuffer(base64.b64decode(text), np.uint8).reshape(height, width, 4)[:, :, :3]

@@ -6,12 +6,11 @@ import time
 from functools import cache
 from typing import Any
 
-from playwright.sync_api import BrowserContext, ConsoleMessage, Locator, Request, Response, expect
+from playwright.sync_api import ConsoleMessage, Error, Locator, Request, Response, expect
 
+from tests.browser.profiles import SECONDS, Profile
 from tests.support import LOOPBACK, ROOT, Server
 
-SECONDS = 15
-"""More than anything takes that a page does here, also while other tests compute."""
 expect.set_options(timeout=1000 * SECONDS)
 DRIVER = re.compile(r"GL Driver Message|Automatic fallback to software WebGL")
 """Messages of Chromium about drawing without a graphics card."""
@@ -22,20 +21,23 @@ ENDED = "net::ERR_ABORTED"
 class Tab:
     """A page, what it asked for, and what it complained of. `done` fails for each complaint that no test expected."""
 
-    def __init__(self, context: BrowserContext, origin: str, *others: str) -> None:
-        self.context = context
+    def __init__(self, profile: Profile, origin: str, *others: str) -> None:
+        self.profile = profile
+        self.page = profile.page
         self.origin = origin
         self.origins = tuple(f"{each}/" for each in (origin, *others))
         self.requests: list[str] = []
         self.complaints: list[str] = []
         self._expected: set[int] = set()
-        context.set_default_timeout(1000 * SECONDS)
-        self.page = context.new_page()
-        self.page.on("request", self._asked)
-        self.page.on("response", self._answered)
-        self.page.on("requestfailed", self._failed)
-        self.page.on("console", self._said)
-        self.page.on("pageerror", lambda error: self.complaints.append(f"error of the page: {error}"))
+        self._listeners: dict[Any, Any] = {
+            "request": self._asked,
+            "response": self._answered,
+            "requestfailed": self._failed,
+            "console": self._said,
+            "pageerror": self._erred,
+        }
+        for event, listener in self._listeners.items():
+            self.page.on(event, listener)
 
     def _asked(self, request: Request) -> None:
         self.requests.append(request.url)
@@ -57,14 +59,20 @@ class Tab:
         if message.type in ("warning", "error") and not DRIVER.search(message.text):
             self.complaints.append(f"{message.type} in the console: {message.text}")
 
+    def _erred(self, error: Error) -> None:
+        self.complaints.append(f"error of the page: {error}")
+
     def expect_status(self, status: int) -> None:
         """Expect answers of this status from now on."""
         self._expected.add(status)
 
     def done(self) -> None:
-        """Close the tab; fails if something was wrong with its page."""
-        self.context.close()
+        """Leave the page; fails if something was wrong with it. Another test uses its profile only if nothing was."""
+        self.profile.leave()
+        for event, listener in self._listeners.items():
+            self.page.remove_listener(event, listener)
         assert self.complaints == []
+        self.profile.give_back()
 
     def go(self, path: str) -> None:
         """Open a page of the service."""
@@ -87,8 +95,8 @@ class Tab:
 class Demo(Tab):
     """The demo in a tab, in one language."""
 
-    def __init__(self, context: BrowserContext, server: Server, language: str = "en", root: str = "") -> None:
-        super().__init__(context, f"http://{LOOPBACK}:{server.port}{root}")
+    def __init__(self, profile: Profile, server: Server, language: str = "en", root: str = "") -> None:
+        super().__init__(profile, f"http://{LOOPBACK}:{server.port}{root}")
         self.server = server
         self.language = language
 

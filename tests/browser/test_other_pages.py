@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser
 
 from service.api.examples import TRAIN
-from tests.browser.conftest import WINDOW
+from tests.browser.profiles import Profiles
 from tests.browser.tab import Tab
 from tests.support import LOOPBACK, Server, xor
 
@@ -41,7 +40,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.mark.parametrize("host", ["localhost", LOOPBACK])
 def test_a_page_of_this_machine_reads_a_gradient_and_a_stream(
-    host: str, chromium: Browser, server: Server, tmp_path: Path
+    host: str, profiles: Profiles, server: Server, tmp_path: Path
 ) -> None:
     page = PAGE.replace("SERVICE", f"http://{LOOPBACK}:{server.port}")
     page = page.replace("GRADIENTS", json.dumps(xor())).replace("TRAIN", json.dumps(TRAIN["xor"]))
@@ -49,7 +48,7 @@ def test_a_page_of_this_machine_reads_a_gradient_and_a_stream(
     with ThreadingHTTPServer((LOOPBACK, 0), partial(Quiet, directory=tmp_path)) as pages:
         threading.Thread(target=pages.serve_forever, daemon=True).start()
         origin = f"http://{host}:{pages.server_port}"
-        tab = Tab(chromium.new_context(viewport=WINDOW), origin, f"http://{LOOPBACK}:{server.port}")
+        tab = Tab(profiles.take(), origin, f"http://{LOOPBACK}:{server.port}")
         tab.expect_status(422)
         try:
             tab.go("/")

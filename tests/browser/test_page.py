@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import expect
 
 from tests.browser.conftest import PHONE, WITHOUT_WEBGL, Launch, Visit
+from tests.browser.profiles import Profiles
 from tests.browser.quick import quick_server
 from tests.browser.tab import Demo, numbers, shown, text
 from tests.browser.test_backprop import ONE, WEIGHTS, fresh, written
@@ -246,8 +247,7 @@ def test_a_phone_has_the_picture_first_and_controls_as_a_sheet(visit: Visit) -> 
 
 
 def test_without_webgl_the_map_serves(launch: Launch, visit: Visit) -> None:
-    browser = launch(*WITHOUT_WEBGL)
-    demo = visit("race", browser=browser)
+    demo = visit("race", profiles=Profiles(launch(*WITHOUT_WEBGL)))
     answered(demo)
     expect(demo.page.get_by_text(demo.text("race.no_webgl"), exact=True)).to_be_visible()
     expect(demo.page.get_by_role("button", name="3-D", exact=True)).to_be_disabled()
@@ -303,9 +303,9 @@ def test_a_copied_race_gives_the_ends_that_are_shown(visit: Visit) -> None:
 
 
 @pytest.mark.parametrize("lab", LABS)
-def test_the_page_works_under_a_path(chromium: Browser, built_demo: Path, lab: str) -> None:
+def test_the_page_works_under_a_path(profiles: Profiles, built_demo: Path, lab: str) -> None:
     with quick_server(root="/nabla") as server:
-        demo = Demo(chromium.new_context(reduced_motion="reduce"), server, root="/nabla")
+        demo = Demo(profiles.take(reduced_motion="reduce"), server, root="/nabla")
         demo.open(lab)
         ready(demo, lab)
         asked = [address for address in demo.requests if "/v1/" in address]
@@ -314,9 +314,9 @@ def test_the_page_works_under_a_path(chromium: Browser, built_demo: Path, lab: s
         demo.done()
 
 
-def test_a_closed_service_asks_for_its_key(chromium: Browser, built_demo: Path) -> None:
+def test_a_closed_service_asks_for_its_key(profiles: Profiles, built_demo: Path) -> None:
     with quick_server(api_keys=("secret",)) as server:
-        demo = Demo(chromium.new_context(reduced_motion="reduce"), server)
+        demo = Demo(profiles.take(reduced_motion="reduce"), server)
         demo.expect_status(401)
         demo.open("backprop")
         field = demo.page.get_by_label(demo.text("stage.fault.key")).first

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Locator, Route, expect
+from playwright.sync_api import Locator, Route, expect
 
-from tests.browser.conftest import WINDOW, Visit
+from tests.browser.conftest import Visit
+from tests.browser.profiles import Profiles
 from tests.browser.quick import quick_server
 from tests.browser.tab import Demo
 from tests.browser.test_accessibility import DEVICES, findings
@@ -52,9 +53,9 @@ def runs(tmp_path: Path, built_demo: Path) -> Iterator[tuple[Server, Runner]]:
 
 
 @pytest.fixture
-def demo(runs: tuple[Server, Runner], chromium: Browser) -> Iterator[Demo]:
+def demo(runs: tuple[Server, Runner], profiles: Profiles) -> Iterator[Demo]:
     """Yield a tab for that service."""
-    demo = Demo(chromium.new_context(viewport=WINDOW, reduced_motion="reduce"), runs[0])
+    demo = Demo(profiles.take(reduced_motion="reduce"), runs[0])
     yield demo
     demo.done()
 

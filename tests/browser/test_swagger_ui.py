@@ -2,18 +2,16 @@
 
 import json
 import re
-from collections.abc import Iterator
-from typing import Any
-
 import pytest
-from playwright.sync_api import Browser
-
+from collections.abc import Iterator
 from service.api.examples import TRAIN
 from service.engine.network.layers import layers
-from tests.browser.conftest import PHONE, WINDOW
+from tests.browser.conftest import PHONE
+from tests.browser.profiles import Profiles
 from tests.browser.quick import quick_server
 from tests.browser.tab import Tab
 from tests.support import LOOPBACK, ROOT, Server
+from typing import Any
 
 LARGEST = 200_000
 """Characters of an operation that is open; with every schema copied into it, /v1/gradients has several millions."""
@@ -33,9 +31,8 @@ const choose = (select, value) => {
 class Docs(Tab):
     """The page /docs in a browser tab."""
 
-    def __init__(self, browser: Browser, server: Server, root: str = "", **options: Any) -> None:
-        context = browser.new_context(**({"viewport": WINDOW} | options))
-        super().__init__(context, f"http://{LOOPBACK}:{server.port}{root}")
+    def __init__(self, profiles: Profiles, server: Server, root: str = "", **options: Any) -> None:
+        super().__init__(profiles.take(**options), f"http://{LOOPBACK}:{server.port}{root}")
         self.go("/docs")
         self.until("return document.querySelector('.opblock')")
 
@@ -79,17 +76,17 @@ class Docs(Tab):
 
 
 @pytest.fixture(scope="module")
-def docs(chromium: Browser, server: Server) -> Iterator[Docs]:
+def docs(profiles: Profiles, server: Server) -> Iterator[Docs]:
     """Yield the page as it was loaded once for tests of this module that change nothing."""
-    page = Docs(chromium, server)
+    page = Docs(profiles, server)
     yield page
     page.done()
 
 
 @pytest.fixture
-def fresh(chromium: Browser, server: Server) -> Iterator[Docs]:
+def fresh(profiles: Profiles, server: Server) -> Iterator[Docs]:
     """Yield the page as it is loaded for one test."""
-    page = Docs(chromium, server)
+    page = Docs(profiles, server)
     yield page
     page.done()
 
@@ -108,9 +105,9 @@ def test_nothing_is_locked_where_no_keys_are_set(docs: Docs) -> None:
     assert docs.what("return document.querySelectorAll('.authorize, .authorization__btn').length") == 0
 
 
-def test_what_needs_a_key_is_locked_where_keys_are_set(chromium: Browser) -> None:
+def test_what_needs_a_key_is_locked_where_keys_are_set(profiles: Profiles) -> None:
     with quick_server(api_keys=("secret",)) as server:
-        page = Docs(chromium, server)
+        page = Docs(profiles, server)
         locked = page.what(
             "return all(document, '.opblock').filter(each => each.querySelector('.authorization__btn'))"
             ".map(each => each.querySelector('.opblock-summary-path').dataset.path)"
@@ -218,17 +215,17 @@ def test_the_page_follows_the_colours_of_the_system(docs: Docs) -> None:
         docs.until("return document.documentElement.classList.contains('dark-mode') === arguments[0]", scheme == "dark")
 
 
-def test_the_page_fits_a_telephone(chromium: Browser, server: Server) -> None:
-    page = Docs(chromium, server, **PHONE)
+def test_the_page_fits_a_telephone(profiles: Profiles, server: Server) -> None:
+    page = Docs(profiles, server, **PHONE)
     page.open("gradients")
     page.unfold("gradients", "network", "Any of", "LayerNetwork", "layers", "Items", "One of", "dense", "name")
     assert page.what("return [innerWidth, document.documentElement.scrollWidth]") == [390, 390]
     page.done()
 
 
-def test_it_works_under_a_path(chromium: Browser) -> None:
+def test_it_works_under_a_path(profiles: Profiles) -> None:
     with quick_server(root="/nabla") as server:
-        page = Docs(chromium, server, root="/nabla")
+        page = Docs(profiles, server, root="/nabla")
         assert f"{page.origin}/openapi.json" in page.requests
         assert [address for address in page.requests if not address.startswith((f"{page.origin}/", "data:"))] == []
         page.open("about")
