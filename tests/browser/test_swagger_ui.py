@@ -2,8 +2,11 @@
 
 import json
 import re
-import pytest
 from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
 from service.api.examples import TRAIN
 from service.engine.network.layers import layers
 from tests.browser.conftest import PHONE
@@ -11,7 +14,6 @@ from tests.browser.profiles import Profiles
 from tests.browser.quick import quick_server
 from tests.browser.tab import Tab
 from tests.support import LOOPBACK, ROOT, Server
-from typing import Any
 
 LARGEST = 200_000
 """Characters of an operation that is open; with every schema copied into it, /v1/gradients has several millions."""
