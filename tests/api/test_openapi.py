@@ -388,7 +388,7 @@ def test_the_schemas_refuse_what_the_service_refuses() -> None:
 
 
 def test_choices_of_blocks_are_as_strict_as_the_service() -> None:
-    """Of each kind of block and family of layers, one option. tests/schemas/test_fields.py sends what is tried here."""
+    """An option for each kind of block and family of layers; tests/schemas/test_fields.py sends what is tried here."""
     schemas = DOCUMENT["components"]["schemas"]
     found = {
         (option.registry, option.family): (resolved({"$ref": reference})["properties"][option.name], option)
