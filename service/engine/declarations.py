@@ -164,7 +164,7 @@ class Family(Generic[D]):
     name: str
     """One of them in two words, such as `recurrent layer`, of which openapi.yaml makes the name of a schema."""
     description: str
-    """What its members have in common: a sentence without its full stop."""
+    """A sentence about what its members have in common, without a full stop."""
     has: Callable[[D], bool]
     lacks: str
     """The end of the sentence that refuses another block, with `{names}` for the names of the family."""

@@ -115,6 +115,8 @@ class Derivation:
         self.asked = asked
         self.task = asked.task
         self.model = prepared.model
+        self.bounded = bounded_outputs(self.task, self.model)
+        self.watched = to_be_read(self.task, self.model)
         self.program = program
         self.block = block
         """The number of vectors that one run of the program takes."""
@@ -165,8 +167,8 @@ class Derivation:
             if self.task.losses is not None:
                 outputs = {name: read[f"outputs/{name}"] for name in self.task.definition.output_names}
                 answer.warnings += unfit(self.task, feed)
-                answer.warnings += out_of_reach(bounded_outputs(self.task, self.model), feed.targets)
-                answer.warnings += misread(to_be_read(self.task, self.model), outputs, feed.targets)
+                answer.warnings += out_of_reach(self.bounded, feed.targets)
+                answer.warnings += misread(self.watched, outputs, feed.targets)
             if lost is not None:
                 answer.warnings.append(lost)
         return answer

@@ -124,12 +124,7 @@ class Evaluation:
                 flat = workspace.parameters
                 result.parameters = tree_of(self.parameters.pieces, flat.copy())
                 result.finite = result.finite and is_finite(flat)
-            if not self.is_plain:
-                result.warnings += unfit(self.task, feed)
-            if self.bounded:
-                result.warnings += out_of_reach(self.bounded, feed.targets)
-            if self.watched:
-                result.warnings += misread(self.watched, result.outputs, feed.targets)
+            result.warnings += self.cautions(self.task, feed, result.outputs)
             if result.finite:
                 result.warnings += self.surprises.found(workspace)
             else:
@@ -137,6 +132,18 @@ class Evaluation:
                     first_non_finite(self.program, workspace, self.model, self.parameters.pieces, watch)
                 )
         return result
+
+    def cautions(self, task: Task, feed: Feed, outputs: Mapping[str, Array]) -> list[Caution]:
+        """Return cautions about targets, weights and outputs of a request. `task` is that of all its samples, of which
+        this evaluation may compute a shard."""
+        found: list[Caution] = []
+        if not self.is_plain:
+            found += unfit(task, feed)
+        if self.bounded:
+            found += out_of_reach(self.bounded, feed.targets)
+        if self.watched:
+            found += misread(self.watched, outputs, feed.targets)
+        return found
 
     def collect(self, read: Mapping[str, Array], gradients: Array) -> Result:
         """Return the result that the outputs of a run and its flat gradients make, with copies of the arrays."""

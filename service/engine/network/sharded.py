@@ -26,10 +26,7 @@ from service.engine.network.answer_warnings import (
     EXPLAIN_BYTES,
     Lost,
     find_non_finite,
-    misread,
     norm_lost,
-    out_of_reach,
-    unfit,
 )
 from service.engine.network.evaluate import Evaluation, EvaluationTask, Result
 from service.engine.network.feed import Feed
@@ -249,12 +246,7 @@ class Sharded:
             if initialised:
                 result.parameters = tree_of(self.parameters.pieces, flat)
                 result.finite = result.finite and is_finite(flat)
-            if not self.main.is_plain:
-                result.warnings += unfit(self.task, feed)
-            if self.main.bounded:
-                result.warnings += out_of_reach(self.main.bounded, feed.targets)
-            if self.main.watched:
-                result.warnings += misread(self.main.watched, result.outputs, feed.targets)
+            result.warnings += self.main.cautions(self.task, feed, result.outputs)
             if result.finite:
                 result.warnings += self.surprises(memory, batch, flat, divisors, total.gradients)
             else:
